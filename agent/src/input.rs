@@ -1,0 +1,256 @@
+//! Ground facts: what one pass over the sources found, before anything is concluded from it.
+
+use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    id::{Cookie, Inode, NetnsId, Pid, Slot},
+    time::{Monotonic, Nanos, UnixTime},
+};
+
+/// Why a fact is missing. Unknown is a value; it is never 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Absent {
+    /// No eBPF program runs: switched off, not permitted, or refused by this kernel.
+    NoEbpf,
+    /// The programs run, but this listener found no free slot.
+    NoSlot,
+    /// This kernel does not give it.
+    NotOnThisKernel,
+    /// The agent may not read it.
+    NotPermitted,
+    /// It went away, or could not be read this time.
+    Unreadable,
+    /// Needs more history than there is so far.
+    TooEarly,
+    /// Part of what it is computed from happened before the agent started.
+    BeforeStart,
+}
+
+impl fmt::Display for Absent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoEbpf => "no eBPF program runs",
+            Self::NoSlot => "no free slot for this listener",
+            Self::NotOnThisKernel => "this kernel does not give it",
+            Self::NotPermitted => "not permitted",
+            Self::Unreadable => "could not be read",
+            Self::TooEarly => "not enough history so far",
+            Self::BeforeStart => "began before the agent",
+        })
+    }
+}
+
+/// A fact, or why there is none.
+pub type Known<T> = Result<T, Absent>;
+
+/// One pass over the sources.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    /// When the pass began.
+    pub at: Monotonic,
+    /// The same by the wall clock.
+    pub unix_time: UnixTime,
+    /// Each namespace that was looked at.
+    pub namespaces: Vec<NamespaceSample>,
+    /// The records of the eBPF programs, of all namespaces.
+    pub slots: Known<SlotsSample>,
+    /// Who holds listening sockets, by the socket's inode. Sockets whose holders are not known are
+    /// missing. Shared: changes only when listeners or owners change.
+    pub owners: Arc<BTreeMap<Inode, Vec<Pid>>>,
+    /// The processes in `owners`.
+    pub processes: BTreeMap<Pid, ProcessSample>,
+    /// Host totals.
+    pub host: HostSample,
+    /// How long each source took.
+    pub durations: Vec<(Source, Nanos)>,
+}
+
+/// What can take time in a pass, the `source` label of `backlogd_sample_duration_seconds`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Source {
+    /// The listen dumps.
+    SockDiag,
+    /// The slots and the iterator.
+    Ebpf,
+    /// `/proc/net` counters and sysctls.
+    Netstat,
+    /// Owners and their descriptors.
+    Process,
+    /// The whole pass.
+    Total,
+}
+
+impl Source {
+    /// The label's value.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SockDiag => "sock_diag",
+            Self::Ebpf => "ebpf",
+            Self::Netstat => "netstat",
+            Self::Process => "process",
+            Self::Total => "total",
+        }
+    }
+}
+
+/// One network namespace at one instant.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NamespaceSample {
+    /// Which one.
+    pub netns: NetnsId,
+    /// Its listening TCP sockets, IPv4 and IPv6.
+    pub sockets: Known<Vec<ListenSocket>>,
+    /// `Tcp: PassiveOpens`, read before the slots were.
+    pub passive_opens: Known<u64>,
+    /// The same, read after the slots; only in a namespace's first sample.
+    pub passive_opens_after: Option<u64>,
+    /// The fields of `/proc/net/netstat` and `snmp` that are published, by name, read after the
+    /// sockets.
+    pub netstat: Known<BTreeMap<&'static str, u64>>,
+    /// The sysctls that explain a limit, by short name. A pair has `_low` and `_high` entries.
+    pub sysctls: BTreeMap<&'static str, i64>,
+}
+
+/// A socket in state LISTEN, as sock_diag shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListenSocket {
+    /// Names the socket for good.
+    pub cookie: Cookie,
+    /// Its inode; 0 for a socket that no descriptor refers to.
+    pub inode: Inode,
+    /// Local address.
+    pub addr: IpAddr,
+    /// Local port.
+    pub port: u16,
+    /// `IPV6_V6ONLY`; false on an IPv4 socket.
+    pub v6only: bool,
+    /// User that made it.
+    pub uid: u32,
+    /// Connections that wait for accept(2): `idiag_rqueue` (`tcp_diag_get_info`,
+    /// net/ipv4/tcp_diag.c). Range `0..=limit + 1`.
+    pub length: u32,
+    /// The accept-queue limit, `sk_max_ack_backlog`: `idiag_wqueue`.
+    pub limit: u32,
+    /// `sk_drops`, from SKMEMINFO. Wraps at 2^32.
+    pub drops: Known<u32>,
+}
+
+/// The slots that are in use.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SlotsSample {
+    /// Read before the sockets, so that `established - length` never runs ahead.
+    pub records: Vec<SlotRecord>,
+    /// How many slots there are.
+    pub capacity: u32,
+    /// Listening sockets that found no free slot, since the programs started.
+    pub no_slot: u64,
+    /// Events of children whose slot had been given away.
+    pub stale: u64,
+    /// Runs that the kernel skipped, since the programs started: event, program, count.
+    pub missed: Vec<(&'static str, &'static str, u64)>,
+    /// Run count and run time of each program; empty while the kernel's statistics are off.
+    pub runs: Vec<(&'static str, u64, Nanos)>,
+}
+
+/// One record of the eBPF programs. Counters count since the slot was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotRecord {
+    /// Where it is.
+    pub slot: Slot,
+    /// The listening socket.
+    pub cookie: Cookie,
+    /// Its namespace.
+    pub netns: NetnsId,
+    /// Local address.
+    pub addr: IpAddr,
+    /// Local port; 0 while nobody knows it.
+    pub port: u16,
+    /// Handshakes completed.
+    pub established: u64,
+    /// Of these, connections destroyed, accepted or not.
+    pub closed: u64,
+    /// Connections that were queued when the socket left LISTEN.
+    pub discarded: u64,
+    /// Connections reset while queued.
+    pub resets: u64,
+    /// Longest queue right after an enqueue since the previous sample; 0 when there was none.
+    pub high_water: u32,
+    /// Established and length as the newest enqueue saw them.
+    pub last: (u64, u32),
+    /// Length when the slot was taken.
+    pub base: u64,
+    /// SYN-queue length when the iterator came by in this pass. `None` in other namespaces.
+    pub syn_queue: Option<u32>,
+    /// `sk_drops` at the end; `None` while the socket lives.
+    pub final_drops: Option<u32>,
+    /// Whether the socket listened before the programs ran.
+    pub adopted: bool,
+    /// Who called listen(2): process and task name. `None` for an adopted one.
+    pub listened_by: Option<(Pid, [u8; 16])>,
+}
+
+/// A process that owns a listening socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessSample {
+    /// `/proc/PID/comm`
+    pub comm: Arc<str>,
+    /// Open descriptors.
+    pub open_fds: Known<u64>,
+    /// Soft limit of descriptors; `u64::MAX` is unlimited.
+    pub max_fds: Known<u64>,
+}
+
+/// Host totals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostSample {
+    /// Open files: `/proc/sys/fs/file-nr`, first number.
+    pub open_fds: Known<u64>,
+    /// Most open files: `/proc/sys/fs/file-nr`, third number.
+    pub max_fds: Known<u64>,
+}
+
+/// By which hook an event is obtained.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hook {
+    /// The event: `listen`, `established`, `enqueue`, `accept`, `close`, `drop`, …
+    pub event: &'static str,
+    /// What serves it.
+    pub tier: Tier,
+    /// The program, or what stands for it; empty for none.
+    pub program: &'static str,
+    /// Why there is no better one; empty when there is nothing to say.
+    pub why: Arc<str>,
+}
+
+/// How an event is obtained, best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tier {
+    /// fentry or fexit.
+    Fentry,
+    /// kprobe.
+    Kprobe,
+    /// A tracepoint or an iterator.
+    Tracepoint,
+    /// Computed from what is read each second.
+    Sampled,
+    /// Not at all.
+    None,
+}
+
+impl Tier {
+    /// The label's value.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fentry => "fentry",
+            Self::Kprobe => "kprobe",
+            Self::Tracepoint => "tracepoint",
+            Self::Sampled => "sampled",
+            Self::None => "none",
+        }
+    }
+}

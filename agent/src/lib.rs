@@ -1,0 +1,11 @@
+//! backlogd: a Linux agent for TCP listen queues.
+//!
+//! In reading order: what the kernel says ([`input`], `sources`), what it means ([`model`]), and
+//! how it is shown (`publish`, `cli`). `ARCHITECTURE.md` is the map.
+
+pub mod id;
+pub mod input;
+pub mod metric;
+pub mod time;
+
+pub mod model;

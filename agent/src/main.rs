@@ -1,0 +1,3 @@
+//! The `backlogd` binary.
+
+fn main() {}

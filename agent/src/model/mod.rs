@@ -1,0 +1,2 @@
+//! From samples to the snapshot; pure.
+pub mod snapshot;

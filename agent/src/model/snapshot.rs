@@ -1,0 +1,195 @@
+//! The immutable view that everything outward reads.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use crate::{
+    id::{ListenerKey, NetnsId, Pid},
+    input::{Hook, HostSample, Known, Source},
+    time::{Monotonic, Nanos, UnixTime},
+};
+
+/// What this host looked like at one instant, and how each number was obtained.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// When the sample was taken.
+    pub at: Monotonic,
+    /// The same by the wall clock.
+    pub unix_time: UnixTime,
+    /// Samples since the agent started, this one included.
+    pub samples: u64,
+    /// Time from the previous sample to this one; `TooEarly` in the first.
+    pub interval: Known<Nanos>,
+    /// Listeners, by key.
+    pub listeners: Vec<Listener>,
+    /// Namespaces, by id.
+    pub namespaces: Vec<Namespace>,
+    /// Processes that own listeners, by pid.
+    pub processes: BTreeMap<Pid, Process>,
+    /// Host totals.
+    pub host: HostSample,
+    /// How each event is obtained on this kernel.
+    pub hooks: Arc<[Hook]>,
+    /// The agent itself.
+    pub agent: Agent,
+}
+
+/// One listener: a socket, or the sockets of a `SO_REUSEPORT` group.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// Its name.
+    pub key: ListenerKey,
+    /// `IPV6_V6ONLY`: tells `[::]` from `*`.
+    pub v6only: bool,
+    /// Its sockets. Empty: nobody listens there any more, and the counters are kept for a while.
+    pub members: Vec<Member>,
+    /// Processes that hold one of its sockets, lowest pid first. Empty: not known.
+    pub owners: Arc<[Pid]>,
+    /// Name of the lowest pid that owns it, also after it is gone. `None`: never known.
+    pub comm: Option<Arc<str>>,
+    /// Connections that wait for accept(2), summed over the members.
+    pub length: u64,
+    /// The accept-queue limit, summed.
+    pub limit: u64,
+    /// Highest length in the window, the running second included. Summed over members (an upper
+    /// bound for the group, whose members need not peak together).
+    pub length_max: Known<u64>,
+    /// length / limit of the worst member now; a limit of 0 counts as 1. `None`: no member.
+    pub fill_ratio_max: Option<f64>,
+    /// SYN-queue length, summed.
+    pub syn_queue: Known<u64>,
+    /// What only grows.
+    pub counters: Counters,
+    /// Over the last samples.
+    pub rates: Rates,
+    /// Connections accepted and not destroyed.
+    pub open: Known<u64>,
+    /// Time since somebody accepted, as far as samples tell; absent before the first accept seen.
+    pub since_accept: Known<Nanos>,
+    /// Whether a member is stalled.
+    pub stalled: Known<bool>,
+}
+
+/// One socket of a listener.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Member {
+    /// The socket's cookie.
+    pub cookie: crate::id::Cookie,
+    /// Its inode.
+    pub inode: crate::id::Inode,
+    /// Connections that wait, now.
+    pub length: u32,
+    /// Its limit.
+    pub limit: u32,
+    /// `sk_drops` now.
+    pub socket_drops: Known<u32>,
+}
+
+/// Counters of a listener. They never go back while the agent runs, also over restarts of the
+/// listening program.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Counters {
+    /// Handshakes completed. Starts at the length that the agent found, so that
+    /// established = accepted + aborted_listener_closed + length.
+    pub established: Known<u64>,
+    /// Returned by accept(2).
+    pub accepted: Known<u64>,
+    /// Accepted connections destroyed since.
+    pub closed: Known<u64>,
+    /// Thrown away unaccepted when the listener closed.
+    pub aborted_listener_closed: Known<u64>,
+    /// Reset by the peer while queued; a part of `accepted` or of the above.
+    pub aborted_reset: Known<u64>,
+    /// Listen drops; no hook tells their reasons.
+    pub drops: Known<u64>,
+    /// `sk_drops` of all its sockets so far, as it is.
+    pub socket_drops: Known<u64>,
+    /// Time in which a member was longer than its limit, by sampling.
+    pub full: Nanos,
+}
+
+/// Events per second over the last ten seconds of samples, or what there is of them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rates {
+    /// Handshakes completed.
+    pub established: Known<f64>,
+    /// Accepts.
+    pub accepted: Known<f64>,
+    /// Listen drops.
+    pub drops: Known<f64>,
+}
+
+/// One network namespace.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Namespace {
+    /// Which one.
+    pub netns: NetnsId,
+    /// The kernel's own counters, by field.
+    pub netstat: Known<BTreeMap<&'static str, u64>>,
+    /// Sysctls that explain a limit, by short name.
+    pub sysctls: BTreeMap<&'static str, i64>,
+    /// Handshakes that the kernel counted (PassiveOpens) and no program saw, as far as two
+    /// samples in a row agree on it.
+    pub lost_in_kernel: Known<u64>,
+}
+
+/// A process that owns listeners.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// `/proc/PID/comm`
+    pub comm: Arc<str>,
+    /// Open descriptors.
+    pub open_fds: Known<u64>,
+    /// Soft limit of descriptors; `u64::MAX` is unlimited.
+    pub max_fds: Known<u64>,
+}
+
+/// The agent's account of itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Agent {
+    /// How long each source took, since the start.
+    pub durations: BTreeMap<Source, Durations>,
+    /// Slots in use and all slots.
+    pub slots: Known<(u32, u32)>,
+    /// Listening sockets that found no slot.
+    pub no_slot: Known<u64>,
+    /// Events whose slot had been given away.
+    pub stale: Known<u64>,
+    /// Runs that the kernel skipped: event, program, count.
+    pub missed: Vec<(&'static str, &'static str, u64)>,
+    /// Run count and run time of each program, while the kernel's statistics are on.
+    pub runs: Vec<(&'static str, u64, Nanos)>,
+}
+
+/// Counts of durations by size.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Durations {
+    /// Per bucket of [`Durations::BOUNDS`], and one more for what is longer; not cumulative.
+    pub buckets: [u64; Durations::BOUNDS.len() + 1],
+    /// All of them together.
+    pub sum: Nanos,
+}
+
+impl Durations {
+    /// Upper bounds.
+    pub const BOUNDS: [Nanos; 12] = [
+        Nanos(50_000),
+        Nanos(100_000),
+        Nanos(250_000),
+        Nanos(500_000),
+        Nanos(1_000_000),
+        Nanos(2_500_000),
+        Nanos(5_000_000),
+        Nanos(10_000_000),
+        Nanos(25_000_000),
+        Nanos(100_000_000),
+        Nanos(500_000_000),
+        Nanos(2_500_000_000),
+    ];
+
+    /// Adds one duration.
+    pub fn observe(&mut self, duration: Nanos) {
+        let bucket = Self::BOUNDS.iter().position(|&bound| duration <= bound);
+        self.buckets[bucket.unwrap_or(Self::BOUNDS.len())] += 1;
+        self.sum = self.sum + duration;
+    }
+}

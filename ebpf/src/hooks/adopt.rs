@@ -1,0 +1,73 @@
+//! `iter/tcp`: gives slots to the listeners that have none, and notes each one's SYN queue.
+//!
+//! The iterator visits the listeners of the reader's namespace first, then every connection
+//! (`bpf_iter_tcp_batch`, net/ipv4/tcp_ipv4.c). After the last listener the program writes more
+//! than the iterator's buffer holds, which ends the walk (`bpf_seq_read`, kernel/bpf/bpf_iter.c):
+//! the cost is that of the listeners alone.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::generated;
+use backlogd_abi::{OVERFLOW, cell};
+
+use crate::{
+    maps::{CELLS, FILLING},
+    slot::{self, Taker, record_of},
+    sock::{self, Sock},
+};
+
+/// `struct bpf_iter_meta`, include/linux/bpf.h
+#[repr(C)]
+struct Meta {
+    seq: *mut c_void,
+    session_id: u64,
+    seq_num: u64,
+}
+
+/// `struct bpf_iter__tcp`, net/ipv4/tcp_ipv4.c
+#[repr(C)]
+struct Context {
+    meta: *const Meta,
+    sk_common: Sock,
+    uid: u32,
+}
+
+// aya-ebpf has no macro for iterators; the section's name is all the loader needs.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/tcp")]
+fn adopt(ctx: *mut c_void) -> i32 {
+    // SAFETY: the kernel passes this structure.
+    let (meta, sk) = unsafe { ((*ctx.cast::<Context>()).meta, (*ctx.cast::<Context>()).sk_common) };
+    if sk.is_null() {
+        return 0;
+    }
+    // SAFETY: the verifier knows the pointer.
+    let (seq, seen) = unsafe { ((*meta).seq, (*meta).seq_num) };
+    let listening = sock::is_listening(sk);
+    if listening {
+        visit(sk);
+    }
+    // SAFETY: a map value, volatile: the agent writes it.
+    let wanted = CELLS.get_ptr(cell::VISIT).map_or(0, |cell| unsafe { cell.read_volatile() });
+    if !listening || seen + 1 >= wanted {
+        if let Some(filling) = FILLING.get_ptr_mut(0) {
+            // SAFETY: a map value of that size; failing is the purpose.
+            unsafe { generated::bpf_seq_write(seq.cast(), filling.cast(), OVERFLOW as u32) };
+        }
+    }
+    0
+}
+
+#[inline(always)]
+fn visit(sk_common: Sock) -> Option<()> {
+    // SAFETY: the helper makes a whole socket of a sock_common, or nothing.
+    let sk = unsafe { generated::bpf_skc_to_tcp_sock(sk_common.cast_mut().cast()) };
+    let sk: Sock = sk.cast::<u8>().cast_const();
+    if sk.is_null() || !sock::is_tcp(sk) {
+        return None;
+    }
+    let record = record_of(slot::listener(sk, Taker::Adopt)?)?;
+    // SAFETY: a map value.
+    unsafe { (*record).syn_queue = sock::syn_queue(sk) };
+    Some(())
+}

@@ -1,0 +1,119 @@
+//! `inet_sock_set_state`: a socket listens, stops listening, becomes established, is reset.
+//!
+//! The kernel skips a program on a CPU that is just running it: an interrupt over a process's own
+//! state change (any kernel) or another task (7.0 and newer, where tracepoints are preemptible)
+//! would lose its event. So the program is there twice, and the tag says what is counted.
+
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use backlogd_abi::{DESTROYED, Record, cell};
+
+use crate::{
+    maps::{DISCARDED, ESTABLISHED, RESET, count, count_cell, once},
+    slot::{self, Taker, record_of, tag_of},
+    sock::{self, Sock, TCP_CLOSE, TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_LISTEN, TCP_SYN_RECV},
+};
+
+/// Which of the two copies runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Copy {
+    First,
+    Second,
+}
+
+#[btf_tracepoint(function = "inet_sock_set_state")]
+fn state(ctx: BtfTracePointContext) -> i32 {
+    changed(&ctx, Copy::First);
+    0
+}
+
+#[btf_tracepoint(function = "inet_sock_set_state")]
+fn state_2(ctx: BtfTracePointContext) -> i32 {
+    changed(&ctx, Copy::Second);
+    0
+}
+
+#[inline(always)]
+fn changed(ctx: &BtfTracePointContext, copy: Copy) -> Option<()> {
+    let (sk, old, new): (Sock, i32, i32) = (ctx.arg(0), ctx.arg(1), ctx.arg(2));
+    match (old, new) {
+        (TCP_SYN_RECV, TCP_ESTABLISHED) => {
+            let tag = tag_of(sk)?;
+            if once(tag, ESTABLISHED) {
+                // SAFETY: a map value.
+                count(unsafe { &raw mut (*record_of(tag)?).established });
+                if copy == Copy::Second {
+                    count_cell(cell::SECOND_COPY);
+                }
+            }
+        }
+        (_, TCP_LISTEN) if sock::is_tcp(sk) => _ = listen(sk)?,
+        (TCP_LISTEN, TCP_CLOSE) => stop(sk)?,
+        (TCP_ESTABLISHED | TCP_CLOSE_WAIT, TCP_CLOSE) => reset(sk)?,
+        _ => {}
+    }
+    Some(())
+}
+
+/// listen(2) on a socket that was shut down: it keeps its slot, and what it may throw away
+/// counts again.
+#[inline(always)]
+fn listen(sk: Sock) -> Option<()> {
+    let tag = slot::listener(sk, Taker::Listen)?;
+    // SAFETY: a storage value, and the caller of listen(2) holds the socket's lock.
+    unsafe { (*tag).done = 0 };
+    Some(())
+}
+
+/// The listener leaves LISTEN; `inet_csk_listen_stop` (net/ipv4/inet_connection_sock.c) throws
+/// away what is queued. An enqueue that passed the kernel's own check of the state just before
+/// can come after this read: the count would be one short.
+#[inline(always)]
+fn stop(sk: Sock) -> Option<()> {
+    let tag = tag_of(sk)?;
+    if !slot::is_original(tag, sk) || !once(tag, DISCARDED) {
+        return None;
+    }
+    let record = record_of(tag)?;
+    // SAFETY: a map value; nobody else adds to `discarded`.
+    unsafe { (*record).discarded += u64::from(sock::ack_backlog(sk)) };
+    learn_port(record, sk);
+    Some(())
+}
+
+/// A child that nobody has accepted is reset by its peer: `tcp_reset` (net/ipv4/tcp_input.c) sets
+/// the error before the state. `tcp_disconnect`, by which a closing listener throws its queue
+/// away, sets the state first.
+#[inline(always)]
+fn reset(sk: Sock) -> Option<()> {
+    if sock::error(sk) == 0 || sock::has_file(sk) {
+        return None;
+    }
+    let tag = tag_of(sk)?;
+    if once(tag, RESET) {
+        // SAFETY: a map value.
+        count(unsafe { &raw mut (*record_of(tag)?).resets });
+    }
+    Some(())
+}
+
+/// The port of a socket that was not bound is not known yet when it starts to listen
+/// (`inet_csk_listen_start` binds it after the change of state).
+#[inline(always)]
+pub(crate) fn learn_port(record: *mut Record, sk: Sock) {
+    // SAFETY: a map value; everybody who comes here writes the same port.
+    unsafe {
+        if (*record).port == 0 {
+            (*record).port = sock::port(sk);
+        }
+    }
+}
+
+/// Marks the record of a listening socket that is gone.
+#[inline(always)]
+pub(crate) fn bury(record: *mut Record, sk: Sock) {
+    // SAFETY: a map value; a socket is destroyed once.
+    unsafe {
+        (*record).drops = sock::drops(sk);
+        (*record).flags |= DESTROYED;
+    }
+}
