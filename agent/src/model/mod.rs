@@ -1,2 +1,317 @@
-//! From samples to the snapshot; pure.
+//! From samples to the snapshot; pure: no clock, file, socket, lock or log.
+//!
+//! [`Model::apply`] joins what sock_diag, the eBPF records and /proc said of the same sockets,
+//! keeps the counters that outlive them, and returns the [`Snapshot`] that everything outward
+//! reads.
+
+mod delta;
+mod drops;
+mod listener;
+mod namespace;
 pub mod snapshot;
+mod socket;
+mod stall;
+mod window;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use crate::{
+    id::{Cookie, ListenerKey, NetnsId},
+    input::{Absent, Hook, Known, ListenSocket, NamespaceSample, Sample, SlotRecord, Source, Tier},
+    model::{
+        drops::Claim,
+        listener::{Round, Tracked},
+        namespace::{NamespaceState, loss_absent},
+        snapshot::{Agent, Durations, Listener, Namespace, Process, Snapshot},
+        socket::{Sight, Socket},
+    },
+    time::{Monotonic, Nanos},
+};
+
+/// Listeners that are gone and no longer shown, of which the counters are kept in case they
+/// return: the oldest go first.
+const MAX_GONE: usize = 16_384;
+
+/// What of the model can be set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How long a listener that is gone stays in the snapshot.
+    pub retention: Duration,
+    /// Over which time `length_max` is the highest length.
+    pub length_max_window: Duration,
+    /// How long a queue must go unserved to be called stalled.
+    pub stalled_after: Duration,
+}
+
+impl Settings {
+    fn window(&self) -> Nanos {
+        self.length_max_window.into()
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            retention: Duration::from_secs(300),
+            length_max_window: Duration::from_secs(60),
+            stalled_after: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What cannot be had for any listener, and why.
+#[derive(Clone, Copy, Debug)]
+struct Features {
+    /// The records of the programs.
+    records: Option<Absent>,
+    /// Length at each enqueue.
+    enqueue: Known<()>,
+    /// SYN-queue length.
+    syn_queue: Known<()>,
+}
+
+/// Everything that is kept from sample to sample.
+#[derive(Debug)]
+pub struct Model {
+    settings: Settings,
+    hooks: Arc<[Hook]>,
+    sockets: HashMap<Cookie, Socket>,
+    listeners: BTreeMap<ListenerKey, Tracked>,
+    namespaces: BTreeMap<NetnsId, NamespaceState>,
+    durations: BTreeMap<Source, Durations>,
+    samples: u64,
+    previous: Option<Monotonic>,
+}
+
+impl Model {
+    /// A model without history. `hooks` says how each event is obtained.
+    #[must_use]
+    pub fn new(settings: Settings, hooks: Arc<[Hook]>) -> Self {
+        Self {
+            settings,
+            hooks,
+            sockets: HashMap::new(),
+            listeners: BTreeMap::new(),
+            namespaces: BTreeMap::new(),
+            durations: BTreeMap::new(),
+            samples: 0,
+            previous: None,
+        }
+    }
+
+    /// Changes the settings from the next sample on.
+    pub fn set(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
+    /// Takes in one sample and shows the host as it is then.
+    pub fn apply(&mut self, sample: Sample) -> Snapshot {
+        let records: HashMap<Cookie, SlotRecord> = match &sample.slots {
+            Ok(slots) => slots.records.iter().map(|record| (record.cookie, *record)).collect(),
+            Err(_) => HashMap::new(),
+        };
+        for namespace in &sample.namespaces {
+            self.see_namespace(namespace, &records, sample.at);
+        }
+        let interval = self.previous.replace(sample.at).map(|before| sample.at - before);
+        self.samples += 1;
+        let listeners = self.show_listeners(&sample, interval.unwrap_or_default());
+        self.forget(&sample, &records);
+        Snapshot {
+            at: sample.at,
+            unix_time: sample.unix_time,
+            samples: self.samples,
+            interval: interval.ok_or(Absent::TooEarly),
+            listeners,
+            namespaces: self.show_namespaces(&sample),
+            processes: processes(&sample),
+            host: sample.host,
+            hooks: self.hooks.clone(),
+            agent: self.show_agent(&sample),
+        }
+    }
+
+    /// Sockets of one namespace: what each did, and its part of the listen drops.
+    fn see_namespace(
+        &mut self,
+        namespace: &NamespaceSample,
+        records: &HashMap<Cookie, SlotRecord>,
+        at: Monotonic,
+    ) {
+        let first = !self.namespaces.contains_key(&namespace.netns);
+        let state = self.namespaces.entry(namespace.netns).or_default();
+        let Ok(dump) = &namespace.sockets else { return };
+        let live: HashMap<Cookie, ListenSocket> =
+            dump.iter().map(|socket| (socket.cookie, *socket)).collect();
+        let ours = |record: &&SlotRecord| record.netns == namespace.netns;
+        let known = self.sockets.iter().filter(|(_, s)| s.netns == namespace.netns);
+        let cookies: BTreeSet<Cookie> = live
+            .keys()
+            .copied()
+            .chain(records.values().filter(ours).map(|record| record.cookie))
+            .chain(known.map(|(cookie, _)| *cookie))
+            .collect();
+
+        let mut claims: Vec<(ListenerKey, Claim)> = Vec::new();
+        for cookie in cookies {
+            let socket = self.sockets.entry(cookie).or_insert_with(|| Socket::new(namespace.netns));
+            let step = socket.see(Sight {
+                at,
+                live: live.get(&cookie).copied(),
+                record: records.get(&cookie).copied(),
+                first,
+                stalled_after: self.settings.stalled_after.into(),
+            });
+            state.handshakes += step.handshakes;
+            let Some(key) = socket.key else { continue };
+            let listener = self.listeners.entry(key).or_default();
+            listener.add(&step, at);
+            if let Some(Err(absent)) = socket.live.map(|live| live.drops) {
+                listener.add_drops(Err(absent));
+            }
+            if let Some(claim) = step.claim {
+                claims.push((key, claim));
+            }
+        }
+        self.share_drops(namespace, &claims);
+    }
+
+    fn share_drops(&mut self, namespace: &NamespaceSample, claims: &[(ListenerKey, Claim)]) {
+        let Some(state) = self.namespaces.get_mut(&namespace.netns) else { return };
+        let moved = state.listen_drops(namespace);
+        let only: Vec<Claim> = claims.iter().map(|(_, claim)| *claim).collect();
+        let shares = state.allowance.share(moved.unwrap_or(0), &only);
+        for ((key, _), share) in claims.iter().zip(shares) {
+            if let Some(listener) = self.listeners.get_mut(key) {
+                listener.add_drops(moved.map(|_| share).ok_or(Absent::Unreadable));
+            }
+        }
+    }
+
+    fn show_listeners(&mut self, sample: &Sample, interval: Nanos) -> Vec<Listener> {
+        let features = self.features(sample);
+        let mut by_key: HashMap<ListenerKey, Vec<&Socket>> = HashMap::new();
+        for socket in self.sockets.values() {
+            if let Some(key) = socket.key {
+                by_key.entry(key).or_default().push(socket);
+            }
+        }
+        let retention = Nanos::from(self.settings.retention);
+        let mut shown = Vec::with_capacity(self.listeners.len());
+        for (key, tracked) in &mut self.listeners {
+            if tracked.gone_since().is_some_and(|since| retention < sample.at - since)
+                && !by_key.get(key).is_some_and(|sockets| sockets.iter().any(|s| s.live.is_some()))
+            {
+                continue;
+            }
+            let mut sockets = by_key.remove(key).unwrap_or_default();
+            sockets.sort_by_key(|socket| socket.live.map(|live| live.cookie));
+            let round = Round {
+                sample,
+                settings: &self.settings,
+                features: &features,
+                sockets: &sockets,
+                interval,
+            };
+            shown.push(tracked.show(*key, &round));
+        }
+        shown
+    }
+
+    fn features(&self, sample: &Sample) -> Features {
+        let records = sample.slots.as_ref().err().copied();
+        let hook = |event| {
+            let served = self
+                .hooks
+                .iter()
+                .any(|hook| hook.event == event && hook.tier != Tier::None);
+            match records {
+                Some(absent) => Err(absent),
+                None if served => Ok(()),
+                None => Err(Absent::NotOnThisKernel),
+            }
+        };
+        Features { records, enqueue: hook("enqueue"), syn_queue: hook("syn_queue") }
+    }
+
+    /// Drops what can never matter again, and keeps the rest bounded.
+    fn forget(&mut self, sample: &Sample, records: &HashMap<Cookie, SlotRecord>) {
+        let unread: BTreeSet<NetnsId> = sample
+            .namespaces
+            .iter()
+            .filter(|namespace| namespace.sockets.is_err())
+            .map(|namespace| namespace.netns)
+            .collect();
+        let listeners = &mut self.listeners;
+        self.sockets.retain(|cookie, socket| {
+            let finished = socket.is_finished(records.contains_key(cookie))
+                && !unread.contains(&socket.netns);
+            if finished
+                && let (Some(key), Some(drops)) = (socket.key, socket.socket_drops())
+                && let Some(listener) = listeners.get_mut(&key)
+            {
+                listener.bury(drops);
+            }
+            !finished
+        });
+        let mut gone: Vec<(Monotonic, ListenerKey)> = listeners
+            .iter()
+            .filter_map(|(key, listener)| Some((listener.gone_since()?, *key)))
+            .collect();
+        if MAX_GONE < gone.len() {
+            gone.sort_unstable();
+            for (_, key) in &gone[..gone.len() - MAX_GONE] {
+                listeners.remove(key);
+            }
+        }
+    }
+
+    fn show_namespaces(&mut self, sample: &Sample) -> Vec<Namespace> {
+        let no_slot = sample.slots.as_ref().map(|slots| slots.no_slot).map_err(|absent| *absent);
+        let show = |namespace: &NamespaceSample| {
+            let state = self.namespaces.entry(namespace.netns).or_default();
+            Namespace {
+                netns: namespace.netns,
+                netstat: namespace.netstat.clone(),
+                sysctls: namespace.sysctls.clone(),
+                lost_in_kernel: match loss_absent(no_slot) {
+                    Some(absent) => Err(absent),
+                    None => state.lost(namespace),
+                },
+            }
+        };
+        sample.namespaces.iter().map(show).collect()
+    }
+
+    fn show_agent(&mut self, sample: &Sample) -> Agent {
+        for &(source, duration) in &sample.durations {
+            self.durations.entry(source).or_default().observe(duration);
+        }
+        let slots = sample.slots.as_ref().map_err(|absent| *absent);
+        let used = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        Agent {
+            durations: self.durations.clone(),
+            slots: slots.map(|slots| (used(slots.records.len()), slots.capacity)),
+            no_slot: slots.map(|slots| slots.no_slot),
+            stale: slots.map(|slots| slots.stale),
+            missed: slots.map(|slots| slots.missed.clone()).unwrap_or_default(),
+            runs: slots.map(|slots| slots.runs.clone()).unwrap_or_default(),
+        }
+    }
+}
+
+fn processes(sample: &Sample) -> BTreeMap<crate::id::Pid, Process> {
+    let show = |process: &crate::input::ProcessSample| Process {
+        comm: process.comm.clone(),
+        open_fds: process.open_fds,
+        max_fds: process.max_fds,
+    };
+    sample.processes.iter().map(|(pid, process)| (*pid, show(process))).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,213 @@
+//! One listening socket from sample to sample, by its cookie.
+
+use crate::{
+    id::{ListenerKey, NetnsId, Pid},
+    input::{ListenSocket, SlotRecord},
+    model::{
+        delta::{moved, moved_u32},
+        drops::Claim,
+        stall::{AcceptLoop, Seen},
+    },
+    time::{Monotonic, Nanos},
+};
+
+/// What a socket's record showed so far. All of it only grows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counted {
+    /// Handshakes, the queue that was found at adoption included.
+    pub(super) established: u64,
+    pub(super) accepted: u64,
+    /// Accepted connections that are destroyed.
+    pub(super) closed: u64,
+    pub(super) discarded: u64,
+    pub(super) resets: u64,
+}
+
+/// What one sample added.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Step {
+    pub(super) counted: Counted,
+    /// The longest queue since the sample before, as far as known.
+    pub(super) highest: u64,
+    /// Growth of `sk_drops`.
+    pub(super) claim: Option<Claim>,
+    /// Handshakes since the programs run, without the queue that was found.
+    pub(super) handshakes: u64,
+}
+
+/// One listening socket.
+#[derive(Clone, Debug)]
+pub(super) struct Socket {
+    pub(super) key: Option<ListenerKey>,
+    pub(super) netns: NetnsId,
+    /// As the newest dump showed it; `None` when it was not in it.
+    pub(super) live: Option<ListenSocket>,
+    /// As the programs' newest record showed it.
+    pub(super) record: Option<SlotRecord>,
+    pub(super) counted: Counted,
+    pub(super) accept_loop: AcceptLoop,
+    /// Samples in which it was alive and had no record.
+    pub(super) without_record: u32,
+    /// Whether the last dump showed it longer than its limit.
+    pub(super) was_full: bool,
+    drops: Option<u32>,
+    previous_length: u32,
+}
+
+/// What there is of a socket in one sample.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sight {
+    pub(super) at: Monotonic,
+    pub(super) live: Option<ListenSocket>,
+    pub(super) record: Option<SlotRecord>,
+    /// Whether this is the first sample of its namespace: what the socket counted before is not
+    /// ours.
+    pub(super) first: bool,
+    pub(super) stalled_after: Nanos,
+}
+
+impl Socket {
+    pub(super) fn new(netns: NetnsId) -> Self {
+        Self {
+            key: None,
+            netns,
+            live: None,
+            record: None,
+            counted: Counted::default(),
+            accept_loop: AcceptLoop::Running,
+            without_record: 0,
+            was_full: false,
+            drops: None,
+            previous_length: 0,
+        }
+    }
+
+    /// Takes in one more sample.
+    pub(super) fn see(&mut self, sight: Sight) -> Step {
+        self.learn_key(sight);
+        let mut step = Step {
+            handshakes: match (self.record, sight.record) {
+                (before, Some(now)) => {
+                    moved(before.map_or(0, |record| record.established), now.established)
+                }
+                _ => 0,
+            },
+            ..Step::default()
+        };
+        if let Some(record) = sight.record {
+            step.counted = self.count(&record, sight.live);
+            self.record = Some(record);
+            self.without_record = 0;
+        } else if sight.live.is_some() {
+            self.without_record += 1;
+        }
+        step.claim = self.claim(sight);
+        let length = sight.live.map_or(0, |socket| socket.length);
+        let high_water = sight.record.map_or(0, |record| record.high_water);
+        step.highest = high_water.max(length).max(self.previous_length).into();
+        self.accept_loop = match sight.live {
+            Some(_) => self.accept_loop.next(
+                Seen { at: sight.at, length, accepted: step.counted.accepted },
+                sight.stalled_after,
+            ),
+            None => AcceptLoop::Running,
+        };
+        self.was_full = sight.live.is_some_and(|socket| socket.limit < socket.length);
+        self.previous_length = length;
+        self.live = sight.live;
+        step
+    }
+
+    /// Connections accepted and not destroyed; `None` where part of them is from before the
+    /// programs.
+    pub(super) fn open(&self) -> Option<u64> {
+        let record = self.record?;
+        (!record.adopted).then(|| self.counted.accepted.saturating_sub(self.counted.closed))
+    }
+
+    /// Whether nothing more can come: the record has been given back, or there never was one.
+    pub(super) fn is_finished(&self, had_record: bool) -> bool {
+        self.live.is_none() && !had_record
+    }
+
+    /// Who called listen(2), where the programs saw it.
+    pub(super) fn listened_by(&self) -> Option<(Pid, [u8; 16])> {
+        self.record.and_then(|record| record.listened_by)
+    }
+
+    fn learn_key(&mut self, sight: Sight) {
+        let netns = self.netns;
+        let by_record = |record: SlotRecord| {
+            (record.port != 0).then_some(ListenerKey { netns, addr: record.addr, port: record.port })
+        };
+        let by_dump =
+            |socket: ListenSocket| ListenerKey { netns, addr: socket.addr, port: socket.port };
+        self.key = self.key.or_else(|| sight.live.map(by_dump));
+        self.key = self.key.or_else(|| sight.record.and_then(by_record));
+    }
+
+    /// What `record` adds. The record was read before `live`, so the difference of established and
+    /// length is never ahead of what was accepted; at a quiet instant it is exact.
+    fn count(&mut self, record: &SlotRecord, live: Option<ListenSocket>) -> Counted {
+        let before = self.counted;
+        let established = record.base + record.established;
+        let left = established.saturating_sub(record.discarded);
+        let accepted = match (record.final_drops, live) {
+            (Some(_), _) => left,
+            (None, Some(socket)) => {
+                // (0, 0): no enqueue so far, and no pair
+                let by_pair = match record.last {
+                    (0, 0) => 0,
+                    (then, length) => (record.base + then)
+                        .saturating_sub(record.discarded)
+                        .saturating_sub(length.into()),
+                };
+                left.saturating_sub(socket.length.into()).max(by_pair)
+            }
+            // on its way out: what is queued is neither accepted nor thrown away
+            (None, None) => before.accepted,
+        };
+        let accepted = accepted.max(before.accepted);
+        // of what was thrown away, connections from before the adoption are not in `closed`
+        let untagged = record.base.saturating_sub(accepted).min(record.discarded);
+        let closed = record.closed.saturating_sub(record.discarded - untagged).max(before.closed);
+        self.counted = Counted {
+            established: established.max(before.established),
+            accepted,
+            closed,
+            discarded: record.discarded.max(before.discarded),
+            resets: record.resets.max(before.resets),
+        };
+        Counted {
+            established: self.counted.established - before.established,
+            accepted: self.counted.accepted - before.accepted,
+            closed: self.counted.closed - before.closed,
+            discarded: self.counted.discarded - before.discarded,
+            resets: self.counted.resets - before.resets,
+        }
+    }
+
+    fn claim(&mut self, sight: Sight) -> Option<Claim> {
+        let now = match (sight.record.and_then(|record| record.final_drops), sight.live) {
+            (Some(drops), _) => Some(drops),
+            (None, Some(socket)) => socket.drops.ok(),
+            (None, None) => None,
+        }?;
+        let before = self.drops.replace(now).unwrap_or(if sight.first { now } else { 0 });
+        let full_now = sight.live.is_some_and(|socket| socket.limit < socket.length);
+        let peaked = match (sight.record, sight.live.or(self.live)) {
+            (Some(record), Some(socket)) => socket.limit < record.high_water,
+            _ => false,
+        };
+        Some(Claim {
+            moved: moved_u32(before, now),
+            was_full: full_now || peaked || self.was_full,
+        })
+    }
+
+    /// `sk_drops` as last seen.
+    pub(super) fn socket_drops(&self) -> Option<u32> {
+        self.drops
+    }
+}
+

@@ -1,0 +1,68 @@
+//! Whether anybody still accepts on a socket.
+
+use crate::time::{Monotonic, Nanos};
+
+/// What one sample showed of a listening socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// When.
+    pub at: Monotonic,
+    /// Connections in the accept queue.
+    pub length: u32,
+    /// Connections accepted since the sample before.
+    pub accepted: u64,
+}
+
+/// Whether anybody still accepts on a listening socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AcceptLoop {
+    /// The queue is empty, or something was accepted since the last sample.
+    Running,
+    /// The queue is not empty and nothing was accepted since `since`.
+    Waiting {
+        /// When the wait was seen first.
+        since: Monotonic,
+    },
+    /// `Waiting` for at least the configured time.
+    Stalled {
+        /// When the wait was seen first.
+        since: Monotonic,
+    },
+}
+
+impl AcceptLoop {
+    /// The state after one more sample.
+    #[must_use]
+    pub fn next(self, seen: Seen, stalled_after: Nanos) -> Self {
+        if seen.length == 0 || 0 < seen.accepted {
+            return Self::Running;
+        }
+        match self {
+            Self::Running => Self::Waiting { since: seen.at },
+            Self::Waiting { since } if since + stalled_after <= seen.at => Self::Stalled { since },
+            Self::Waiting { .. } | Self::Stalled { .. } => self,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(samples: &[(u64, u32, u64)], stalled: bool) {
+        let end = samples.iter().fold(AcceptLoop::Running, |state, &(at, length, accepted)| {
+            state.next(Seen { at: Monotonic(at), length, accepted }, Nanos(10))
+        });
+        assert_eq!(stalled, matches!(end, AcceptLoop::Stalled { .. }), "{samples:?}");
+    }
+
+    #[test]
+    fn stalled_is_a_queue_that_nobody_serves_for_the_whole_time() {
+        check(&[(0, 1, 0), (5, 1, 0), (10, 3, 0)], true);
+        check(&[(0, 1, 0), (5, 1, 0), (9, 3, 0)], false);
+        check(&[(0, 1, 0), (5, 1, 1), (10, 1, 0), (19, 1, 0)], false);
+        check(&[(0, 1, 0), (5, 0, 0), (10, 1, 0), (19, 1, 0)], false);
+        check(&[(0, 1, 0), (20, 1, 0), (30, 1, 2)], false);
+    }
+}

@@ -1,0 +1,384 @@
+//! Whole passes through the model, from hand-made samples.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    id::{Inode, Slot},
+    input::{HostSample, SlotsSample},
+    time::UnixTime,
+};
+
+const NETNS: NetnsId = NetnsId(7);
+const SECOND: u64 = 1_000_000_000;
+
+/// A host with listeners that a test moves by hand.
+struct World {
+    model: Model,
+    now: u64,
+    passive_opens: u64,
+    listen_drops: u64,
+    sockets: Vec<ListenSocket>,
+    records: Known<Vec<SlotRecord>>,
+}
+
+impl World {
+    fn new() -> Self {
+        let hook = |event| Hook { event, tier: Tier::Tracepoint, program: "p", why: "".into() };
+        let settings = Settings { retention: Duration::from_secs(5), ..Settings::default() };
+        Self {
+            model: Model::new(settings, Arc::new([hook("enqueue"), hook("syn_queue")])),
+            now: 100,
+            passive_opens: 1000,
+            listen_drops: 0,
+            sockets: Vec::new(),
+            records: Ok(Vec::new()),
+        }
+    }
+
+    /// A listening socket with its record.
+    fn listen(&mut self, cookie: u64, port: u16, limit: u32) {
+        self.sockets.push(ListenSocket {
+            cookie: Cookie(cookie),
+            inode: Inode(cookie),
+            addr: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            port,
+            v6only: false,
+            uid: 0,
+            length: 0,
+            limit,
+            drops: Ok(0),
+        });
+        if let Ok(records) = &mut self.records {
+            records.push(SlotRecord {
+                slot: Slot(u32::try_from(cookie).expect("small")),
+                cookie: Cookie(cookie),
+                netns: NETNS,
+                addr: IpAddr::V4(Ipv4Addr::LOCALHOST),
+                port,
+                established: 0,
+                closed: 0,
+                discarded: 0,
+                resets: 0,
+                high_water: 0,
+                last: (0, 0),
+                base: 0,
+                syn_queue: Some(0),
+                final_drops: None,
+                adopted: false,
+                listened_by: None,
+            });
+        }
+    }
+
+    fn socket(&mut self, cookie: u64) -> &mut ListenSocket {
+        self.sockets.iter_mut().find(|s| s.cookie.0 == cookie).expect("listens")
+    }
+
+    fn record(&mut self, cookie: u64) -> &mut SlotRecord {
+        let records = self.records.as_mut().expect("programs run");
+        records.iter_mut().find(|r| r.cookie.0 == cookie).expect("has a slot")
+    }
+
+    /// `n` clients complete their handshakes.
+    fn connect(&mut self, cookie: u64, n: u32) {
+        self.passive_opens += u64::from(n);
+        self.socket(cookie).length += n;
+        let length = self.socket(cookie).length;
+        let record = self.record(cookie);
+        record.established += u64::from(n);
+        record.high_water = record.high_water.max(length);
+        record.last = (record.established, length);
+    }
+
+    fn accept(&mut self, cookie: u64, n: u32) {
+        self.socket(cookie).length -= n;
+    }
+
+    /// The listening socket goes with all that is queued.
+    fn close(&mut self, cookie: u64) {
+        let socket = *self.socket(cookie);
+        self.sockets.retain(|s| s.cookie.0 != cookie);
+        let record = self.record(cookie);
+        record.discarded += u64::from(socket.length);
+        record.closed += u64::from(socket.length);
+        record.final_drops = Some(socket.drops.unwrap_or(0));
+    }
+
+    /// The next sample, a second later.
+    fn look(&mut self) -> Snapshot {
+        self.now += 1;
+        let netstat = [("ListenDrops", self.listen_drops)].into_iter().collect();
+        let sample = Sample {
+            at: Monotonic(self.now * SECOND),
+            unix_time: UnixTime(0),
+            namespaces: vec![NamespaceSample {
+                netns: NETNS,
+                sockets: Ok(self.sockets.clone()),
+                passive_opens: Ok(self.passive_opens),
+                passive_opens_after: None,
+                netstat: Ok(netstat),
+                sysctls: BTreeMap::new(),
+            }],
+            slots: self.records.clone().map(|records| SlotsSample {
+                records,
+                capacity: 64,
+                ..SlotsSample::default()
+            }),
+            owners: Arc::default(),
+            processes: BTreeMap::new(),
+            host: HostSample { open_fds: Ok(1), max_fds: Ok(2) },
+            durations: Vec::new(),
+        };
+        if let Ok(records) = &mut self.records {
+            records.retain(|r| r.final_drops.is_none() || r.closed < r.established);
+            records.iter_mut().for_each(|r| r.high_water = 0);
+        }
+        self.model.apply(sample)
+    }
+}
+
+fn at(snapshot: &Snapshot, port: u16) -> &Listener {
+    snapshot.listeners.iter().find(|l| l.key.port == port).expect("in the snapshot")
+}
+
+/// established, accepted, thrown away, length
+fn flow(listener: &Listener) -> [u64; 4] {
+    let counters = &listener.counters;
+    let known = |value: Known<u64>| value.expect("programs run");
+    let flow = [
+        known(counters.established),
+        known(counters.accepted),
+        known(counters.aborted_listener_closed),
+        listener.length,
+    ];
+    assert_eq!(flow[0], flow[1] + flow[2] + flow[3], "{listener:?}");
+    flow
+}
+
+#[test]
+fn a_listener_starts_at_zero() {
+    let mut world = World::new();
+    world.listen(1, 80, 5);
+    let snapshot = world.look();
+    let listener = at(&snapshot, 80);
+    assert_eq!([0, 0, 0, 0], flow(listener));
+    assert_eq!(Ok(0), listener.counters.drops);
+    assert_eq!(Ok(0), listener.length_max);
+    assert_eq!(Ok(0), listener.open);
+}
+
+#[test]
+fn a_burst_between_two_samples_is_counted_and_its_peak_stays() {
+    let mut world = World::new();
+    world.listen(1, 80, 100);
+    world.look();
+    world.connect(1, 50);
+    world.accept(1, 50);
+    let snapshot = world.look();
+    assert_eq!([50, 50, 0, 0], flow(at(&snapshot, 80)));
+    assert_eq!(Ok(50), at(&snapshot, 80).length_max);
+    assert_eq!(Ok(50), at(&snapshot, 80).open);
+    assert_eq!(Ok(Nanos(0)), at(&snapshot, 80).since_accept);
+    assert_eq!(Ok(50), at(&world.look(), 80).length_max);
+}
+
+#[test]
+fn a_queue_from_before_counts_as_established() {
+    let mut world = World::new();
+    world.listen(1, 80, 100);
+    world.socket(1).length = 3;
+    (world.record(1).base, world.record(1).adopted) = (3, true);
+    assert_eq!([3, 0, 0, 3], flow(at(&world.look(), 80)));
+    world.accept(1, 2);
+    let snapshot = world.look();
+    assert_eq!([3, 2, 0, 1], flow(at(&snapshot, 80)));
+    assert_eq!(Err(Absent::BeforeStart), at(&snapshot, 80).open);
+}
+
+#[test]
+fn a_listener_that_is_closed_and_reopened_between_two_samples_loses_and_doubles_nothing() {
+    let mut world = World::new();
+    world.listen(1, 80, 100);
+    world.connect(1, 10);
+    world.accept(1, 4);
+    world.look();
+    world.connect(1, 5);
+    world.close(1);
+    world.listen(2, 80, 100);
+    world.connect(2, 7);
+    world.accept(2, 1);
+    let snapshot = world.look();
+    assert_eq!([22, 5, 11, 6], flow(at(&snapshot, 80)));
+    assert_eq!([22, 5, 11, 6], flow(at(&world.look(), 80)));
+}
+
+#[test]
+fn a_listener_between_two_samples_is_known_by_its_record() {
+    let mut world = World::new();
+    world.look();
+    world.listen(1, 80, 100);
+    world.connect(1, 3);
+    world.accept(1, 1);
+    world.close(1);
+    let snapshot = world.look();
+    assert_eq!([3, 1, 2, 0], flow(at(&snapshot, 80)));
+    assert!(at(&snapshot, 80).members.is_empty());
+}
+
+#[test]
+fn a_listener_that_is_gone_leaves_after_its_time_and_goes_on_when_it_returns() {
+    let mut world = World::new();
+    world.listen(1, 80, 100);
+    world.connect(1, 3);
+    world.accept(1, 3);
+    world.look();
+    world.record(1).closed = 3;
+    world.close(1);
+    for _ in 0..=5 {
+        assert_eq!([3, 3, 0, 0], flow(at(&world.look(), 80)));
+    }
+    assert!(world.look().listeners.is_empty());
+    world.listen(2, 80, 100);
+    world.connect(2, 1);
+    assert_eq!([4, 3, 0, 1], flow(at(&world.look(), 80)));
+}
+
+#[test]
+fn drops_are_listen_drops_and_socket_drops_are_what_ss_shows() {
+    let mut world = World::new();
+    world.listen(1, 80, 1);
+    world.socket(1).drops = Ok(1000); // from before
+    world.look();
+    world.connect(1, 2);
+    world.socket(1).drops = Ok(1030);
+    world.listen_drops = 15;
+    let snapshot = world.look();
+    assert_eq!(Ok(15), at(&snapshot, 80).counters.drops);
+    assert_eq!(Ok(1030), at(&snapshot, 80).counters.socket_drops);
+    // the last drops of a socket that is gone are not lost, and what it counted stays
+    world.socket(1).drops = Ok(1040);
+    world.listen_drops = 25;
+    world.close(1);
+    for _ in 0..3 {
+        let snapshot = world.look();
+        assert_eq!(Ok(25), at(&snapshot, 80).counters.drops);
+        assert_eq!(Ok(1040), at(&snapshot, 80).counters.socket_drops);
+    }
+}
+
+#[test]
+fn members_of_a_group_are_one_listener_and_the_worst_one_shows() {
+    let mut world = World::new();
+    for cookie in 1..=4 {
+        world.listen(cookie, 80, 10);
+    }
+    world.look();
+    world.connect(3, 11);
+    let snapshot = world.look();
+    let listener = at(&snapshot, 80);
+    assert_eq!((4, 11, 40), (listener.members.len(), listener.length, listener.limit));
+    assert_eq!(Some(1.1), listener.fill_ratio_max);
+    for _ in 0..11 {
+        world.look();
+    }
+    let snapshot = world.look();
+    assert_eq!(Ok(true), at(&snapshot, 80).stalled);
+    assert_eq!(Nanos(12 * SECOND), at(&snapshot, 80).counters.full);
+}
+
+#[test]
+fn without_programs_the_gauges_stay_and_the_rest_is_absent() {
+    let mut world = World::new();
+    world.records = Err(Absent::NoEbpf);
+    world.listen(1, 80, 5);
+    world.look();
+    world.socket(1).length = 6;
+    world.socket(1).drops = Ok(9);
+    world.listen_drops = 9;
+    let snapshot = world.look();
+    let listener = at(&snapshot, 80);
+    assert_eq!((6, 5, Ok(9)), (listener.length, listener.limit, listener.counters.drops));
+    let absent = Err(Absent::NoEbpf);
+    assert_eq!(absent, listener.counters.established);
+    assert_eq!(absent, listener.counters.accepted);
+    assert_eq!(absent, listener.length_max);
+    assert_eq!(absent, listener.syn_queue);
+    assert_eq!(absent, listener.open);
+    assert_eq!(Err(Absent::NoEbpf), listener.stalled);
+}
+
+#[test]
+fn a_listener_without_a_slot_is_sampled_only() {
+    let mut world = World::new();
+    world.listen(1, 80, 5);
+    world.records = Ok(Vec::new());
+    world.look(); // it may just have been made
+    let snapshot = world.look();
+    assert_eq!(Err(Absent::NoSlot), at(&snapshot, 80).counters.established);
+    assert_eq!(Err(Absent::NoSlot), at(&snapshot, 80).length_max);
+    assert_eq!(Ok(0), at(&snapshot, 80).counters.drops);
+}
+
+#[derive(Clone, Debug)]
+enum Act {
+    Connect(u64, u32),
+    Accept(u64, u32),
+    Reopen(u64),
+    Look,
+}
+
+fn acts() -> impl Strategy<Value = Vec<Act>> {
+    let act = prop_oneof![
+        (0_u64..3, 1_u32..20).prop_map(|(i, n)| Act::Connect(i, n)),
+        (0_u64..3, 1_u32..20).prop_map(|(i, n)| Act::Accept(i, n)),
+        (0_u64..3).prop_map(Act::Reopen),
+        Just(Act::Look),
+    ];
+    prop::collection::vec(act, 0..120)
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_between_samples_no_count_is_lost_doubled_or_goes_back(acts in acts()) {
+        let mut world = World::new();
+        let mut current: Vec<u64> = (1..=3).collect();
+        let mut truth = [[0_u64; 2]; 3]; // established, accepted
+        for (i, &cookie) in (0_u16..).zip(&current) {
+            world.listen(cookie, 80 + i, 50);
+        }
+        let mut next = 4;
+        let mut before = [[0_u64; 4]; 3];
+        for act in acts.into_iter().chain([Act::Look]) {
+            match act {
+                Act::Connect(i, n) => {
+                    world.connect(current[i as usize], n);
+                    truth[i as usize][0] += u64::from(n);
+                }
+                Act::Accept(i, n) => {
+                    let n = n.min(world.socket(current[i as usize]).length);
+                    world.accept(current[i as usize], n);
+                    truth[i as usize][1] += u64::from(n);
+                }
+                Act::Reopen(i) => {
+                    world.close(current[i as usize]);
+                    current[i as usize] = next;
+                    world.listen(next, 80 + u16::try_from(i).expect("small"), 50);
+                    next += 1;
+                }
+                Act::Look => {
+                    let snapshot = world.look();
+                    for (i, port) in (80..83).enumerate() {
+                        let now = flow(at(&snapshot, port));
+                        prop_assert_eq!(&truth[i], &now[..2]);
+                        prop_assert!((0..3).all(|k| before[i][k] <= now[k]), "{before:?} {now:?}");
+                        before[i] = now;
+                    }
+                    prop_assert_eq!(Ok(0), snapshot.namespaces[0].lost_in_kernel);
+                }
+            }
+        }
+    }
+}
