@@ -8,4 +8,8 @@ pub mod input;
 pub mod metric;
 pub mod time;
 
+pub mod sys;
+
+pub mod sources;
+
 pub mod model;

@@ -7,20 +7,20 @@ use crate::input::{Absent, Known};
 /// `wrapped` counters are 32 bits wide in the kernel (`sk_drops`); a step back is then a step over
 /// 2^32, since no counter moves that far between two samples.
 #[must_use]
-pub fn moved_u32(before: u32, now: u32) -> u64 {
+pub(super) fn moved_u32(before: u32, now: u32) -> u64 {
     u64::from(now.wrapping_sub(before))
 }
 
 /// How far a counter moved. One that stands lower than before has begun anew (its owner was
 /// replaced): then it moved by what it shows.
 #[must_use]
-pub fn moved(before: u64, now: u64) -> u64 {
+pub(super) fn moved(before: u64, now: u64) -> u64 {
     now.checked_sub(before).unwrap_or(now)
 }
 
 /// A counter that is published: it only grows, and may be unknown for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Total {
+pub(super) struct Total {
     value: u64,
     absent: Option<Absent>,
 }
@@ -28,23 +28,22 @@ pub struct Total {
 impl Total {
     /// Zero.
     #[must_use]
-    pub const fn new() -> Self {
+    pub(super) const fn new() -> Self {
         Self { value: 0, absent: None }
     }
 
     /// Adds.
-    pub fn add(&mut self, n: u64) {
+    pub(super) fn add(&mut self, n: u64) {
         self.value = self.value.saturating_add(n);
     }
 
     /// Whether the value can be had, from here on. What was counted stays.
-    pub fn set_absent(&mut self, absent: Option<Absent>) {
+    pub(super) fn set_absent(&mut self, absent: Option<Absent>) {
         self.absent = absent;
     }
 
     /// The value, or why there is none.
-    #[must_use]
-    pub fn known(&self) -> Known<u64> {
+    pub(super) fn known(&self) -> Known<u64> {
         self.absent.map_or(Ok(self.value), Err)
     }
 }

@@ -8,11 +8,11 @@
 
 /// What one listening socket's `sk_drops` did since the sample before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Claim {
+pub(super) struct Claim {
     /// How far `sk_drops` moved.
-    pub moved: u64,
+    pub(super) moved: u64,
     /// Whether its accept queue was seen longer than its limit.
-    pub was_full: bool,
+    pub(super) was_full: bool,
 }
 
 /// The namespace's listen drops that are not handed out so far.
@@ -20,7 +20,7 @@ pub struct Claim {
 /// What one sample leaves is good in the next one only: ListenDrops is read after the sockets, so
 /// it can be ahead of them by what happened between.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Allowance {
+pub(super) struct Allowance {
     left: u64,
 }
 
@@ -28,7 +28,7 @@ impl Allowance {
     /// Shares `listen_drops`, the movement of ListenDrops in this sample, among `claims`: how many
     /// each gets, in their order. Never more in all than ListenDrops moved, nor more to one than
     /// it claims.
-    pub fn share(&mut self, listen_drops: u64, claims: &[Claim]) -> Vec<u64> {
+    pub(super) fn share(&mut self, listen_drops: u64, claims: &[Claim]) -> Vec<u64> {
         let mut shares = vec![0; claims.len()];
         let mut rest = self.left + listen_drops;
         for full in [true, false] {

@@ -71,7 +71,8 @@ impl Tracked {
 
     /// Ends a sample and returns the listener as it is shown.
     pub(super) fn show(&mut self, key: ListenerKey, round: &Round<'_>) -> Listener {
-        let live: Vec<&Socket> = round.sockets.iter().copied().filter(|s| s.live.is_some()).collect();
+        let live: Vec<&Socket> =
+            round.sockets.iter().copied().filter(|s| s.live.is_some()).collect();
         self.note_presence(&live, round);
         self.note_features(&live, round.features);
         let highest =
@@ -94,9 +95,9 @@ impl Tracked {
             since_accept: counters.accepted.and_then(|_| {
                 self.last_accept.map(|then| round.sample.at - then).ok_or(Absent::TooEarly)
             }),
-            stalled: counters.accepted.map(|_| {
-                live.iter().any(|s| matches!(s.accept_loop, AcceptLoop::Stalled { .. }))
-            }),
+            stalled: counters
+                .accepted
+                .map(|_| live.iter().any(|s| matches!(s.accept_loop, AcceptLoop::Stalled { .. }))),
             comm: self.comm.clone(),
             owners,
             members,

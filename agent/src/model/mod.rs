@@ -109,7 +109,7 @@ impl Model {
     }
 
     /// Takes in one sample and shows the host as it is then.
-    pub fn apply(&mut self, sample: Sample) -> Snapshot {
+    pub fn apply(&mut self, sample: &Sample) -> Snapshot {
         let records: HashMap<Cookie, SlotRecord> = match &sample.slots {
             Ok(slots) => slots.records.iter().map(|record| (record.cookie, *record)).collect(),
             Err(_) => HashMap::new(),
@@ -119,19 +119,19 @@ impl Model {
         }
         let interval = self.previous.replace(sample.at).map(|before| sample.at - before);
         self.samples += 1;
-        let listeners = self.show_listeners(&sample, interval.unwrap_or_default());
-        self.forget(&sample, &records);
+        let listeners = self.show_listeners(sample, interval.unwrap_or_default());
+        self.forget(sample, &records);
         Snapshot {
             at: sample.at,
             unix_time: sample.unix_time,
             samples: self.samples,
             interval: interval.ok_or(Absent::TooEarly),
             listeners,
-            namespaces: self.show_namespaces(&sample),
-            processes: processes(&sample),
+            namespaces: self.show_namespaces(sample),
+            processes: processes(sample),
             host: sample.host,
             hooks: self.hooks.clone(),
-            agent: self.show_agent(&sample),
+            agent: self.show_agent(sample),
         }
     }
 
@@ -225,10 +225,8 @@ impl Model {
     fn features(&self, sample: &Sample) -> Features {
         let records = sample.slots.as_ref().err().copied();
         let hook = |event| {
-            let served = self
-                .hooks
-                .iter()
-                .any(|hook| hook.event == event && hook.tier != Tier::None);
+            let served =
+                self.hooks.iter().any(|hook| hook.event == event && hook.tier != Tier::None);
             match records {
                 Some(absent) => Err(absent),
                 None if served => Ok(()),
@@ -248,8 +246,8 @@ impl Model {
             .collect();
         let listeners = &mut self.listeners;
         self.sockets.retain(|cookie, socket| {
-            let finished = socket.is_finished(records.contains_key(cookie))
-                && !unread.contains(&socket.netns);
+            let finished =
+                socket.is_finished(records.contains_key(cookie)) && !unread.contains(&socket.netns);
             if finished
                 && let (Some(key), Some(drops)) = (socket.key, socket.socket_drops())
                 && let Some(listener) = listeners.get_mut(&key)

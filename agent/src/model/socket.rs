@@ -138,7 +138,11 @@ impl Socket {
     fn learn_key(&mut self, sight: Sight) {
         let netns = self.netns;
         let by_record = |record: SlotRecord| {
-            (record.port != 0).then_some(ListenerKey { netns, addr: record.addr, port: record.port })
+            (record.port != 0).then_some(ListenerKey {
+                netns,
+                addr: record.addr,
+                port: record.port,
+            })
         };
         let by_dump =
             |socket: ListenSocket| ListenerKey { netns, addr: socket.addr, port: socket.port };
@@ -199,10 +203,7 @@ impl Socket {
             (Some(record), Some(socket)) => socket.limit < record.high_water,
             _ => false,
         };
-        Some(Claim {
-            moved: moved_u32(before, now),
-            was_full: full_now || peaked || self.was_full,
-        })
+        Some(Claim { moved: moved_u32(before, now), was_full: full_now || peaked || self.was_full })
     }
 
     /// `sk_drops` as last seen.
@@ -210,4 +211,3 @@ impl Socket {
         self.drops
     }
 }
-

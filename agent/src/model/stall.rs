@@ -4,18 +4,18 @@ use crate::time::{Monotonic, Nanos};
 
 /// What one sample showed of a listening socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seen {
+pub(super) struct Seen {
     /// When.
-    pub at: Monotonic,
+    pub(super) at: Monotonic,
     /// Connections in the accept queue.
-    pub length: u32,
+    pub(super) length: u32,
     /// Connections accepted since the sample before.
-    pub accepted: u64,
+    pub(super) accepted: u64,
 }
 
 /// Whether anybody still accepts on a listening socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AcceptLoop {
+pub(super) enum AcceptLoop {
     /// The queue is empty, or something was accepted since the last sample.
     Running,
     /// The queue is not empty and nothing was accepted since `since`.
@@ -33,7 +33,7 @@ pub enum AcceptLoop {
 impl AcceptLoop {
     /// The state after one more sample.
     #[must_use]
-    pub fn next(self, seen: Seen, stalled_after: Nanos) -> Self {
+    pub(super) fn next(self, seen: Seen, stalled_after: Nanos) -> Self {
         if seen.length == 0 || 0 < seen.accepted {
             return Self::Running;
         }

@@ -136,7 +136,7 @@ impl World {
             records.retain(|r| r.final_drops.is_none() || r.closed < r.established);
             records.iter_mut().for_each(|r| r.high_water = 0);
         }
-        self.model.apply(sample)
+        self.model.apply(&sample)
     }
 }
 

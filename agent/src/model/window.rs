@@ -11,7 +11,7 @@ const GRAIN: Nanos = Nanos(1_000_000_000);
 ///
 /// Memory: at most one entry per second of the window, and only while values fall.
 #[derive(Clone, Debug, Default)]
-pub struct Highest {
+pub(super) struct Highest {
     /// Falling values, each with the end of the grain in which it was seen last.
     falling: VecDeque<(Monotonic, u64)>,
 }
@@ -19,7 +19,7 @@ pub struct Highest {
 impl Highest {
     /// Adds what was seen at `at` and returns the highest of the last `window`, or of up to a
     /// second more.
-    pub fn push(&mut self, at: Monotonic, value: u64, window: Nanos) -> u64 {
+    pub(super) fn push(&mut self, at: Monotonic, value: u64, window: Nanos) -> u64 {
         while self.falling.back().is_some_and(|&(_, last)| last <= value) {
             self.falling.pop_back();
         }
@@ -37,7 +37,7 @@ impl Highest {
 
 /// How fast a counter grows, over the last samples.
 #[derive(Clone, Debug, Default)]
-pub struct Rate {
+pub(super) struct Rate {
     seen: VecDeque<(Monotonic, u64)>,
 }
 
@@ -47,7 +47,7 @@ const LOOK_BACK: Nanos = Nanos(10_000_000_000);
 impl Rate {
     /// Adds the counter's value at `at` and returns its growth per second; `None` in the first
     /// sample.
-    pub fn push(&mut self, at: Monotonic, value: u64) -> Option<f64> {
+    pub(super) fn push(&mut self, at: Monotonic, value: u64) -> Option<f64> {
         // the newest entry is replaced while it is within a grain of the one before it
         let n = self.seen.len();
         if 2 <= n && (self.seen[n - 1].0 - self.seen[n - 2].0) < GRAIN {
@@ -65,7 +65,7 @@ impl Rate {
     }
 
     /// Forgets what was seen, when the counter could not be had.
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.seen.clear();
     }
 }

@@ -1,0 +1,216 @@
+//! The programs' records and cells, as user space sees them.
+//!
+//! In: the mapped words of SLOTS and CELLS. Out: [`SlotRecord`]. Cost: one load per slot that is
+//! not in use, sixteen per slot that is; no system call.
+
+use std::{
+    io,
+    mem::offset_of,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::AsFd,
+    sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::Release},
+};
+
+use backlogd_abi::{ADOPTED, DESTROYED, LENGTH_BITS, Record, cell};
+
+use crate::{
+    id::{Cookie, NetnsId, Pid, Slot},
+    input::SlotRecord,
+    sys::mmap::SharedWords,
+};
+
+const WORDS: usize = size_of::<Record>() / 8;
+const COOKIE: usize = offset_of!(Record, cookie) / 8;
+const HIGH_WATER: usize = offset_of!(Record, high_water) / 8;
+const GENERATION: usize = offset_of!(Record, generation) / 8;
+const AF_INET: u16 = 2;
+
+/// All records.
+#[derive(Debug)]
+pub struct Slots {
+    words: SharedWords,
+    capacity: u32,
+}
+
+impl Slots {
+    /// Maps the map of `capacity` records.
+    ///
+    /// # Errors
+    /// What mmap(2) answers.
+    pub fn map(map: impl AsFd, capacity: u32) -> io::Result<Self> {
+        let n_words = usize::try_from(capacity).map_err(io::Error::other)? * WORDS;
+        Ok(Self { words: SharedWords::map(map.as_fd(), n_words)?, capacity })
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    /// The records in use. Takes each one's high-water mark back to 0.
+    pub fn read(&self, into: &mut Vec<SlotRecord>) {
+        into.clear();
+        for (slot, words) in (0..).map(Slot).zip(self.words.words().chunks_exact(WORDS)) {
+            if words[COOKIE].load(Relaxed) == 0 {
+                continue;
+            }
+            let mut copy = [0_u64; WORDS];
+            for (copy, word) in copy.iter_mut().zip(words) {
+                *copy = word.load(Relaxed);
+            }
+            copy[HIGH_WATER] = words[HIGH_WATER].swap(0, Relaxed);
+            into.push(decode(slot, &copy));
+        }
+    }
+
+    /// The SYN-queue length that the iterator left in a record.
+    #[must_use]
+    pub fn syn_queue(&self, slot: Slot) -> u32 {
+        four(&self.copy(slot), offset_of!(Record, syn_queue))
+    }
+
+    /// Clears a record for its next listener. Events of children that still carry the old
+    /// generation are counted as stale from here on.
+    pub fn clear(&self, slot: Slot) {
+        let generation = four(&self.copy(slot), offset_of!(Record, generation)).wrapping_add(1);
+        let mut bytes = [0; 8];
+        let start = offset_of!(Record, generation) % 8;
+        bytes[start..start + 4].copy_from_slice(&generation.to_ne_bytes());
+        let record = self.record(slot);
+        // first: what comes late must not count in the cleared record
+        record[GENERATION].store(u64::from_ne_bytes(bytes), Release);
+        for (at, word) in record.iter().enumerate() {
+            if at != GENERATION {
+                word.store(0, Release);
+            }
+        }
+    }
+
+    fn copy(&self, slot: Slot) -> [u64; WORDS] {
+        let record = self.record(slot);
+        std::array::from_fn(|at| record[at].load(Relaxed))
+    }
+
+    fn record(&self, slot: Slot) -> &[AtomicU64] {
+        let start = slot.0 as usize * WORDS;
+        &self.words.words()[start..start + WORDS]
+    }
+}
+
+/// The host-wide cells.
+#[derive(Debug)]
+pub struct Cells {
+    words: SharedWords,
+}
+
+impl Cells {
+    /// Maps the map of cells.
+    ///
+    /// # Errors
+    /// What mmap(2) answers.
+    pub fn map(map: impl AsFd) -> io::Result<Self> {
+        let n_words = usize::try_from(cell::COUNT).map_err(io::Error::other)?;
+        Ok(Self { words: SharedWords::map(map.as_fd(), n_words)? })
+    }
+
+    /// Reads one cell of `backlogd_abi::cell`.
+    #[must_use]
+    pub fn get(&self, index: u32) -> u64 {
+        self.words.words().get(index as usize).map_or(0, |word| word.load(Relaxed))
+    }
+
+    /// Sets one cell.
+    pub fn set(&self, index: u32, value: u64) {
+        if let Some(word) = self.words.words().get(index as usize) {
+            word.store(value, Release);
+        }
+    }
+}
+
+fn four(copy: &[u64; WORDS], offset: usize) -> u32 {
+    let bytes = copy[offset / 8].to_ne_bytes();
+    let at = offset % 8;
+    u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+fn two(copy: &[u64; WORDS], offset: usize) -> u16 {
+    let bytes = copy[offset / 8].to_ne_bytes();
+    u16::from_ne_bytes([bytes[offset % 8], bytes[offset % 8 + 1]])
+}
+
+fn sixteen(copy: &[u64; WORDS], offset: usize) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&copy[offset / 8].to_ne_bytes());
+    bytes[8..].copy_from_slice(&copy[offset / 8 + 1].to_ne_bytes());
+    bytes
+}
+
+fn decode(slot: Slot, copy: &[u64; WORDS]) -> SlotRecord {
+    let word = |offset: usize| copy[offset / 8];
+    let addr = sixteen(copy, offset_of!(Record, addr));
+    let comm = sixteen(copy, offset_of!(Record, comm));
+    let flags: u32 = four(copy, offset_of!(Record, flags));
+    let pid: u32 = four(copy, offset_of!(Record, pid));
+    let last = word(offset_of!(Record, last));
+    let length_mask = (1 << LENGTH_BITS) - 1;
+    SlotRecord {
+        slot,
+        cookie: Cookie(word(offset_of!(Record, cookie))),
+        netns: NetnsId(four(copy, offset_of!(Record, netns))),
+        addr: if two(copy, offset_of!(Record, family)) == AF_INET {
+            IpAddr::V4(Ipv4Addr::new(addr[0], addr[1], addr[2], addr[3]))
+        } else {
+            IpAddr::V6(Ipv6Addr::from(addr))
+        },
+        port: two(copy, offset_of!(Record, port)),
+        established: word(offset_of!(Record, established)),
+        closed: word(offset_of!(Record, closed)),
+        discarded: word(offset_of!(Record, discarded)),
+        resets: word(offset_of!(Record, resets)),
+        high_water: u32::try_from(word(offset_of!(Record, high_water))).unwrap_or(u32::MAX),
+        last: (last >> LENGTH_BITS, u32::try_from(last & length_mask).unwrap_or(u32::MAX)),
+        base: word(offset_of!(Record, base)),
+        syn_queue: None,
+        final_drops: (flags & DESTROYED != 0).then(|| four(copy, offset_of!(Record, drops))),
+        adopted: flags & ADOPTED != 0,
+        listened_by: (flags & ADOPTED == 0).then_some((Pid(pid), comm)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The words of a record whose every byte differs from its neighbours'.
+    fn words() -> [u64; WORDS] {
+        let mut words = [0; WORDS];
+        for (i, word) in (0_u64..).zip(&mut words) {
+            *word = u64::from_ne_bytes(std::array::from_fn(|b| {
+                u8::try_from((i * 8) + u64::try_from(b).unwrap()).unwrap()
+            }));
+        }
+        words
+    }
+
+    #[test]
+    fn every_field_is_read_where_the_programs_write_it() {
+        let mut words = words();
+        let at = offset_of!(Record, flags);
+        let mut flags = words[at / 8].to_ne_bytes();
+        flags[at % 8..at % 8 + 4].copy_from_slice(&DESTROYED.to_ne_bytes());
+        words[at / 8] = u64::from_ne_bytes(flags);
+        let record = decode(Slot(7), &words);
+        let four = |at: u8| u32::from_ne_bytes([at, at + 1, at + 2, at + 3]);
+        assert_eq!(Slot(7), record.slot);
+        assert_eq!(words[1], record.established);
+        assert_eq!(words[7], record.base);
+        assert_eq!(NetnsId(four(96)), record.netns);
+        assert_eq!(Some(four(108)), record.final_drops);
+        assert_eq!(Some(Pid(four(100))), record.listened_by.map(|(pid, _)| pid));
+        assert_eq!(u16::from_ne_bytes([120, 121]), record.port);
+        let IpAddr::V6(addr) = record.addr else { panic!("{record:?}") };
+        assert_eq!([64, 65, 66, 67], addr.octets()[..4]);
+        assert!(!record.adopted);
+    }
+}

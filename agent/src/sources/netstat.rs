@@ -1,0 +1,291 @@
+//! What the kernel counted for one network namespace: overflows, listen drops, cookies, opens.
+//!
+//! In: `/proc/net/netstat` and `snmp` (`netstat_seq_show`, `snmp_seq_show`, net/ipv4/proc.c).
+//! Out: the fields of [`TCP_EXT`] and [`TCP`] that this kernel has. Cost: COST
+//! Not here: differences (model).
+
+use std::{borrow::Cow, collections::BTreeMap, fs::File, io, os::unix::fs::FileExt};
+
+/// Table `TcpExt` of `/proc/net/netstat`, sorted.
+const TCP_EXT: [&str; 17] = [
+    "EmbryonicRsts",
+    "ListenDrops",
+    "ListenOverflows",
+    "SyncookiesFailed",
+    "SyncookiesRecv",
+    "SyncookiesSent",
+    "TCPAbortOnMemory",
+    "TCPDeferAcceptDrop",
+    "TCPFastOpenListenOverflow",
+    "TCPFastOpenPassive",
+    "TCPFastOpenPassiveFail",
+    "TCPMemoryPressures",
+    "TCPMigrateReqFailure",
+    "TCPMigrateReqSuccess",
+    "TCPReqQFullDoCookies",
+    "TCPReqQFullDrop",
+    "TCPTimeWaitOverflow",
+];
+/// Table `Tcp` of `/proc/net/snmp`, sorted.
+const TCP: [&str; 6] =
+    ["ActiveOpens", "AttemptFails", "EstabResets", "InErrs", "OutRsts", "PassiveOpens"];
+const PASSIVE_OPENS: [&str; 1] = ["PassiveOpens"];
+
+const NETSTAT: &str = "net/netstat";
+const SNMP: &str = "net/snmp";
+
+/// The files of the network namespace in which they were opened, wherever the thread goes
+/// (`single_open_net`, fs/proc/proc_net.c).
+#[derive(Debug)]
+pub struct Netstat {
+    netstat: File,
+    snmp: File,
+    buffer: Vec<u8>,
+}
+
+/// Why there are no counters.
+#[derive(Debug, thiserror::Error)]
+pub enum NetstatError {
+    /// The file cannot be opened or read.
+    #[error("cannot read {file}")]
+    Read {
+        /// Below `/proc/thread-self`.
+        file: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// A line of names has another number of words than the line of values below it.
+    #[error("{file} line {line}: names and values do not pair off")]
+    Unpaired {
+        /// Below `/proc/thread-self`.
+        file: &'static str,
+        /// Of the names, from 1.
+        line: usize,
+    },
+    /// A value is no number.
+    #[error("{file} line {line}: {name} is {got:?}, expected a whole number")]
+    NotANumber {
+        /// Below `/proc/thread-self`.
+        file: &'static str,
+        /// Of the values, from 1.
+        line: usize,
+        /// The field.
+        name: &'static str,
+        /// Its value.
+        got: String,
+    },
+    /// A field that each kernel has is not there.
+    #[error("{file}: no field {name} in table {table}")]
+    Missing {
+        /// Below `/proc/thread-self`.
+        file: &'static str,
+        /// The table.
+        table: &'static str,
+        /// The field.
+        name: &'static str,
+    },
+}
+
+impl Netstat {
+    /// For the calling thread's network namespace. Needs no privilege.
+    ///
+    /// # Errors
+    /// When `/proc` is not mounted, or hides `net`.
+    pub fn open() -> Result<Self, NetstatError> {
+        let open = |file| {
+            File::open(format!("/proc/thread-self/{file}"))
+                .map_err(|source| NetstatError::Read { file, source })
+        };
+        Ok(Self { netstat: open(NETSTAT)?, snmp: open(SNMP)?, buffer: vec![0; 16 * 1024] })
+    }
+
+    /// The published counters, by name. A field that this kernel does not have is left out.
+    ///
+    /// # Errors
+    /// When a file cannot be read or is malformed.
+    pub fn read(&mut self) -> Result<BTreeMap<&'static str, u64>, NetstatError> {
+        let mut fields = BTreeMap::new();
+        let text = whole(&self.netstat, NETSTAT, &mut self.buffer)?;
+        parse(NETSTAT, &text, "TcpExt", &TCP_EXT, |name, n| _ = fields.insert(name, n))?;
+        let text = whole(&self.snmp, SNMP, &mut self.buffer)?;
+        parse(SNMP, &text, "Tcp", &TCP, |name, n| _ = fields.insert(name, n))?;
+        Ok(fields)
+    }
+
+    /// Handshakes completed on the passive side, `Tcp: PassiveOpens`: what the eBPF programs' count
+    /// is checked against.
+    ///
+    /// # Errors
+    /// When `snmp` cannot be read, is malformed, or lacks the field.
+    pub fn passive_opens(&mut self) -> Result<u64, NetstatError> {
+        let mut found = None;
+        let text = whole(&self.snmp, SNMP, &mut self.buffer)?;
+        parse(SNMP, &text, "Tcp", &PASSIVE_OPENS, |_, n| found = Some(n))?;
+        let [name] = PASSIVE_OPENS;
+        found.ok_or(NetstatError::Missing { file: SNMP, table: "Tcp", name })
+    }
+}
+
+/// The file's text. Each read from its start has the kernel write it anew (`seq_read_iter`,
+/// fs/seq_file.c).
+fn whole<'a>(
+    from: &File,
+    file: &'static str,
+    buffer: &'a mut Vec<u8>,
+) -> Result<Cow<'a, str>, NetstatError> {
+    let mut end = 0;
+    loop {
+        if end == buffer.len() {
+            buffer.resize(2 * end, 0);
+        }
+        match from.read_at(&mut buffer[end..], end as u64) {
+            Ok(0) => return Ok(String::from_utf8_lossy(&buffer[..end])),
+            Ok(n) => end += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(source) => return Err(NetstatError::Read { file, source }),
+        }
+    }
+}
+
+/// Pairs of lines, names above values; the first word of both is the table's name and a colon.
+/// Gives `found` the values of `fields`, which is sorted, but not those below 0.
+fn parse(
+    file: &'static str,
+    text: &str,
+    table: &str,
+    fields: &[&'static str],
+    mut found: impl FnMut(&'static str, u64),
+) -> Result<(), NetstatError> {
+    let mut lines = text.lines().zip(1..);
+    while let Some((names, line)) = lines.next() {
+        let values = lines.next().map_or("", |(values, _)| values);
+        if names.split(' ').next().and_then(|word| word.strip_suffix(':')) != Some(table) {
+            continue;
+        }
+        let (mut names, mut values) = (names.split(' '), values.split(' '));
+        loop {
+            match (names.next(), values.next()) {
+                (None, None) => break,
+                (Some(name), Some(value)) => {
+                    if let Ok(at) = fields.binary_search(&name)
+                        && let Some(n) = number(file, line + 1, fields[at], value)?
+                    {
+                        found(fields[at], n);
+                    }
+                }
+                _ => return Err(NetstatError::Unpaired { file, line }),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `None` below 0: some fields are printed signed.
+fn number(
+    file: &'static str,
+    line: usize,
+    name: &'static str,
+    value: &str,
+) -> Result<Option<u64>, NetstatError> {
+    match value.parse::<u64>() {
+        Ok(n) => Ok(Some(n)),
+        Err(_) if value.parse::<i64>().is_ok() => Ok(None),
+        Err(_) => Err(NetstatError::NotANumber { file, line, name, got: value.into() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn fields(
+        file: &'static str,
+        text: &str,
+        table: &str,
+        fields: &[&'static str],
+    ) -> Result<BTreeMap<&'static str, u64>, NetstatError> {
+        let mut found = BTreeMap::new();
+        parse(file, text, table, fields, |name, n| _ = found.insert(name, n))?;
+        Ok(found)
+    }
+
+    #[track_caller]
+    fn check(text: &str, expected: Result<&[(&'static str, u64)], &str>) {
+        let got = fields(NETSTAT, text, "T", &["A", "B"]).map_err(|error| error.to_string());
+        let expected = expected.map(|pairs| pairs.iter().copied().collect());
+        assert_eq!(got, expected.map_err(Into::into), "{text:?}");
+    }
+
+    #[test]
+    fn parses_or_names_the_line() {
+        check("T: A B\nT: 3 4\n", Ok(&[("A", 3), ("B", 4)]));
+        check("T: A B C\nT: 3 -1 x\n", Ok(&[("A", 3)]));
+        check("U: A\nU: 1 2\nT: B\nT: 18446744073709551615\n", Ok(&[("B", u64::MAX)]));
+        check("", Ok(&[]));
+        check("T: A B\nT: 3\n", Err("net/netstat line 1: names and values do not pair off"));
+        check("T: A", Err("net/netstat line 1: names and values do not pair off"));
+        check(
+            "U:\nU:\nT: A\nT: x\n",
+            Err("net/netstat line 4: A is \"x\", expected a whole number"),
+        );
+    }
+
+    #[test]
+    fn reads_the_files_of_a_6_18_kernel() {
+        let netstat = include_str!("../../tests/fixtures/proc/net/netstat");
+        let tcp_ext = fields(NETSTAT, netstat, "TcpExt", &TCP_EXT).unwrap();
+        assert_eq!(tcp_ext.keys().copied().collect::<Vec<_>>(), TCP_EXT);
+        assert_eq!((tcp_ext["ListenOverflows"], tcp_ext["ListenDrops"]), (14, 14));
+        let snmp = include_str!("../../tests/fixtures/proc/net/snmp");
+        let tcp = fields(SNMP, snmp, "Tcp", &TCP).unwrap();
+        assert_eq!(tcp.keys().copied().collect::<Vec<_>>(), TCP);
+        assert_eq!((tcp["ActiveOpens"], tcp["PassiveOpens"]), (20, 6));
+    }
+
+    #[test]
+    fn the_tables_are_sorted() {
+        assert!(TCP_EXT.is_sorted() && TCP.is_sorted());
+    }
+
+    #[test]
+    fn an_open_file_shows_what_has_happened_since() {
+        let mut netstat = Netstat::open().unwrap();
+        let before = netstat.passive_opens().unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let _accepted = listener.accept().unwrap();
+        let after = netstat.passive_opens().unwrap();
+        assert!(before < after, "{before} {after}");
+        let fields = netstat.read().unwrap();
+        assert!(after <= fields["PassiveOpens"]);
+        assert!(fields.contains_key("ListenDrops"));
+    }
+
+    #[test]
+    fn a_buffer_that_is_too_small_grows() {
+        let mut netstat = Netstat::open().unwrap();
+        let expected: Vec<_> = netstat.read().unwrap().into_keys().collect();
+        netstat.buffer = vec![0; 7];
+        assert_eq!(netstat.read().unwrap().into_keys().collect::<Vec<_>>(), expected);
+    }
+
+    proptest! {
+        #[test]
+        fn random_text_never_panics(text in "(T: |A |B |C|-?[0-9]{0,21}|\\n|\\PC){0,40}") {
+            if let Ok(found) = fields(NETSTAT, &text, "T", &["A", "B"]) {
+                prop_assert!(found.len() <= 2);
+            }
+        }
+
+        #[test]
+        fn values_come_out_as_they_went_in(a in any::<u64>(), b in any::<u64>(), other in any::<i64>()) {
+            let text = format!("T: C A B\nT: {other} {a} {b}\n");
+            prop_assert_eq!(
+                fields(NETSTAT, &text, "T", &["A", "B"]).unwrap(),
+                BTreeMap::from([("A", a), ("B", b)])
+            );
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Who holds which listening socket, and how those processes are off for descriptors.
+//!
+//! In: `process.rs`. Out: the owners of a sample. Cost: one pass over all descriptors of the host
+//! when a listener appears and once more soon after (a server that forks its workers after
+//! listen(2)), at most a twentieth of a core; a few reads per owner and sample, bounded.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use crate::{
+    id::{Inode, Pid},
+    input::ProcessSample,
+    sources::process,
+    time::{Monotonic, Nanos},
+};
+
+/// When to look for the owners of a new listener again.
+const SECOND_LOOK: Nanos = Nanos(2_000_000_000);
+
+/// A pass over all descriptors is followed by this many times its duration without one.
+const REST: u64 = 20;
+
+/// Owners that are read anew in one sample; the others show what was read before.
+const READ_AT_ONCE: usize = 32;
+
+/// What is known of owners.
+#[derive(Debug, Default)]
+pub(super) struct Owners {
+    owners: Arc<BTreeMap<Inode, Vec<Pid>>>,
+    processes: BTreeMap<Pid, ProcessSample>,
+    /// Inodes to look for, and from when on.
+    wanted: BTreeMap<Inode, Monotonic>,
+    known: BTreeSet<Inode>,
+    rest_until: Monotonic,
+    /// The pid that was read last; the next sample goes on behind it.
+    cursor: Option<Pid>,
+    /// Processes whose descriptors may not be listed, in the last pass.
+    unreadable: u64,
+}
+
+impl Owners {
+    /// Brings the owners up to date for the sockets that listen now.
+    pub(super) fn update(&mut self, at: Monotonic, listening: &BTreeSet<Inode>) {
+        for inode in listening.difference(&self.known) {
+            self.wanted.insert(*inode, at);
+        }
+        if self.known != *listening {
+            self.wanted.retain(|inode, _| listening.contains(inode));
+            if self.owners.keys().any(|inode| !listening.contains(inode)) {
+                Arc::make_mut(&mut self.owners).retain(|inode, _| listening.contains(inode));
+            }
+        }
+        if self.rest_until <= at && self.wanted.values().any(|&from| from <= at) {
+            self.look(at);
+        }
+        self.known.clone_from(listening);
+        self.read_processes(at);
+    }
+
+    /// The owners by inode.
+    #[must_use]
+    pub(super) fn owners(&self) -> Arc<BTreeMap<Inode, Vec<Pid>>> {
+        self.owners.clone()
+    }
+
+    /// The processes that own something.
+    #[must_use]
+    pub(super) fn processes(&self) -> &BTreeMap<Pid, ProcessSample> {
+        &self.processes
+    }
+
+    /// Processes that the last pass was not allowed to look into.
+    #[must_use]
+    pub(super) fn unreadable(&self) -> u64 {
+        self.unreadable
+    }
+
+    fn look(&mut self, at: Monotonic) {
+        let due: BTreeSet<Inode> =
+            self.wanted.iter().filter(|&(_, &from)| from <= at).map(|(inode, _)| *inode).collect();
+        let start = std::time::Instant::now();
+        let found = match process::owners(&due) {
+            Ok(found) => found,
+            Err(err) => return tracing::debug!(error = %err, "owners not found"),
+        };
+        let took = start.elapsed();
+        self.rest_until = at + Nanos::from(took.saturating_mul(u32::try_from(REST).unwrap_or(1)));
+        self.unreadable = found.unreadable;
+        for inode in due {
+            // whoever was just found is looked for once more, then trusted until it dies
+            match self.known.contains(&inode) {
+                true => _ = self.wanted.remove(&inode),
+                false => _ = self.wanted.insert(inode, at + SECOND_LOOK),
+            }
+        }
+        let owners = Arc::make_mut(&mut self.owners);
+        owners.extend(found.owners);
+        tracing::trace!(took = ?Duration::from_nanos(Nanos::from(took).0), "looked for owners");
+    }
+
+    fn read_processes(&mut self, at: Monotonic) {
+        let pids: BTreeSet<Pid> = self.owners.values().flatten().copied().collect();
+        self.processes.retain(|pid, _| pids.contains(pid));
+        let new = pids.iter().filter(|pid| !self.processes.contains_key(pid));
+        let behind = pids.iter().filter(|pid| self.cursor < Some(**pid));
+        let before = pids.iter().filter(|pid| Some(**pid) <= self.cursor);
+        let turn: Vec<Pid> = new
+            .chain(
+                behind
+                    .chain(before)
+                    .filter(|pid| self.processes.contains_key(pid))
+                    .take(READ_AT_ONCE),
+            )
+            .copied()
+            .collect();
+        for pid in turn {
+            self.cursor = Some(pid);
+            match process::read(pid) {
+                Ok(process) => _ = self.processes.insert(pid, process),
+                Err(_) => self.lose(pid, at),
+            }
+        }
+    }
+
+    /// A process that is gone: whoever else holds its listeners is looked for.
+    fn lose(&mut self, pid: Pid, at: Monotonic) {
+        self.processes.remove(&pid);
+        for (inode, pids) in Arc::make_mut(&mut self.owners) {
+            if pids.contains(&pid) {
+                pids.retain(|other| *other != pid);
+                self.wanted.insert(*inode, at);
+            }
+        }
+    }
+}

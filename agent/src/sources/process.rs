@@ -1,0 +1,304 @@
+//! Who holds a listening socket, and how many descriptors the holder has.
+//!
+//! In: `/proc/PID/{comm,limits,fd}`. Out: [`OwnersFound`] and [`ProcessSample`]. Cost: COST
+//! Not here: threads, which share their process's descriptors; namespaces: owners are found in all.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::CStr,
+    fmt::Write,
+    fs, io,
+    mem::MaybeUninit,
+    os::fd::{AsFd, OwnedFd},
+};
+
+use rustix::{
+    fs::{CWD, Mode, OFlags, RawDir, openat, readlinkat_raw, stat},
+    io::Errno,
+};
+
+use crate::{
+    id::{Inode, Pid},
+    input::{Absent, Known, ProcessSample},
+};
+
+/// Descriptors counted one by one at most, where the kernel does not tell their number.
+const MAX_COUNTED: u64 = 16_384;
+
+/// The processes that hold the wanted sockets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OwnersFound {
+    /// By socket, lowest pid first. A socket whose holder was not found is missing.
+    pub owners: BTreeMap<Inode, Vec<Pid>>,
+    /// Processes whose descriptors may not be looked at: without `CAP_SYS_PTRACE`, those of other
+    /// users (`proc_fd_access_allowed`, fs/proc/base.c).
+    pub unreadable: u64,
+}
+
+/// Why nothing was found.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    /// `/proc` cannot be listed.
+    #[error("cannot list /proc")]
+    List(#[source] io::Error),
+}
+
+/// One pass over the descriptors of all processes. A process that ends meanwhile is passed over;
+/// with `hidepid`, so are those that `/proc` hides.
+///
+/// # Errors
+/// When `/proc` cannot be listed.
+pub fn owners(wanted: &BTreeSet<Inode>) -> Result<OwnersFound, ProcessError> {
+    let list = |errno: Errno| ProcessError::List(errno.into());
+    let proc = open_dir(CWD, "/proc").map_err(list)?;
+    let mut found = OwnersFound::default();
+    let (mut pids, mut fds) = (Vec::with_capacity(32 * 1024), Vec::with_capacity(32 * 1024));
+    let mut path = String::new();
+    let mut entries = RawDir::new(&proc, pids.spare_capacity_mut());
+    while let Some(entry) = entries.next() {
+        let Some(pid) = digits(entry.map_err(list)?.file_name()).map(Pid) else { continue };
+        path.clear();
+        // Writing to a string does not fail.
+        _ = write!(path, "{pid}/fd");
+        let scanned = open_dir(&proc, &path)
+            .and_then(|dir| scan(&dir, fds.spare_capacity_mut(), wanted, pid, &mut found.owners));
+        match scanned {
+            Ok(()) | Err(Errno::NOENT | Errno::SRCH) => {}
+            Err(_) => found.unreadable += 1,
+        }
+    }
+    found.owners.values_mut().for_each(|pids| pids.sort_unstable());
+    Ok(found)
+}
+
+/// Adds `pid` to the wanted sockets among the descriptors in `dir`.
+fn scan(
+    dir: &OwnedFd,
+    buffer: &mut [MaybeUninit<u8>],
+    wanted: &BTreeSet<Inode>,
+    pid: Pid,
+    owners: &mut BTreeMap<Inode, Vec<Pid>>,
+) -> rustix::io::Result<()> {
+    let mut entries = RawDir::new(dir, buffer);
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        if digits(entry.file_name()).is_none() {
+            continue;
+        }
+        let mut target = [MaybeUninit::uninit(); 40];
+        let target = match readlinkat_raw(dir, entry.file_name(), &mut target) {
+            Ok((target, _)) => target,
+            // The descriptor was closed meanwhile.
+            Err(Errno::NOENT) => continue,
+            Err(errno) => return Err(errno),
+        };
+        if let Some(inode) = socket(target).filter(|inode| wanted.contains(inode)) {
+            let pids = owners.entry(inode).or_default();
+            // A process may hold one socket under several numbers.
+            if pids.last() != Some(&pid) {
+                pids.push(pid);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn open_dir(at: impl AsFd, path: &str) -> rustix::io::Result<OwnedFd> {
+    openat(at, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// A whole number of decimal digits.
+fn digits(name: &CStr) -> Option<u32> {
+    let bytes = name.to_bytes();
+    bytes.first().filter(|byte| byte.is_ascii_digit())?;
+    str::from_utf8(bytes).ok()?.parse().ok()
+}
+
+/// The inode in `socket:[N]` (`sockfs_dname`, net/socket.c).
+fn socket(target: &[u8]) -> Option<Inode> {
+    let number = target.strip_prefix(b"socket:[")?.strip_suffix(b"]")?;
+    str::from_utf8(number).ok()?.parse().ok().map(Inode)
+}
+
+/// A process's name, descriptors and limit. Needs no privilege.
+///
+/// # Errors
+/// `Unreadable` when it has ended.
+pub fn read(pid: Pid) -> Known<ProcessSample> {
+    let comm = fs::read(format!("/proc/{pid}/comm")).map_err(|error| absent(&error))?;
+    let comm = String::from_utf8_lossy(comm.strip_suffix(b"\n").unwrap_or(&comm)).into();
+    Ok(ProcessSample { comm, open_fds: open_fds(pid), max_fds: max_fds(pid) })
+}
+
+/// How many descriptors a process has open.
+///
+/// # Errors
+/// `Unreadable` when it has ended. On kernels before 6.2, `NotPermitted` for other users'
+/// processes, and `NotOnThisKernel` for more than 16,384 descriptors, which are not counted.
+pub fn open_fds(pid: Pid) -> Known<u64> {
+    let path = format!("/proc/{pid}/fd");
+    let size = stat(&path).map_err(|errno| absent(&errno.into()))?.st_size;
+    // 6.2 made the size the number of open descriptors (`proc_fd_getattr`, fs/proc/fd.c); it is 0
+    // before, and also in a process that has none.
+    match u64::try_from(size) {
+        Ok(n) if 0 < n => Ok(n),
+        Ok(_) | Err(_) => count(&path),
+    }
+}
+
+fn count(path: &str) -> Known<u64> {
+    let dir = open_dir(CWD, path).map_err(|errno| absent(&errno.into()))?;
+    let mut buffer = Vec::with_capacity(32 * 1024);
+    let mut entries = RawDir::new(&dir, buffer.spare_capacity_mut());
+    let mut n_fds = 0;
+    while let Some(entry) = entries.next() {
+        let entry = entry.map_err(|errno| absent(&errno.into()))?;
+        n_fds += u64::from(digits(entry.file_name()).is_some());
+        if MAX_COUNTED < n_fds {
+            return Err(Absent::NotOnThisKernel);
+        }
+    }
+    Ok(n_fds)
+}
+
+/// The soft limit of a process's descriptors, `RLIMIT_NOFILE`; `u64::MAX` is unlimited.
+///
+/// # Errors
+/// `Unreadable` when it has ended.
+pub fn max_fds(pid: Pid) -> Known<u64> {
+    let text = fs::read(format!("/proc/{pid}/limits")).map_err(|error| absent(&error))?;
+    parse_limit(&String::from_utf8_lossy(&text)).ok_or(Absent::Unreadable)
+}
+
+/// `proc_pid_limits` (fs/proc/base.c). Not with procfs-core's parser, which subtracts from the
+/// number of words in a line without looking, and fails when any other limit is missing.
+fn parse_limit(text: &str) -> Option<u64> {
+    let rest = text.lines().find_map(|line| line.strip_prefix("Max open files "))?;
+    match rest.split_whitespace().next()? {
+        "unlimited" => Some(u64::MAX),
+        number => number.parse().ok(),
+    }
+}
+
+fn absent(error: &io::Error) -> Absent {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => Absent::NotPermitted,
+        _ => Absent::Unreadable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        net::TcpListener,
+        os::unix::fs::MetadataExt,
+        process::{Command, Stdio},
+    };
+
+    use procfs_core::{
+        FromRead,
+        process::{LimitValue, Limits},
+    };
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A listener and its inode.
+    fn listener() -> (TcpListener, Inode) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let inode = fs::File::from(OwnedFd::from(listener.try_clone().unwrap())).metadata();
+        (listener, Inode(inode.unwrap().ino()))
+    }
+
+    fn me() -> Pid {
+        Pid(std::process::id())
+    }
+
+    #[test]
+    fn finds_each_holder_of_a_socket_once() {
+        let (listener, inode) = listener();
+        let _same_again = listener.try_clone().unwrap();
+        let wanted = BTreeSet::from([inode, Inode(u64::MAX)]);
+        let found = owners(&wanted).unwrap();
+        assert_eq!(found.owners, BTreeMap::from([(inode, vec![me()])]));
+
+        let mut child = Command::new("sleep")
+            .arg("60")
+            .stdin(Stdio::from(OwnedFd::from(listener)))
+            .spawn()
+            .unwrap();
+        let found = owners(&wanted).unwrap();
+        let mut expected = vec![me(), Pid(child.id())];
+        expected.sort_unstable();
+        assert_eq!(found.owners, BTreeMap::from([(inode, expected)]));
+
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn counts_descriptors_as_a_listing_does() {
+        let _many: Vec<_> = (0..100).map(|_| fs::File::open("/dev/null").unwrap()).collect();
+        let mut child = Command::new("sleep").arg("60").stdin(Stdio::null()).spawn().unwrap();
+        let path = format!("/proc/{}/fd", child.id());
+        let sample = read(Pid(child.id())).unwrap();
+        assert_eq!(sample.open_fds, count(&path));
+        assert!(3 <= sample.open_fds.unwrap(), "{sample:?}");
+        assert_eq!(&*sample.comm, "sleep");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(read(Pid(child.id())), Err(Absent::Unreadable));
+        assert!(100 < open_fds(me()).unwrap());
+    }
+
+    #[test]
+    fn the_limit_is_this_process_s() {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        assert_eq!(max_fds(me()), Ok(limit.unwrap_or(u64::MAX)));
+    }
+
+    #[test]
+    fn reads_the_soft_limit() {
+        #[track_caller]
+        fn check(text: &str, expected: Option<u64>) {
+            assert_eq!(parse_limit(text), expected, "{text:?}");
+        }
+        let text = include_str!("../../tests/fixtures/proc/limits");
+        let oracle = Limits::from_read(text.as_bytes()).unwrap().max_open_files.soft_limit;
+        let LimitValue::Value(oracle) = oracle else { panic!("{oracle:?}") };
+        check(text, Some(oracle));
+        check("Max open files            unlimited            unlimited  files\n", Some(u64::MAX));
+        check("Max open files            \n", None);
+        check("Max processes             3 4 processes\n", None);
+    }
+
+    #[test]
+    fn tells_sockets_from_other_files() {
+        #[track_caller]
+        fn check(target: &[u8], expected: Option<u64>) {
+            assert_eq!(socket(target), expected.map(Inode));
+        }
+        check(b"socket:[4026]", Some(4026));
+        check(b"socket:[18446744073709551615]", Some(u64::MAX));
+        check(b"socket:[18446744073709551616]", None);
+        check(b"socket:[]", None);
+        check(b"socket:[12", None);
+        check(b"pipe:[12]", None);
+        check(b"/tmp/socket:[12]", None);
+    }
+
+    proptest! {
+        #[test]
+        fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            socket(&bytes);
+            let text = format!("Max open files {}", String::from_utf8_lossy(&bytes));
+            prop_assert!(parse_limit(&text).is_none_or(|n| text.contains(&n.to_string()) || n == u64::MAX));
+        }
+
+        #[test]
+        fn limits_come_out_as_they_went_in(soft in any::<u64>(), hard in any::<u64>()) {
+            let text = format!("Max open files            {soft:<20} {hard:<20} files     \n");
+            prop_assert_eq!(parse_limit(&text), Some(soft));
+        }
+    }
+}

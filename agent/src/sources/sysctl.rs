@@ -1,0 +1,78 @@
+//! The sysctls that explain a limit.
+//!
+//! In: files below `/proc/sys/net`, which show the calling thread's network namespace
+//! (`net_ctl_header_lookup`, net/sysctl_net.c). Out: values by short name. Cost: COST
+//! Not here: when to read them; they change rarely.
+
+use std::{collections::BTreeMap, fs};
+
+/// Files below `/proc/sys/net`, and the names of the numbers in them.
+const FILES: [(&str, &[&str]); 10] = [
+    ("core/somaxconn", &["somaxconn"]),
+    ("ipv4/ip_local_port_range", &["ip_local_port_range_low", "ip_local_port_range_high"]),
+    ("ipv4/tcp_abort_on_overflow", &["tcp_abort_on_overflow"]),
+    ("ipv4/tcp_fastopen", &["tcp_fastopen"]),
+    ("ipv4/tcp_fin_timeout", &["tcp_fin_timeout"]),
+    ("ipv4/tcp_max_syn_backlog", &["tcp_max_syn_backlog"]),
+    ("ipv4/tcp_max_tw_buckets", &["tcp_max_tw_buckets"]),
+    ("ipv4/tcp_migrate_req", &["tcp_migrate_req"]),
+    ("ipv4/tcp_syncookies", &["tcp_syncookies"]),
+    ("ipv4/tcp_tw_reuse", &["tcp_tw_reuse"]),
+];
+
+/// Their values. One that this kernel does not have, or that cannot be read, is left out.
+#[must_use]
+pub fn read() -> BTreeMap<&'static str, i64> {
+    let mut values = BTreeMap::new();
+    for (file, names) in FILES {
+        if let Ok(text) = fs::read_to_string(format!("/proc/sys/net/{file}")) {
+            values.extend(parse(&text, names));
+        }
+    }
+    values
+}
+
+/// As many numbers as `names`, or nothing.
+fn parse<'a>(text: &str, names: &[&'a str]) -> Vec<(&'a str, i64)> {
+    let numbers: Result<Vec<i64>, _> = text.split_whitespace().map(str::parse).collect();
+    match numbers {
+        Ok(numbers) if numbers.len() == names.len() => names.iter().copied().zip(numbers).collect(),
+        Ok(_) | Err(_) => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn takes_as_many_numbers_as_there_are_names() {
+        #[track_caller]
+        fn check(text: &str, names: &[&str], expected: &[(&str, i64)]) {
+            assert_eq!(parse(text, names), expected, "{text:?}");
+        }
+        check("4096\n", &["a"], &[("a", 4096)]);
+        check("-1\n", &["a"], &[("a", -1)]);
+        check("32768\t60999\n", &["low", "high"], &[("low", 32768), ("high", 60999)]);
+        check("32768\n", &["low", "high"], &[]);
+        check("1 2\n", &["a"], &[]);
+        check("x\n", &["a"], &[]);
+        check("", &["a"], &[]);
+    }
+
+    #[test]
+    fn reads_this_kernels() {
+        let values = read();
+        assert!(0 < values["somaxconn"] && 0 < values["tcp_max_syn_backlog"], "{values:?}");
+        assert!(values["ip_local_port_range_low"] < values["ip_local_port_range_high"]);
+    }
+
+    proptest! {
+        #[test]
+        fn random_text_never_panics(text in "\\PC*") {
+            prop_assert!(parse(&text, &["a", "b"]).len() <= 2);
+        }
+    }
+}

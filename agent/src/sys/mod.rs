@@ -1,0 +1,7 @@
+//! The kernel's interfaces that std has no safe call for.
+
+pub mod clock;
+#[expect(unsafe_code, reason = "memory shared with the kernel")]
+pub mod mmap;
+pub mod netlink;
+pub mod netns;
