@@ -1,0 +1,273 @@
+//! `cargo xtask test`: every test and check, cheap ones first.
+//!
+//! In: the checkout; for the kernel tests root. Out: what each step says, then one table. Fails
+//! when a step failed, and with CI=true when one was skipped; no failure hides another step.
+//! Outside of target/ it changes nothing but the distribution's packages.
+
+use std::{
+    env,
+    ffi::OsString,
+    io::{BufRead, BufReader},
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, bail, ensure};
+
+use crate::{ebpf, sh, tools};
+
+/// Programs that tests run, each with the Debian package that brings it.
+const PROGRAMS: [(&str, &str); 3] = [("ss", "iproute2"), ("ip", "iproute2"), ("curl", "curl")];
+/// The tests that need root, from the workspace's folder.
+const KERNEL_TESTS: &str = "agent/tests/kernel/main.rs";
+
+/// The flags of the verb.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Leaves out the tests that need root
+    #[arg(long)]
+    no_kernel: bool,
+    /// Checks licences and sources of the dependencies, as CI=true does
+    #[arg(long)]
+    deny: bool,
+}
+
+/// How a step ended that did not fail.
+enum Outcome {
+    Passed,
+    /// Not run, and why.
+    Skipped(String),
+}
+
+/// One line of the table.
+struct Row {
+    name: &'static str,
+    outcome: Result<Outcome>,
+    took: Duration,
+}
+
+/// What `cargo test` reports, all test programs together.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Counts {
+    passed: u64,
+    failed: u64,
+}
+
+/// The steps so far.
+struct Session {
+    root: PathBuf,
+    is_ci: bool,
+    rows: Vec<Row>,
+    counts: Counts,
+}
+
+/// Runs all steps and prints the table.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let is_ci = env::var_os("CI").is_some_and(|value| value == "true");
+    let counts = Counts::default();
+    let mut session = Session { root: sh::root()?, is_ci, rows: Vec::new(), counts };
+    session.step("packages", |_| packages());
+    session.step("format", format);
+    session.step("clippy", clippy);
+    session.step("tests", |session| session.cargo_test(&["--workspace", "--no-fail-fast"]));
+    session.step("kernel tests", |session| kernel(session, arguments.no_kernel));
+    session.step("ebpf object", |_| ebpf::check_committed().map(|()| Outcome::Passed));
+    session.step("licences", |session| deny(session, arguments.deny));
+    session.report()
+}
+
+impl Session {
+    fn step(&mut self, name: &'static str, action: impl FnOnce(&mut Self) -> Result<Outcome>) {
+        println!("\n=== {name}");
+        let start = Instant::now();
+        let outcome = action(self);
+        let row = Row { name, outcome, took: start.elapsed() };
+        println!("=== {}", row.line());
+        self.rows.push(row);
+    }
+
+    /// The cargo that runs this, in the workspace's folder.
+    fn cargo(&self) -> Command {
+        let mut cargo =
+            Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
+        cargo.current_dir(&self.root);
+        cargo
+    }
+
+    /// Runs `cargo test`, showing what it says and adding up its counts.
+    fn cargo_test(&mut self, arguments: &[&str]) -> Result<Outcome> {
+        let mut command = self.cargo();
+        command.arg("test").args(arguments).stdout(Stdio::piped());
+        println!("$ {}", sh::show(&command));
+        let mut child = command.spawn()?;
+        for line in child.stdout.take().into_iter().flat_map(|out| BufReader::new(out).lines()) {
+            let line = line?;
+            println!("{line}");
+            if let Some(counts) = parse(&line) {
+                self.counts.passed += counts.passed;
+                self.counts.failed += counts.failed;
+            }
+        }
+        let status = child.wait()?;
+        ensure!(status.success(), "cargo test: {status}");
+        Ok(Outcome::Passed)
+    }
+
+    /// The table, then the counts on the last line.
+    fn report(&self) -> Result<()> {
+        println!("\n=== all steps");
+        for row in &self.rows {
+            println!("{}", row.line());
+        }
+        println!("{} passed, {} failed", self.counts.passed, self.counts.failed);
+        let bad = self.rows.iter().filter(|row| match row.outcome {
+            Ok(Outcome::Passed) => false,
+            Ok(Outcome::Skipped(_)) => self.is_ci,
+            Err(_) => true,
+        });
+        let bad: Vec<&str> = bad.map(|row| row.name).collect();
+        let rule = if self.is_ci { " (with CI=true a skip is an error)" } else { "" };
+        ensure!(bad.is_empty(), "not passed: {}{rule}", bad.join(", "));
+        Ok(())
+    }
+}
+
+impl Row {
+    fn line(&self) -> String {
+        let (word, why) = match &self.outcome {
+            Ok(Outcome::Passed) => ("passed", String::new()),
+            Ok(Outcome::Skipped(why)) => ("skipped", why.clone()),
+            Err(err) => ("failed", format!("{err:#}")),
+        };
+        let took = self.took.as_secs_f64();
+        format!("{:<13} {word:<8} {took:>6.1} s  {why}", self.name).trim_end().to_owned()
+    }
+}
+
+/// `passed` and `failed` of a line such as `test result: ok. 3 passed; 0 failed; 1 ignored; ...`.
+fn parse(line: &str) -> Option<Counts> {
+    let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
+    let number = |word: &str| {
+        let part = counts.split("; ").find_map(|part| part.strip_suffix(word))?;
+        part.trim().parse().ok()
+    };
+    Some(Counts { passed: number("passed")?, failed: number("failed")? })
+}
+
+/// Installs the packages whose programs are missing.
+fn packages() -> Result<Outcome> {
+    let missing = PROGRAMS.iter().filter(|(program, _)| !sh::is_installed(program));
+    let mut packages: Vec<&str> = missing.map(|&(_, package)| package).collect();
+    packages.dedup();
+    if packages.is_empty() {
+        println!("{} programs, all installed", PROGRAMS.len());
+        return Ok(Outcome::Passed);
+    }
+    let wanted = packages.join(" ");
+    if !sh::is_root()? || !sh::is_installed("apt-get") {
+        bail!("missing, and only root installs them with apt-get: {wanted}");
+    }
+    println!("missing, to be installed: {wanted}");
+    let apt_get = || {
+        let mut command = Command::new("apt-get");
+        command.env("DEBIAN_FRONTEND", "noninteractive").arg("--quiet");
+        command
+    };
+    sh::run(apt_get().arg("update"))?;
+    let install = ["install", "--yes", "--no-install-recommends"];
+    sh::run(apt_get().args(install).args(&packages))?;
+    Ok(Outcome::Passed)
+}
+
+/// The workspace and the eBPF crate, which is none of its members.
+fn format(session: &mut Session) -> Result<Outcome> {
+    sh::run(session.cargo().args(["fmt", "--all", "--check"]))?;
+    let ebpf = ["fmt", "--manifest-path", "ebpf/Cargo.toml", "--check"];
+    sh::run(session.cargo().args(ebpf))?;
+    Ok(Outcome::Passed)
+}
+
+fn clippy(session: &mut Session) -> Result<Outcome> {
+    let all = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
+    sh::run(session.cargo().args(all))?;
+    Ok(Outcome::Passed)
+}
+
+/// The tests that attach programs and make network namespaces, one after the other.
+fn kernel(session: &mut Session, left_out: bool) -> Result<Outcome> {
+    if left_out {
+        return Ok(Outcome::Skipped("--no-kernel".into()));
+    }
+    if !session.root.join(KERNEL_TESTS).is_file() {
+        return Ok(Outcome::Skipped(format!("{KERNEL_TESTS} does not exist")));
+    }
+    if !sh::is_root()? {
+        return Ok(Outcome::Skipped("not root".into()));
+    }
+    let arguments = ["-p", "backlogd", "--test", "kernel", "--", "--ignored", "--test-threads=1"];
+    session.cargo_test(&arguments)
+}
+
+/// Licences, sources and doubled versions, of the workspace and of the eBPF crate.
+fn deny(session: &mut Session, wanted: bool) -> Result<Outcome> {
+    if !wanted && !session.is_ci {
+        let why = "only with CI=true or --deny, as cargo-deny takes minutes to install";
+        return Ok(Outcome::Skipped(why.into()));
+    }
+    let path = tools::path_with(tools::CARGO_DENY.install(&session.root)?)?;
+    let config = session.root.join("deny.toml");
+    for manifest in ["Cargo.toml", "ebpf/Cargo.toml"] {
+        let mut deny = session.cargo();
+        deny.env("PATH", &path).args(["deny", "--manifest-path", manifest, "check"]);
+        sh::run(deny.arg("--config").arg(&config).args(["licenses", "bans", "sources"]))?;
+    }
+    Ok(Outcome::Passed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(line: &str, expected: Option<(u64, u64)>) {
+        assert_eq!(parse(line), expected.map(|(passed, failed)| Counts { passed, failed }));
+    }
+
+    #[test]
+    fn counts_are_read_from_result_lines_alone() {
+        let rest = "1 ignored; 0 measured; 0 filtered out; finished in 0.00s";
+        check(&format!("test result: ok. 12 passed; 0 failed; {rest}"), Some((12, 0)));
+        check(&format!("test result: FAILED. 3 passed; 2 failed; {rest}"), Some((3, 2)));
+        check("test result: ok.", None);
+        check("test tests::passes ... ok", None);
+        check("12 passed; 0 failed; 0 ignored", None);
+    }
+
+    #[test]
+    fn a_skipped_step_says_why() {
+        let outcome = Ok(Outcome::Skipped("not root".into()));
+        let row = Row { name: "kernel tests", outcome, took: Duration::from_millis(40) };
+        assert_eq!(row.line(), "kernel tests  skipped     0.0 s  not root");
+    }
+
+    #[test]
+    fn a_failed_step_says_what_happened() {
+        let row = Row {
+            name: "clippy",
+            outcome: Err(anyhow::anyhow!("exit status: 101")),
+            took: Duration::ZERO,
+        };
+        assert_eq!(row.line(), "clippy        failed      0.0 s  exit status: 101");
+    }
+
+    #[test]
+    fn a_skip_is_an_error_in_ci_only() {
+        for is_ci in [false, true] {
+            let outcome = Ok(Outcome::Skipped("--no-kernel".into()));
+            let rows = vec![Row { name: "kernel tests", outcome, took: Duration::ZERO }];
+            let session = Session { root: PathBuf::new(), is_ci, rows, counts: Counts::default() };
+            assert_eq!(session.report().is_err(), is_ci);
+        }
+    }
+}
