@@ -1,5 +1,9 @@
 //! Builds, tests and packs backlogd: one verb, one file.
-#![expect(clippy::print_stdout, reason = "a developer's command talks on standard output")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a developer's command: what it says is for a person"
+)]
 
 mod dist;
 mod ebpf;
@@ -8,6 +12,8 @@ mod sh;
 mod test;
 // mod test;
 mod tools;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -29,10 +35,17 @@ enum Verb {
     Dist,
 }
 
-fn main() -> anyhow::Result<()> {
-    match Arguments::parse().verb {
+fn main() -> ExitCode {
+    let result = match Arguments::parse().verb {
         Verb::Ebpf(arguments) => ebpf::run(&arguments),
         Verb::Test(arguments) => test::run(&arguments),
         Verb::Dist => dist::run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(err) => {
+            eprintln!("error: {err:#}");
+            ExitCode::FAILURE
+        }
     }
 }
