@@ -3,6 +3,7 @@
 //! In reading order: what the kernel says ([`input`], `sources`), what it means ([`model`]), and
 //! how it is shown (`publish`, `cli`). `ARCHITECTURE.md` is the map.
 
+pub mod config;
 pub mod id;
 pub mod input;
 pub mod metric;

@@ -1,0 +1,257 @@
+//! The settings: name, help, range and effect of each, in one place.
+
+use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
+
+use serde_json::Value;
+use tracing_subscriber::EnvFilter;
+
+use super::{Config, LogFormat};
+
+/// One setting. Its default is what [`Config::default`] has.
+#[derive(Debug)]
+pub struct Key {
+    /// As in the file. The flag has dashes for underscores, the variable is `BACKLOGD_` and the
+    /// name in capitals.
+    pub name: &'static str,
+    /// What it is, in a sentence without a full stop.
+    pub help: &'static str,
+    /// What values it takes, and which field of [`Config`] they go to.
+    pub kind: Kind,
+}
+
+/// What values a setting takes. Lower bound and upper bound are both allowed.
+#[derive(Debug)]
+pub enum Kind {
+    /// Address and port.
+    Address(fn(&mut Config) -> &mut SocketAddr),
+    /// A number of seconds, fractions allowed.
+    Seconds(RangeInclusive<f64>, fn(&mut Config) -> &mut Duration),
+    /// A whole number.
+    Whole(RangeInclusive<u32>, fn(&mut Config) -> &mut u32),
+    /// True or false; false unless set.
+    Switch(fn(&mut Config) -> &mut bool),
+    /// A path of at most so many bytes. Empty: none.
+    Path(usize, fn(&mut Config) -> &mut Option<PathBuf>),
+    /// A log level or filter.
+    Log(fn(&mut Config) -> &mut String),
+    /// One of [`LogFormat::ALL`].
+    LogFormat(fn(&mut Config) -> &mut LogFormat),
+}
+
+/// A value as it was given.
+#[derive(Clone, Copy, Debug)]
+pub enum Raw<'a> {
+    /// By a variable or a flag.
+    Text(&'a str),
+    /// By the file.
+    Toml(&'a toml::Value),
+}
+
+/// All settings, in the order of the example file.
+pub const KEYS: [Key; 11] = [
+    Key {
+        name: "listen",
+        help: "Address of /metrics, the API and the page for people",
+        kind: Kind::Address(|config| &mut config.listen),
+    },
+    Key {
+        name: "socket",
+        help: "Unix socket that the reading verbs ask; for root and its group only",
+        // sun_path holds 108 bytes, the ending zero included.
+        kind: Kind::Path(107, |config| &mut config.socket),
+    },
+    Key {
+        name: "sample_interval_seconds",
+        help: "Time between two samples",
+        kind: Kind::Seconds(0.1..=60.0, |config| &mut config.sample_interval),
+    },
+    Key {
+        name: "no_ebpf",
+        help: "Do without eBPF programs: only what sampling can tell, and no privileges",
+        kind: Kind::Switch(|config| &mut config.no_ebpf),
+    },
+    Key {
+        name: "slots",
+        help: "Listening sockets that the eBPF programs can count for at a time",
+        kind: Kind::Whole(16..=65536, |config| &mut config.slots),
+    },
+    Key {
+        name: "listener_retention_seconds",
+        help: "How long the series of a listener are kept after nobody listens there",
+        kind: Kind::Seconds(1.0..=86400.0, |config| &mut config.listener_retention),
+    },
+    Key {
+        name: "length_max_window_seconds",
+        help: "Window of the highest accept-queue length; at least the scrape interval, so that \
+               no peak is missed",
+        kind: Kind::Seconds(1.0..=3600.0, |config| &mut config.length_max_window),
+    },
+    Key {
+        name: "stalled_after_seconds",
+        help: "A listener is stalled when its queue is not empty and nobody accepted for so long",
+        kind: Kind::Seconds(1.0..=3600.0, |config| &mut config.stalled_after),
+    },
+    Key {
+        name: "textfile",
+        help: "Directory to write backlogd.prom to, for node_exporter's textfile collector",
+        kind: Kind::Path(4095, |config| &mut config.textfile),
+    },
+    Key {
+        name: "log",
+        help: "What is logged to standard error",
+        kind: Kind::Log(|config| &mut config.log),
+    },
+    Key {
+        name: "log_format",
+        help: "How it is logged",
+        kind: Kind::LogFormat(|config| &mut config.log_format),
+    },
+];
+
+impl Key {
+    /// The flag, dashes included.
+    #[must_use]
+    pub fn flag(&self) -> String {
+        format!("--{}", self.name.replace('_', "-"))
+    }
+
+    /// The environment variable.
+    #[must_use]
+    pub fn variable(&self) -> String {
+        format!("BACKLOGD_{}", self.name.to_uppercase())
+    }
+
+    /// Sets it.
+    ///
+    /// # Errors
+    /// The value as it was given, when it is none that this setting takes; then nothing changed.
+    pub fn set(&self, config: &mut Config, raw: Raw<'_>) -> Result<(), String> {
+        self.kind.set(config, raw).ok_or_else(|| raw.quoted())
+    }
+
+    /// The value it has: a string, a number, true or false; null for no path.
+    #[must_use]
+    pub fn value(&self, config: &Config) -> Value {
+        // The fields are reached by `&mut` alone, so a copy is what is looked at.
+        let config = &mut config.clone();
+        match self.kind {
+            Kind::Address(at) => at(config).to_string().into(),
+            Kind::Seconds(_, at) => number(at(config).as_secs_f64()),
+            Kind::Whole(_, at) => (*at(config)).into(),
+            Kind::Switch(at) => (*at(config)).into(),
+            Kind::Path(_, at) => at(config).as_ref().map(|path| path.to_string_lossy()).into(),
+            Kind::Log(at) => at(config).as_str().into(),
+            Kind::LogFormat(at) => {
+                let format = *at(config);
+                LogFormat::ALL.iter().find(|(_, it)| *it == format).map(|&(name, _)| name).into()
+            }
+        }
+    }
+}
+
+impl Kind {
+    /// What values it takes, for messages and documentation.
+    #[must_use]
+    pub fn expected(&self) -> String {
+        match self {
+            Self::Address(_) => "an address and port such as 127.0.0.1:10511".into(),
+            Self::Seconds(range, _) => {
+                format!("a number of seconds, {} to {}", range.start(), range.end())
+            }
+            Self::Whole(range, _) => {
+                format!("a whole number, {} to {}", range.start(), range.end())
+            }
+            Self::Switch(_) => "true or false".into(),
+            Self::Path(longest, _) => {
+                format!("a path of at most {longest} bytes, or nothing for none")
+            }
+            Self::Log(_) => {
+                "error, warn, info, debug, trace, off, or a filter such as info,backlogd=debug"
+                    .into()
+            }
+            Self::LogFormat(_) => LogFormat::ALL.map(|(name, _)| name).join(" or "),
+        }
+    }
+
+    fn set(&self, config: &mut Config, raw: Raw<'_>) -> Option<()> {
+        match self {
+            Self::Address(at) => *at(config) = raw.text()?.parse().ok()?,
+            Self::Seconds(range, at) => {
+                let seconds = raw.number().filter(|seconds| range.contains(seconds))?;
+                *at(config) = Duration::try_from_secs_f64(seconds).ok()?;
+            }
+            Self::Whole(range, at) => *at(config) = raw.whole().filter(|n| range.contains(n))?,
+            Self::Switch(at) => *at(config) = raw.switch()?,
+            Self::Path(longest, at) => {
+                let path = raw.text()?;
+                if *longest < path.len() || path.contains('\0') {
+                    return None;
+                }
+                *at(config) = (!path.is_empty()).then(|| path.into());
+            }
+            Self::Log(at) => *at(config) = raw.text().filter(|text| is_log(text))?.into(),
+            Self::LogFormat(at) => {
+                let text = raw.text()?;
+                *at(config) = LogFormat::ALL.into_iter().find(|(name, _)| *name == text)?.1;
+            }
+        }
+        Some(())
+    }
+}
+
+impl Raw<'_> {
+    fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Toml(value) => value.as_str(),
+        }
+    }
+
+    fn number(&self) -> Option<f64> {
+        match self {
+            Self::Text(text) => text.parse().ok(),
+            // A whole number of seconds is one, too; no range goes beyond 32 bits.
+            Self::Toml(toml::Value::Integer(n)) => u32::try_from(*n).ok().map(f64::from),
+            Self::Toml(value) => value.as_float(),
+        }
+    }
+
+    fn whole(&self) -> Option<u32> {
+        match self {
+            Self::Text(text) => text.parse().ok(),
+            Self::Toml(value) => value.as_integer().and_then(|n| u32::try_from(n).ok()),
+        }
+    }
+
+    fn switch(&self) -> Option<bool> {
+        match self {
+            Self::Text(text) => text.parse().ok(),
+            Self::Toml(value) => value.as_bool(),
+        }
+    }
+
+    /// As it is written in TOML, and short.
+    fn quoted(&self) -> String {
+        match self {
+            Self::Text(text) => Value::from(*text).to_string(),
+            Self::Toml(toml::Value::Table(_)) => "a table".into(),
+            Self::Toml(toml::Value::Array(_)) => "an array".into(),
+            Self::Toml(toml::Value::String(text)) => Value::from(text.as_str()).to_string(),
+            Self::Toml(value) => value.to_string(),
+        }
+    }
+}
+
+/// 1 instead of 1.0, as people write it.
+fn number(seconds: f64) -> Value {
+    let whole = Duration::try_from_secs_f64(seconds).map_or(0, |duration| duration.as_secs());
+    let exact = u32::try_from(whole).is_ok_and(|n| f64::from(n) == seconds);
+    if exact { whole.into() } else { seconds.into() }
+}
+
+/// tracing takes any lone word for the name of a module, a mistyped level too.
+fn is_log(text: &str) -> bool {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let is_known = |part: &str| part.contains(['=', '[']) || LEVELS.contains(&part);
+    text.split(',').all(is_known) && EnvFilter::builder().parse(text).is_ok()
+}

@@ -1,0 +1,211 @@
+//! What the agent is told: one TOML file, `BACKLOGD_*` variables and flags, merged into one
+//! checked [`Config`].
+//!
+//! A flag beats a variable beats the file beats the default, and where each value came from is
+//! kept. [`key::KEYS`] is the one list of settings: the loader, the flags, `config show` and the
+//! example file are made from it. Not here: the flags themselves (`cli/flags.rs`).
+
+mod error;
+pub mod example;
+mod file;
+pub mod key;
+
+use std::{
+    ffi::OsString,
+    fmt, io,
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::Serialize;
+
+pub use self::error::ConfigError;
+use self::key::{KEYS, Key, Raw};
+
+/// Where the configuration is looked for when nobody names a file.
+pub const DEFAULT_FILE: &str = "/etc/backlogd/backlogd.toml";
+
+/// The variable that names the file.
+pub const FILE_VARIABLE: &str = "BACKLOGD_CONFIG";
+
+/// Everything that can be set, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where `/metrics`, the API and the page for people are served.
+    pub listen: SocketAddr,
+    /// The Unix socket of the reading verbs; `None`: no socket.
+    pub socket: Option<PathBuf>,
+    /// Time between two samples.
+    pub sample_interval: Duration,
+    /// Whether to do without eBPF programs.
+    pub no_ebpf: bool,
+    /// How many listening sockets the eBPF programs can count for.
+    pub slots: u32,
+    /// How long a listener is remembered after nobody listens there any more.
+    pub listener_retention: Duration,
+    /// Over how long `length_max` is the highest length.
+    pub length_max_window: Duration,
+    /// After how long without an accept a listener with a non-empty queue is stalled.
+    pub stalled_after: Duration,
+    /// Directory for node_exporter's textfile collector; `None`: nothing is written.
+    pub textfile: Option<PathBuf>,
+    /// What is logged: a level, or a filter of tracing-subscriber.
+    pub log: String,
+    /// How it is logged.
+    pub log_format: LogFormat,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 10511)),
+            socket: Some("/run/backlogd/backlogd.sock".into()),
+            sample_interval: Duration::from_secs(1),
+            no_ebpf: false,
+            slots: 4096,
+            listener_retention: Duration::from_secs(300),
+            length_max_window: Duration::from_secs(60),
+            stalled_after: Duration::from_secs(10),
+            textfile: None,
+            log: "info".into(),
+            log_format: LogFormat::Text,
+        }
+    }
+}
+
+/// How log lines are written to standard error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people and the journal.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+impl LogFormat {
+    /// All of them, as they are written.
+    pub const ALL: [(&str, Self); 2] = [("text", Self::Text), ("json", Self::Json)];
+}
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "source", rename_all = "snake_case")]
+pub enum Origin {
+    /// Nobody set it.
+    Default,
+    /// The file.
+    File {
+        /// Its path as it was given.
+        path: PathBuf,
+        /// Line of the key, from 1.
+        line: usize,
+    },
+    /// A variable of the environment.
+    Environment {
+        /// Its name.
+        variable: String,
+    },
+    /// A flag of the command line.
+    Flag {
+        /// Its name, dashes included.
+        flag: String,
+    },
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File { path, line } => write!(f, "{}:{line}", path.display()),
+            Self::Environment { variable } => f.write_str(variable),
+            Self::Flag { flag } => f.write_str(flag),
+        }
+    }
+}
+
+/// A configuration and where each of its values came from.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// What is in force.
+    pub config: Config,
+    /// One for each of [`KEYS`], in their order.
+    pub origins: Vec<Origin>,
+}
+
+impl Loaded {
+    fn new() -> Self {
+        Self { config: Config::default(), origins: vec![Origin::Default; KEYS.len()] }
+    }
+
+    /// Each setting with its value and where that came from.
+    pub fn settings(&self) -> impl Iterator<Item = (&'static Key, serde_json::Value, &Origin)> {
+        KEYS.iter().zip(&self.origins).map(|(key, from)| (key, key.value(&self.config), from))
+    }
+
+    fn set(
+        &mut self,
+        (index, key): (usize, &Key),
+        raw: Raw<'_>,
+        from: Origin,
+    ) -> Result<(), ConfigError> {
+        key.set(&mut self.config, raw).map_err(|got| ConfigError::Value {
+            place: from.to_string(),
+            got,
+            expected: key.kind.expected(),
+        })?;
+        self.origins[index] = from;
+        Ok(())
+    }
+}
+
+/// Merges the file, the environment and the flags.
+///
+/// `named` is the file of `--config`; `variable` looks a variable up; `flags` are the flags that
+/// were given, as key and text.
+///
+/// # Errors
+/// The first thing that is wrong, with its place.
+pub fn load(
+    named: Option<&Path>,
+    variable: impl Fn(&str) -> Option<OsString>,
+    flags: &[(&'static str, String)],
+) -> Result<Loaded, ConfigError> {
+    let mut loaded = Loaded::new();
+    let from_variable = || variable(FILE_VARIABLE).filter(|path| !path.is_empty());
+    match named.map(PathBuf::from).or_else(|| from_variable().map(PathBuf::from)) {
+        Some(path) => file::apply(&mut loaded, &path, &file::read(&path)?)?,
+        None => match file::read(Path::new(DEFAULT_FILE)) {
+            Ok(text) => file::apply(&mut loaded, Path::new(DEFAULT_FILE), &text)?,
+            Err(ConfigError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            Err(err) => return Err(err),
+        },
+    }
+    for keyed in KEYS.iter().enumerate() {
+        let name = keyed.1.variable();
+        let Some(value) = variable(&name) else { continue };
+        let value =
+            value.into_string().map_err(|_| ConfigError::Encoding { place: name.clone() })?;
+        loaded.set(keyed, Raw::Text(&value), Origin::Environment { variable: name })?;
+    }
+    for keyed in KEYS.iter().enumerate() {
+        let Some((_, value)) = flags.iter().find(|(name, _)| *name == keyed.1.name) else {
+            continue;
+        };
+        loaded.set(keyed, Raw::Text(value), Origin::Flag { flag: keyed.1.flag() })?;
+    }
+    Ok(loaded)
+}
+
+/// Checks one file by itself, without environment and flags.
+///
+/// # Errors
+/// The first thing that is wrong, with its line and column.
+pub fn check(path: &Path) -> Result<Loaded, ConfigError> {
+    let mut loaded = Loaded::new();
+    file::apply(&mut loaded, path, &file::read(path)?)?;
+    Ok(loaded)
+}
+
+#[cfg(test)]
+mod tests;

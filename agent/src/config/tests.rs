@@ -1,0 +1,199 @@
+use proptest::prelude::*;
+
+use super::*;
+
+/// Merges without touching the process's own environment or files.
+fn merge(
+    text: &str,
+    variables: &[(&str, &str)],
+    flags: &[(&'static str, &str)],
+) -> Result<Loaded, ConfigError> {
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    std::fs::write(file.path(), text).expect("it can be written");
+    let variable = |name: &str| {
+        variables.iter().find(|(it, _)| *it == name).map(|(_, value)| OsString::from(value))
+    };
+    let flags: Vec<_> = flags.iter().map(|&(name, value)| (name, value.to_owned())).collect();
+    load(Some(file.path()), variable, &flags)
+}
+
+#[track_caller]
+fn check_file(text: &str, expected: Result<(&str, &str), &str>) {
+    let mut loaded = Loaded::new();
+    let got = file::apply(&mut loaded, Path::new("f.toml"), text).map_err(|err| err.to_string());
+    match expected {
+        Err(message) => assert_eq!(got, Err(message.into()), "{text:?}"),
+        Ok((name, value)) => {
+            assert_eq!(got, Ok(()), "{text:?}");
+            let setting = loaded.settings().find(|(key, ..)| key.name == name);
+            let (_, shown, from) = setting.expect("a key");
+            assert_eq!(shown.to_string(), value, "{text:?}");
+            assert_eq!(from.to_string(), "f.toml:1");
+        }
+    }
+}
+
+#[test]
+fn a_file_is_taken_or_its_mistake_is_named_with_its_place() {
+    check_file("slots = 16", Ok(("slots", "16")));
+    check_file("sample_interval_seconds = 1", Ok(("sample_interval_seconds", "1")));
+    check_file("sample_interval_seconds = 0.25", Ok(("sample_interval_seconds", "0.25")));
+    check_file("socket = \"\"", Ok(("socket", "null")));
+    check_file("listen = '[::1]:80'", Ok(("listen", "\"[::1]:80\"")));
+    check_file("log = \"warn,backlogd=debug\"", Ok(("log", "\"warn,backlogd=debug\"")));
+    check_file("log_format = \"json\"", Ok(("log_format", "\"json\"")));
+    check_file(
+        "# ä\nslots = 70000",
+        Err("f.toml:2:9: slots: got 70000, expected a whole number, 16 to 65536"),
+    );
+    check_file(
+        "slots = -1",
+        Err("f.toml:1:9: slots: got -1, expected a whole number, 16 to 65536"),
+    );
+    check_file(
+        "slots = 64.0",
+        Err("f.toml:1:9: slots: got 64.0, expected a whole number, 16 to 65536"),
+    );
+    check_file(
+        "stalled_after_seconds = nan",
+        Err("f.toml:1:25: stalled_after_seconds: got nan, \
+             expected a number of seconds, 1 to 3600"),
+    );
+    check_file("no_ebpf = 1", Err("f.toml:1:11: no_ebpf: got 1, expected true or false"));
+    check_file("[no_ebpf]", Err("f.toml:1:1: no_ebpf: got a table, expected true or false"));
+    check_file(
+        "listen = \"localhost\"",
+        Err("f.toml:1:10: listen: got \"localhost\", \
+             expected an address and port such as 127.0.0.1:10511"),
+    );
+    check_file(
+        "log = \"inof\"",
+        Err("f.toml:1:7: log: got \"inof\", expected error, warn, info, debug, trace, off, \
+             or a filter such as info,backlogd=debug"),
+    );
+    check_file(
+        "log_format = \"xml\"",
+        Err("f.toml:1:14: log_format: got \"xml\", expected text or json"),
+    );
+    check_file("slots = 64\nslots = 64", Err("f.toml:2:1: malformed TOML: duplicate key"));
+    check_file("a\n", Err("f.toml:1:2: malformed TOML: key with no value, expected `=`"));
+    check_file(
+        "slots = 16\nslotz = 3",
+        Err("f.toml:2:1: got unknown key `slotz`, expected one of listen, socket, \
+             sample_interval_seconds, no_ebpf, slots, listener_retention_seconds, \
+             length_max_window_seconds, stalled_after_seconds, textfile, log, log_format"),
+    );
+}
+
+#[test]
+fn a_flag_beats_a_variable_beats_the_file_beats_the_default() {
+    let loaded = merge(
+        "slots = 100\nstalled_after_seconds = 3\nno_ebpf = true",
+        &[("BACKLOGD_SLOTS", "200"), ("BACKLOGD_STALLED_AFTER_SECONDS", "4")],
+        &[("slots", "300")],
+    )
+    .expect("all of it is valid");
+    assert_eq!(loaded.config.slots, 300);
+    assert_eq!(loaded.config.stalled_after, Duration::from_secs(4));
+    assert!(loaded.config.no_ebpf);
+    let from = |name| {
+        let setting = loaded.settings().find(|(key, ..)| key.name == name);
+        setting.map(|(_, _, from)| from.to_string()).expect("a key")
+    };
+    assert_eq!(from("slots"), "--slots");
+    assert_eq!(from("stalled_after_seconds"), "BACKLOGD_STALLED_AFTER_SECONDS");
+    assert!(from("no_ebpf").ends_with(":3"));
+    assert_eq!(from("log"), "default");
+}
+
+#[track_caller]
+fn check_variable(name: &str, value: &str, expected: &str) {
+    let got = merge("", &[(name, value)], &[]).map(|_| ()).map_err(|err| err.to_string());
+    assert_eq!(got, Err(expected.into()));
+}
+
+#[test]
+fn a_mistake_in_the_environment_names_the_variable() {
+    check_variable(
+        "BACKLOGD_SLOTS",
+        "many",
+        "BACKLOGD_SLOTS: got \"many\", expected a whole number, 16 to 65536",
+    );
+    check_variable(
+        "BACKLOGD_NO_EBPF",
+        "yes",
+        "BACKLOGD_NO_EBPF: got \"yes\", expected true or false",
+    );
+}
+
+#[test]
+fn a_file_that_cannot_be_text_is_refused() {
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    std::fs::write(file.path(), b"slots = 16\n# \xff").expect("it can be written");
+    let message = check(file.path()).expect_err("not UTF-8").to_string();
+    assert!(message.ends_with(":2: got bytes that are not UTF-8, expected text"), "{message}");
+    let message = check(Path::new("/dev/zero")).expect_err("endless").to_string();
+    assert_eq!(message, "/dev/zero: larger than 1048576 bytes, which no configuration is");
+}
+
+#[test]
+fn the_example_is_what_the_settings_give() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/backlogd.example.toml");
+    let text = example::text();
+    if std::env::var_os("UPDATE_EXPECT").is_some() {
+        std::fs::write(path, &text).expect("the example can be written");
+    }
+    let committed = std::fs::read_to_string(path).expect("the example exists");
+    assert_eq!(committed, text, "UPDATE_EXPECT=1 cargo test -p backlogd --lib config writes it");
+}
+
+#[test]
+fn the_example_loads_also_with_every_key_uncommented() {
+    let uncommented: String = example::text()
+        .lines()
+        .map(|line| line.strip_prefix('#').filter(|it| !it.starts_with(' ')).unwrap_or(line))
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    let mut loaded = Loaded::new();
+    file::apply(&mut loaded, Path::new("example"), &uncommented).expect("it is valid");
+    assert_eq!(loaded.config, Config::default());
+    assert!(loaded.origins.iter().all(|from| *from != Origin::Default));
+}
+
+/// A valid key and a value of any type, so that the checks are reached.
+fn line() -> impl Strategy<Value = String> {
+    let name = (0..KEYS.len()).prop_map(|index| KEYS[index].name);
+    let value = prop_oneof![
+        any::<i64>().prop_map(|n| n.to_string()),
+        any::<f64>().prop_map(|n| format!("{n:?}")),
+        any::<String>().prop_map(|text| format!("{text:?}")),
+        "[a-z0-9\\[\\]{}=,\"'. -]{0,12}",
+    ];
+    (name, value).prop_map(|(name, value)| format!("{name} = {value}\n"))
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_the_loader_panic(text in any::<String>(), lines in prop::collection::vec(line(), 0..4)) {
+        for text in [text, lines.concat()] {
+            let _ = file::apply(&mut Loaded::new(), Path::new("f.toml"), &text);
+        }
+    }
+
+    #[test]
+    fn what_is_shown_can_be_loaded(text in line()) {
+        let mut loaded = Loaded::new();
+        if file::apply(&mut loaded, Path::new("f.toml"), &text).is_ok() {
+            for (key, value, _) in loaded.settings() {
+                let text = match value {
+                    serde_json::Value::Null => String::new(),
+                    serde_json::Value::String(text) => text,
+                    other => other.to_string(),
+                };
+                let mut again = Config::default();
+                prop_assert_eq!(key.set(&mut again, Raw::Text(&text)), Ok(()));
+                prop_assert_eq!(key.value(&again), key.value(&loaded.config));
+            }
+        }
+    }
+}
