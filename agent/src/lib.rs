@@ -14,3 +14,4 @@ pub mod sys;
 pub mod sources;
 
 pub mod model;
+pub mod publish;

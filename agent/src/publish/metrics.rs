@@ -1,0 +1,194 @@
+//! The one list of metric families, and a snapshot's series for each.
+//!
+//! In: a [`Snapshot`] and the agent's own [`Usage`]. Out: series, given one by one to a sink, in
+//! the order of [`FAMILIES`]; `docs/METRICS.md`. An absent value gives no series, and a family
+//! without series no lines. Not here: the text ([`super::exposition`]).
+
+mod agent;
+mod host;
+mod listener;
+
+use std::{
+    fmt::{self, Write as _},
+    sync::Arc,
+};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet},
+    metrics::MetricType,
+};
+
+pub(super) use self::agent::COMMIT;
+use super::self_process::{self, Usage};
+use crate::{
+    metric::{Descriptor, Kind},
+    model::snapshot::{Durations, Snapshot},
+};
+
+/// All families, in the order of the scrape.
+pub const FAMILIES: &[&[Family]] =
+    &[listener::FAMILIES, host::FAMILIES, agent::FAMILIES, self_process::FAMILIES];
+
+/// A family and its series.
+#[derive(Clone, Copy, Debug)]
+pub struct Family {
+    /// What people are told about it.
+    pub descriptor: Descriptor,
+    /// Gives each series of a scrape to the sink; stops at the sink's first error.
+    pub(super) emit: fn(&Scrape, Sink<'_>) -> fmt::Result,
+}
+
+/// Where series go: called with labels and value of each.
+pub(super) type Sink<'a> = &'a mut dyn FnMut(&[(&str, &str)], Value<'_>) -> fmt::Result;
+
+/// The value of a series. Integers stay integers, so that they are exact beyond 2^53.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Value<'a> {
+    /// A count or an amount.
+    Unsigned(u64),
+    /// An amount that may be below zero.
+    Signed(i64),
+    /// Seconds or a ratio.
+    Real(f64),
+    /// A histogram.
+    Durations(&'a Durations),
+    /// The labels say it all.
+    Info,
+}
+
+/// What one scrape shows.
+#[derive(Clone, Debug)]
+pub struct Scrape {
+    pub(super) snapshot: Arc<Snapshot>,
+    pub(super) process: Option<Usage>,
+    /// Netns, address and port of each listener of the snapshot, as text.
+    names: Vec<[String; 3]>,
+}
+
+impl Scrape {
+    /// A scrape of `snapshot`; without `process` there are no `process_*` series.
+    #[must_use]
+    pub fn new(snapshot: Arc<Snapshot>, process: Option<Usage>) -> Self {
+        let keys = snapshot.listeners.iter().map(|listener| listener.key);
+        let names =
+            keys.map(|key| [key.netns.0.to_string(), key.addr.to_string(), key.port.to_string()]);
+        Self { names: names.collect(), snapshot, process }
+    }
+
+    fn encode_family(&self, family: &Family, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        // Refusing the first series tells a family that has one from a family that has none.
+        if (family.emit)(self, &mut |_, _| Err(fmt::Error)).is_ok() {
+            return Ok(());
+        }
+        let Descriptor { name, kind, help, .. } = family.descriptor;
+        let (name, kind) = match kind {
+            Kind::Counter => (name.trim_end_matches("_total"), MetricType::Counter),
+            Kind::Gauge => (name, MetricType::Gauge),
+            Kind::Histogram => (name, MetricType::Histogram),
+            Kind::Info => (name.trim_end_matches("_info"), MetricType::Info),
+        };
+        let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
+        (family.emit)(self, &mut |labels, value| match (labels, value) {
+            (labels, Value::Info) => metric.encode_info(&labels),
+            ([], value) => encode(&mut metric, family.descriptor.kind, value),
+            (labels, value) => {
+                encode(&mut metric.encode_family(&labels)?, family.descriptor.kind, value)
+            }
+        })
+    }
+}
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let families = FAMILIES.iter().copied().flatten();
+        families.into_iter().try_for_each(|family| self.encode_family(family, &mut encoder))
+    }
+}
+
+/// Fails when a family gives a value that its kind cannot have.
+fn encode(metric: &mut MetricEncoder<'_>, kind: Kind, value: Value<'_>) -> fmt::Result {
+    match (kind, value) {
+        (Kind::Counter, Value::Unsigned(n)) => {
+            metric.encode_counter::<NoLabelSet, u64, u64>(&n, None)
+        }
+        (Kind::Counter, Value::Real(x)) => metric.encode_counter::<NoLabelSet, f64, f64>(&x, None),
+        (Kind::Gauge, Value::Unsigned(n)) => metric.encode_gauge(&n),
+        (Kind::Gauge, Value::Signed(n)) => metric.encode_gauge(&n),
+        (Kind::Gauge, Value::Real(x)) => metric.encode_gauge(&x),
+        (Kind::Histogram, Value::Durations(durations)) => {
+            let bounds = Durations::BOUNDS.iter().map(|bound| bound.as_seconds());
+            let bounds = bounds.chain([f64::INFINITY]);
+            let buckets: Vec<_> = bounds.zip(durations.buckets).collect();
+            let count = durations.buckets.iter().sum();
+            let sum = durations.sum.as_seconds();
+            metric.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+        }
+        _ => Err(fmt::Error),
+    }
+}
+
+/// `docs/METRICS.md`.
+#[must_use]
+pub fn markdown() -> String {
+    let mut text = String::from(MARKDOWN_HEAD);
+    for Family { descriptor, .. } in FAMILIES.iter().copied().flatten() {
+        let Descriptor { name, kind, labels, help, source } = descriptor;
+        let kind = match kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+            Kind::Info => "info",
+        };
+        let labels: Vec<_> = labels.iter().map(|label| format!("`{label}`")).collect();
+        let labels = labels.join(", ");
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "| `{name}` | {kind} | {labels} | {help} | {source} |");
+    }
+    text
+}
+
+const MARKDOWN_HEAD: &str = "# Metrics
+
+Made from the descriptors in `agent/src/publish` by `BACKLOGD_BLESS=1 cargo test -p backlogd --test golden`;
+not edited by hand.
+
+`GET /metrics` answers in OpenMetrics 1.0 text, or in Prometheus text 0.0.4 where that is asked for (in which the
+type of an info is gauge). Units are base units: seconds, bytes, ratios of 1. What cannot be measured on
+this kernel is absent, never 0, and `backlogd_hook_info` says how each event is obtained. A counter starts at 0 with the
+listener's first snapshot and never goes back while the agent runs; a listener that is gone keeps its
+counters for a while and loses its gauges. The label `comm` is left out while the owner is not known.
+
+| name | type | labels | meaning | source |
+|---|---|---|---|---|
+";
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_follow_the_rules_of_their_kind() {
+        let mut names = BTreeSet::new();
+        for Family { descriptor, .. } in FAMILIES.iter().copied().flatten() {
+            let name = descriptor.name;
+            assert!(names.insert(name), "{name} is there twice");
+            assert!(name.starts_with("backlogd_") || name.starts_with("process_"), "{name}");
+            assert_eq!(name.ends_with("_total"), descriptor.kind == Kind::Counter, "{name}");
+            assert_eq!(name.ends_with("_info"), descriptor.kind == Kind::Info, "{name}");
+        }
+    }
+
+    #[test]
+    fn help_needs_no_escapes_in_text_or_table() {
+        for Family { descriptor, .. } in FAMILIES.iter().copied().flatten() {
+            let Descriptor { name, help, source, .. } = descriptor;
+            assert!(!help.is_empty() && !source.is_empty() && !help.ends_with('.'), "{name}");
+            for text in [help, source] {
+                assert!(!text.contains(['\\', '"', '\n', '|']), "{name}: {text}");
+            }
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! `backlogd_listener_*`: the queue, counters and state of each listener.
+//!
+//! A listener that is gone (no member) has its counters and `sockets` 0, and no other gauge. Long
+//! because it is a flat table.
+
+use std::fmt;
+
+use super::{Family, Scrape, Sink, Value};
+use crate::{
+    input::Known,
+    metric::{Descriptor, Kind, LISTENER_LABELS},
+    model::snapshot::Listener,
+};
+
+pub(super) const FAMILIES: &[Family] = &[
+    Family {
+        descriptor: gauge(
+            "backlogd_listener_accept_queue_length",
+            "Connections that wait for accept, summed over the listener's sockets",
+            "idiag_rqueue of sock_diag (tcp_diag_get_info, net/ipv4/tcp_diag.c)",
+        ),
+        emit: |scrape, sink| level(scrape, sink, |l| Some(Value::Unsigned(l.length))),
+    },
+    Family {
+        descriptor: gauge(
+            "backlogd_listener_accept_queue_limit",
+            "Accept-queue limit, summed; the kernel refuses when length > limit, so length can be limit + 1 per socket",
+            "idiag_wqueue of sock_diag: sk_max_ack_backlog = min(backlog, somaxconn) (__sys_listen, net/socket.c)",
+        ),
+        emit: |scrape, sink| level(scrape, sink, |l| Some(Value::Unsigned(l.limit))),
+    },
+    Family {
+        descriptor: gauge(
+            "backlogd_listener_accept_queue_length_max",
+            "Highest length in the last 60 s (length_max_window), the running second included; for a reuseport group an upper bound",
+            "sk_ack_backlog at each enqueue (sk_data_ready); the highest sample where no program runs",
+        ),
+        emit: |scrape, sink| level(scrape, sink, |l| count(l.length_max)),
+    },
+    Family {
+        descriptor: gauge(
+            "backlogd_listener_accept_queue_fill_ratio_max",
+            "length / limit of the fullest socket; above 1 it refuses connections. A limit of 0 counts as 1",
+            "idiag_rqueue / idiag_wqueue of sock_diag",
+        ),
+        emit: |scrape, sink| level(scrape, sink, |l| l.fill_ratio_max.map(Value::Real)),
+    },
+    Family {
+        descriptor: counter(
+            "backlogd_listener_accept_queue_full_seconds_total",
+            "Time in which a socket of the listener had length > limit, by sampling",
+            "idiag_rqueue and idiag_wqueue of sock_diag, once per sample",
+        ),
+        emit: |scrape, sink| {
+            each(scrape, sink, None, |l| Some(Value::Real(l.counters.full.as_seconds())))
+        },
+    },
+    Family {
+        descriptor: gauge(
+            "backlogd_listener_syn_queue_length",
+            "Handshakes that wait for their last ACK",
+            "icsk_accept_queue.qlen, by an iter/tcp program",
+        ),
+        emit: |scrape, sink| level(scrape, sink, |l| count(l.syn_queue)),
+    },
+    Family {
+        descriptor: gauge(
+            "backlogd_listener_sockets",
+            "Sockets of the listener: several in a SO_REUSEPORT group, 0 when it is gone",
+            "LISTEN sockets of sock_diag",
+        ),
+        emit: |scrape, sink| {
+            each(scrape, sink, None, |l| Some(Value::Unsigned(l.members.len() as u64)))
+        },
+    },
+    Family {
+        descriptor: counter(
+            "backlogd_listener_established_total",
+            "Handshakes completed, from the length on that the agent found: established = accepted + aborted{cause=listener_closed} + length",
+            "SYN_RECV to ESTABLISHED (inet_sock_set_state, net/ipv4/af_inet.c)",
+        ),
+        emit: |scrape, sink| each(scrape, sink, None, |l| count(l.counters.established)),
+    },
+    Family {
+        descriptor: counter(
+            "backlogd_listener_accepted_total",
+            "Connections returned to user space by accept",
+            "established - length - thrown away, of one instant",
+        ),
+        emit: |scrape, sink| each(scrape, sink, None, |l| count(l.counters.accepted)),
+    },
+    Family {
+        descriptor: counter(
+            "backlogd_listener_closed_total",
+            "Accepted connections whose socket has since been destroyed",
+            "tcp_destroy_sock (tcp_v4_destroy_sock, net/ipv4/tcp_ipv4.c)",
+        ),
+        emit: |scrape, sink| each(scrape, sink, None, |l| count(l.counters.closed)),
+    },
+    Family {
+        descriptor: counter_by(
+            "backlogd_listener_aborted_total",
+            &["netns", "addr", "port", "comm", "cause"],
+            "Connections that ended in the queue: listener_closed, thrown away unaccepted with the listener; reset, by the peer (still handed out by accept)",
+            "inet_csk_listen_stop, net/ipv4/inet_connection_sock.c; tcp_reset, net/ipv4/tcp_input.c",
+        ),
+        emit: |scrape, sink| {
+            each(scrape, sink, Some(("cause", "listener_closed")), |l| {
+                count(l.counters.aborted_listener_closed)
+            })?;
+            each(scrape, sink, Some(("cause", "reset")), |l| count(l.counters.aborted_reset))
+        },
+    },
+    Family {
+        descriptor: counter_by(
+            "backlogd_listener_drops_total",
+            &["netns", "addr", "port", "comm", "reason"],
+            "Listen drops; a drop is not a client, since each client tries several times. unspecified: no hook tells the reason",
+            "sk_drops of SKMEMINFO, per sample at most the growth of the namespace's ListenDrops",
+        ),
+        emit: |scrape, sink| {
+            each(scrape, sink, Some(("reason", "unspecified")), |l| count(l.counters.drops))
+        },
+    },
+    Family {
+        descriptor: counter(
+            "backlogd_listener_socket_drops_total",
+            "sk_drops of the listener's sockets as it is (the d of ss -m): counts a drop at the last ACK twice and a deferred ACK once; no alert's input",
+            "sk_drops of SKMEMINFO (sk_get_meminfo, net/core/sock.c)",
+        ),
+        emit: |scrape, sink| each(scrape, sink, None, |l| count(l.counters.socket_drops)),
+    },
+    Family {
+        descriptor: gauge(
+            "backlogd_listener_open_connections",
+            "Accepted connections that are not destroyed",
+            "accepted - closed, with those from before the agent as the baseline",
+        ),
+        emit: |scrape, sink| level(scrape, sink, |l| count(l.open)),
+    },
+    Family {
+        descriptor: gauge(
+            "backlogd_listener_seconds_since_accept",
+            "Time since somebody accepted; absent before the first accept that was seen",
+            "growth of accepted between samples",
+        ),
+        emit: |scrape, sink| {
+            level(scrape, sink, |l| Some(Value::Real(l.since_accept.ok()?.as_seconds())))
+        },
+    },
+    Family {
+        descriptor: gauge(
+            "backlogd_listener_stalled",
+            "1 while a socket's accept queue is not empty and nobody has accepted for stalled_after, else 0",
+            "length and accepted of each socket, over samples",
+        ),
+        emit: |scrape, sink| {
+            level(scrape, sink, |l| l.stalled.ok().map(|stalled| Value::Unsigned(stalled.into())))
+        },
+    },
+];
+
+const fn gauge(name: &'static str, help: &'static str, source: &'static str) -> Descriptor {
+    Descriptor { name, kind: Kind::Gauge, labels: LISTENER_LABELS, help, source }
+}
+
+const fn counter(name: &'static str, help: &'static str, source: &'static str) -> Descriptor {
+    counter_by(name, LISTENER_LABELS, help, source)
+}
+
+const fn counter_by(
+    name: &'static str,
+    labels: &'static [&'static str],
+    help: &'static str,
+    source: &'static str,
+) -> Descriptor {
+    Descriptor { name, kind: Kind::Counter, labels, help, source }
+}
+
+fn count(known: Known<u64>) -> Option<Value<'static>> {
+    known.ok().map(Value::Unsigned)
+}
+
+/// One series per listener that has sockets and a `value`.
+fn level(
+    scrape: &Scrape,
+    sink: Sink<'_>,
+    value: fn(&Listener) -> Option<Value<'static>>,
+) -> fmt::Result {
+    each(scrape, sink, None, |listener| match listener.members.as_slice() {
+        [] => None,
+        [..] => value(listener),
+    })
+}
+
+/// One series per listener that has a `value`, with one more label if it is given.
+fn each(
+    scrape: &Scrape,
+    sink: Sink<'_>,
+    label: Option<(&str, &str)>,
+    value: impl Fn(&Listener) -> Option<Value<'static>>,
+) -> fmt::Result {
+    let mut labels = Vec::with_capacity(LISTENER_LABELS.len() + 1);
+    for (listener, [netns, addr, port]) in scrape.snapshot.listeners.iter().zip(&scrape.names) {
+        let Some(value) = value(listener) else { continue };
+        labels.clear();
+        labels.extend([("netns", netns.as_str()), ("addr", addr), ("port", port)]);
+        labels.extend(listener.comm.as_deref().map(|comm| ("comm", comm)));
+        labels.extend(label);
+        sink(&labels, value)?;
+    }
+    Ok(())
+}

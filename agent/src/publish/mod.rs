@@ -1,0 +1,9 @@
+//! What leaves the process: a snapshot as metrics, JSON and HTTP answers.
+//!
+//! In: [`crate::model::snapshot::Snapshot`]. Out: bytes. Nothing here reads the kernel, but for
+//! the agent's own cost ([`self_process`]).
+
+pub mod api;
+pub mod exposition;
+pub mod metrics;
+pub mod self_process;

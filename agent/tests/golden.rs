@@ -1,0 +1,156 @@
+//! The published forms as committed: the whole scrape, the JSON, their schemas, docs/METRICS.md.
+//!
+//! `BACKLOGD_BLESS=1 cargo test -p backlogd --test golden` rewrites the documents;
+//! `INSTA_UPDATE=always` the snapshots.
+
+#[path = "fixtures/snapshot.rs"]
+mod fixture;
+#[path = "fixtures/exposition.rs"]
+mod parser;
+
+use std::{collections::BTreeSet, fs, path::Path, sync::Arc, time::Duration};
+
+use backlogd::{
+    metric::Kind,
+    model::snapshot::Snapshot,
+    publish::{
+        api::{self, Listeners, SnapshotDocument},
+        exposition::{Format, encode},
+        metrics::{self, FAMILIES, Scrape},
+        self_process::Usage,
+    },
+};
+use proptest::prelude::*;
+
+fn usage() -> Usage {
+    Usage {
+        cpu: Duration::from_millis(1_250),
+        resident_bytes: 9 << 20,
+        virtual_bytes: 40 << 20,
+        open_fds: 24,
+        max_fds: u64::MAX,
+        start_seconds: Some(1_700_000_000.25),
+        threads: 3,
+    }
+}
+
+fn scrape(snapshot: Snapshot, format: Format) -> String {
+    let scrape = Scrape::new(Arc::new(snapshot), Some(usage()));
+    encode(scrape, format).expect("each family gives values of its kind")
+}
+
+#[test]
+fn the_openmetrics_scrape_is_as_committed() {
+    let text = scrape(fixture::snapshot(), Format::OpenMetrics);
+    insta::with_settings!({ filters => vec![(r#"commit="[^"]*""#, "commit=\"COMMIT\"")] }, {
+        insta::assert_snapshot!("openmetrics", text);
+    });
+}
+
+#[test]
+fn the_prometheus_scrape_is_as_committed() {
+    let text = scrape(fixture::snapshot(), Format::Prometheus);
+    insta::with_settings!({ filters => vec![(r#"commit="[^"]*""#, "commit=\"COMMIT\"")] }, {
+        insta::assert_snapshot!("prometheus", text);
+    });
+}
+
+#[test]
+fn the_snapshot_document_is_as_committed_and_reads_back() {
+    let document = SnapshotDocument::new(&fixture::snapshot(), api::Source::Daemon);
+    let json = serde_json::to_string_pretty(&document).expect("all keys are strings");
+    let back: SnapshotDocument = serde_json::from_str(&json).expect("its own form");
+    assert_eq!(document, back);
+    insta::with_settings!({ filters => vec![(r#""commit": "[^"]*""#, "\"commit\": \"COMMIT\"")] }, {
+        insta::assert_snapshot!("snapshot_document", json);
+    });
+}
+
+#[test]
+fn every_family_has_a_sample_in_the_fixture_and_only_the_labels_that_it_declares() {
+    let parsed = parser::parse(&scrape(fixture::snapshot(), Format::OpenMetrics));
+    for family in FAMILIES.iter().copied().flatten() {
+        let descriptor = &family.descriptor;
+        let suffixes = match descriptor.kind {
+            Kind::Histogram => &["_bucket", "_sum", "_count"][..],
+            Kind::Counter | Kind::Gauge | Kind::Info => &[""],
+        };
+        let names: BTreeSet<_> =
+            suffixes.iter().map(|s| format!("{}{s}", descriptor.name)).collect();
+        let of_family = || parsed.iter().filter(|sample| names.contains(&sample.name));
+        assert!(of_family().next().is_some(), "{} has no sample", descriptor.name);
+        for sample in of_family() {
+            let mut declared = descriptor.labels.iter();
+            let labels = sample.labels.iter().map(|(label, _)| label.as_str());
+            for label in labels.filter(|&label| label != "le") {
+                assert!(declared.any(|&l| l == label), "{}: {label}", descriptor.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_family_without_series_has_no_lines() {
+    let mut snapshot = fixture::snapshot();
+    snapshot.listeners.clear();
+    let text = encode(Scrape::new(Arc::new(snapshot), None), Format::OpenMetrics);
+    let text = text.expect("each family gives values of its kind");
+    assert!(!text.contains("backlogd_listener_"), "{text}");
+    assert!(!text.contains("process_cpu"), "{text}");
+    assert!(text.ends_with("\n# EOF\n"));
+}
+
+proptest! {
+    #[test]
+    fn both_texts_hold_the_same_samples_and_any_name_survives(
+        comm in any::<String>(),
+        established in any::<u64>(),
+        ratio in 0.0..1e12_f64,
+    ) {
+        let mut snapshot = fixture::snapshot();
+        snapshot.listeners[0].comm = Some(Arc::from(comm.as_str()));
+        snapshot.listeners[0].counters.established = Ok(established);
+        snapshot.listeners[0].fill_ratio_max = Some(ratio);
+        let openmetrics = parser::parse(&scrape(snapshot.clone(), Format::OpenMetrics));
+        let prometheus = parser::parse(&scrape(snapshot, Format::Prometheus));
+        prop_assert_eq!(&openmetrics, &prometheus);
+
+        let value = |name: &str| {
+            let labels = |sample: &&parser::Sample| sample.labels.contains(&("comm".into(), comm.clone()));
+            let found = openmetrics.iter().filter(labels).find(|sample| sample.name == name);
+            found.map(|sample| sample.value.clone()).expect("the listener has this series")
+        };
+        prop_assert_eq!(value("backlogd_listener_established_total"), established.to_string());
+        let text = value("backlogd_listener_accept_queue_fill_ratio_max");
+        prop_assert_eq!(text.parse(), Ok(ratio));
+    }
+}
+
+#[test]
+fn committed_documents_are_what_the_code_gives() {
+    check_document("METRICS.md", &metrics::markdown());
+    check_document("schema/listeners.json", &schema::<Listeners>());
+    check_document("schema/snapshot.json", &schema::<SnapshotDocument>());
+}
+
+/// Of what is written: a field that may be null is there nevertheless.
+fn schema<T: schemars::JsonSchema>() -> String {
+    let settings = schemars::generate::SchemaSettings::draft2020_12().for_serialize();
+    let schema = settings.into_generator().into_root_schema_for::<T>();
+    serde_json::to_string_pretty(&schema).expect("all keys are strings") + "\n"
+}
+
+#[track_caller]
+fn check_document(name: &str, expected: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(name);
+    if std::env::var_os("BACKLOGD_BLESS").is_some() {
+        fs::create_dir_all(path.parent().expect("it has a folder")).expect("docs is writable");
+        fs::write(&path, expected).expect("docs is writable");
+    }
+    let committed = fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        committed == expected,
+        "docs/{name} is not what the code gives; \
+         run: BACKLOGD_BLESS=1 cargo test -p backlogd --test golden"
+    );
+}
