@@ -5,5 +5,7 @@
 
 pub mod api;
 pub mod exposition;
+pub mod http;
 pub mod metrics;
+pub mod negotiate;
 pub mod self_process;

@@ -1,0 +1,203 @@
+//! The routes: metrics, API, health, and an index for people. Nothing but reads.
+//!
+//! In: the newest snapshot, from a watch channel. Out: an axum router, for any listener. Cost: a
+//! scrape of 1,000 listeners encodes for some milliseconds on the thread that serves; nothing
+//! waits for that but other readers.
+
+use std::{
+    io::{self, Write as _},
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::State,
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use flate2::{Compression, write::GzEncoder};
+use rustix::time::{ClockId, clock_gettime};
+use serde::Serialize;
+use tokio::sync::watch;
+
+use super::{
+    api::{Listeners, SnapshotDocument, Source},
+    exposition,
+    metrics::Scrape,
+    negotiate,
+    self_process::SelfProcess,
+};
+use crate::{
+    model::snapshot::Snapshot,
+    time::{Monotonic, Nanos},
+};
+
+/// What the routes show.
+#[derive(Clone, Debug)]
+pub struct App {
+    /// The newest snapshot; `None` before the first. The sampler holds the sending end, and drops
+    /// it when it ends.
+    pub snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+}
+
+/// What the handlers share.
+struct Server {
+    snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    started: Monotonic,
+    process: SelfProcess,
+}
+
+/// A snapshot older than this and than [`TOO_OLD_INTERVALS`] means that the sampler hangs.
+const TOO_OLD: Duration = Duration::from_secs(30);
+
+/// See [`TOO_OLD`].
+const TOO_OLD_INTERVALS: u64 = 10;
+
+/// The routes of `app`.
+pub fn router(app: App) -> Router {
+    let App { snapshots } = app;
+    let server = Server { snapshots, started: now(), process: SelfProcess::new() };
+    Router::new()
+        .route("/", get(index))
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/api/v1/snapshot", get(snapshot))
+        .route("/api/v1/listeners", get(listeners))
+        .fallback(async || text(StatusCode::NOT_FOUND, "not found\n"))
+        .method_not_allowed_fallback(async || {
+            text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are served\n")
+        })
+        .with_state(Arc::new(server))
+}
+
+async fn index() -> Response {
+    let policy = "default-src 'none'; style-src 'unsafe-inline'";
+    let headers = [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+        (header::CONTENT_SECURITY_POLICY, policy),
+    ];
+    (headers, include_str!("index.html")).into_response()
+}
+
+async fn metrics(State(server): State<Arc<Server>>, request: HeaderMap) -> Response {
+    let Some(snapshot) = server.newest() else { return too_early() };
+    let format = negotiate::format(&joined(&request, header::ACCEPT));
+    let scrape = Scrape::new(snapshot, server.process.read());
+    match exposition::encode(scrape, format) {
+        Ok(text) => body(&request, "Accept, Accept-Encoding", format.content_type(), text.into()),
+        Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "a metric cannot be encoded\n"),
+    }
+}
+
+async fn snapshot(State(server): State<Arc<Server>>, request: HeaderMap) -> Response {
+    match server.newest() {
+        Some(snapshot) => json(&request, &SnapshotDocument::new(&snapshot, Source::Daemon)),
+        None => too_early(),
+    }
+}
+
+async fn listeners(State(server): State<Arc<Server>>, request: HeaderMap) -> Response {
+    match server.newest() {
+        Some(snapshot) => json(&request, &Listeners::new(&snapshot, Source::Daemon)),
+        None => too_early(),
+    }
+}
+
+async fn healthz(State(server): State<Arc<Server>>) -> Response {
+    match server.trouble(now()) {
+        None => text(StatusCode::OK, "ok\n"),
+        Some(trouble) => text(StatusCode::SERVICE_UNAVAILABLE, trouble),
+    }
+}
+
+async fn readyz(State(server): State<Arc<Server>>) -> Response {
+    let Some(snapshot) = server.newest() else { return too_early() };
+    let lines = snapshot.hooks.iter().map(|hook| {
+        let program = if hook.program.is_empty() { "-" } else { hook.program };
+        let separator = if hook.why.is_empty() { "" } else { ": " };
+        format!("{} {} {program}{separator}{}\n", hook.event, hook.tier.name(), hook.why)
+    });
+    text(StatusCode::OK, lines.collect::<String>())
+}
+
+impl Server {
+    fn newest(&self) -> Option<Arc<Snapshot>> {
+        self.snapshots.borrow().clone()
+    }
+
+    /// Why the sampler is taken to be dead.
+    fn trouble(&self, now: Monotonic) -> Option<String> {
+        if self.snapshots.has_changed().is_err() {
+            return Some("the sampler has ended\n".to_owned());
+        }
+        let newest = self.newest();
+        let last = newest.as_ref().map_or(self.started, |snapshot| snapshot.at);
+        let interval = newest.and_then(|snapshot| snapshot.interval.ok()).unwrap_or_default();
+        let allowed = Nanos::from(TOO_OLD).max(Nanos(interval.0.saturating_mul(TOO_OLD_INTERVALS)));
+        let age = now - last;
+        (allowed < age).then(|| {
+            let (age, allowed) = (age.as_seconds(), allowed.as_seconds());
+            format!("no sample for {age:.0} s, expected one within {allowed:.0} s\n")
+        })
+    }
+}
+
+/// By the clock of [`Snapshot::at`].
+fn now() -> Monotonic {
+    let time = clock_gettime(ClockId::Monotonic);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    let nanos = u32::try_from(time.tv_nsec).unwrap_or(0);
+    Monotonic(Nanos::from(Duration::new(seconds, nanos)).0)
+}
+
+fn too_early() -> Response {
+    text(StatusCode::SERVICE_UNAVAILABLE, "no sample has been taken yet\n")
+}
+
+fn text(status: StatusCode, text: impl Into<Body>) -> Response {
+    (status, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text.into()).into_response()
+}
+
+fn json(request: &HeaderMap, document: &impl Serialize) -> Response {
+    match serde_json::to_vec(document) {
+        Ok(bytes) => body(request, "Accept-Encoding", "application/json", bytes),
+        Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the document cannot be encoded\n"),
+    }
+}
+
+/// The answer 200 with `bytes`, compressed if the client accepts that.
+fn body(
+    request: &HeaderMap,
+    vary: &'static str,
+    content_type: &'static str,
+    bytes: Vec<u8>,
+) -> Response {
+    let compressed = negotiate::gzip(&joined(request, header::ACCEPT_ENCODING))
+        .then(|| gzip(&bytes).ok())
+        .flatten();
+    let headers = [(header::CONTENT_TYPE, content_type), (header::VARY, vary)];
+    match compressed {
+        Some(bytes) => {
+            let encoding = [(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"))];
+            (headers, encoding, bytes).into_response()
+        }
+        None => (headers, bytes).into_response(),
+    }
+}
+
+/// Level 1: a third of the time of the default, and still a sixth of the bytes.
+fn gzip(bytes: &[u8]) -> io::Result<Vec<u8>> {
+    let mut encoder = GzEncoder::new(Vec::with_capacity(bytes.len() / 4), Compression::fast());
+    encoder.write_all(bytes)?;
+    encoder.finish()
+}
+
+/// All values of a header as one list; those that are not text are left out.
+fn joined(request: &HeaderMap, name: HeaderName) -> String {
+    let values = request.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+    values.collect::<Vec<_>>().join(",")
+}
