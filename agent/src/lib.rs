@@ -15,3 +15,5 @@ pub mod sources;
 
 pub mod model;
 pub mod publish;
+
+pub mod daemon;

@@ -1,0 +1,346 @@
+//! Ties the parts together: the sampler's thread, the servers, the signals. The only file that
+//! knows all of them.
+
+use std::{
+    fs, io,
+    net::{SocketAddr, TcpListener},
+    os::unix::{fs::PermissionsExt as _, net::UnixListener, net::UnixStream},
+    path::{Path, PathBuf},
+    sync::{Arc, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use thiserror::Error;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+};
+
+use crate::{
+    config::{Config, ConfigError},
+    model::{Model, Settings, snapshot::Snapshot},
+    publish::{
+        exposition::{self, Format},
+        http,
+        metrics::Scrape,
+    },
+    sources::{OpenError, Options, Sources},
+};
+
+/// How long requests that are under way may take when the agent is told to stop.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// How often the file for node_exporter's textfile collector is written.
+const TEXTFILE_EVERY: Duration = Duration::from_secs(10);
+
+/// Why the daemon could not start, or ended.
+#[derive(Debug, Error)]
+pub enum DaemonError {
+    /// The address for scrapes is taken, or not ours.
+    #[error("cannot listen on {addr}")]
+    Listen {
+        /// As configured.
+        addr: SocketAddr,
+        /// What bind(2) or listen(2) answered.
+        source: io::Error,
+    },
+    /// Another daemon answers on the Unix socket.
+    #[error("another backlogd answers on {0}")]
+    AlreadyRunning(PathBuf),
+    /// There is nothing to read.
+    #[error(transparent)]
+    Sources(#[from] OpenError),
+    /// A thread, a runtime or a signal handler could not be had.
+    #[error("cannot start {what}")]
+    Start {
+        /// What could not be started.
+        what: &'static str,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The sampler ended although nobody told it to.
+    #[error("the sampler's thread ended unexpectedly")]
+    SamplerDied,
+}
+
+enum Command {
+    Configure { settings: Settings, interval: Duration },
+    Stop,
+}
+
+/// Runs until SIGTERM or SIGINT. `reload` reads the configuration anew, on SIGHUP.
+///
+/// # Errors
+/// [`DaemonError`]; nothing is left half started.
+pub fn run(
+    config: Config,
+    reload: impl Fn() -> Result<Config, ConfigError> + Send + 'static,
+) -> Result<(), DaemonError> {
+    let tcp = bind_tcp(config.listen)?;
+    let unix = config.socket.as_deref().map(UnixSocket::bind).transpose()?;
+    let listener = unix.as_ref().and_then(UnixSocket::listener);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| DaemonError::Start { what: "the runtime", source })?;
+    let (snapshots, seen) = watch::channel(None);
+    let sampler = Sampler::start(&config, snapshots)?;
+    let result = runtime.block_on(serve(config, reload, tcp, listener, seen, &sampler));
+    sampler.stop();
+    result
+}
+
+/// The sampler's thread, as the daemon holds it.
+struct Sampler {
+    commands: mpsc::Sender<Command>,
+    thread: thread::JoinHandle<()>,
+}
+
+impl Sampler {
+    /// Opens the sources on a thread of their own and starts sampling.
+    fn start(
+        config: &Config,
+        snapshots: watch::Sender<Option<Arc<Snapshot>>>,
+    ) -> Result<Self, DaemonError> {
+        let (commands, orders) = mpsc::channel();
+        let (opened, result) = mpsc::channel();
+        let options = Options { ebpf: !config.no_ebpf, slots: config.slots };
+        let (settings, interval) = (settings(config), config.sample_interval);
+        let thread = thread::Builder::new()
+            .name("sampler".to_owned())
+            .spawn(move || {
+                let sources = match Sources::open(&options) {
+                    Ok(sources) => sources,
+                    Err(err) => return drop(opened.send(Err(err))),
+                };
+                if opened.send(Ok(())).is_ok() {
+                    sample(sources, settings, interval, &orders, &snapshots);
+                }
+            })
+            .map_err(|source| DaemonError::Start { what: "the sampler's thread", source })?;
+        result.recv().map_err(|_| DaemonError::SamplerDied)??;
+        Ok(Self { commands, thread })
+    }
+
+    fn configure(&self, config: &Config) {
+        let (settings, interval) = (settings(config), config.sample_interval);
+        // it has ended: the watch channel says so to those who serve
+        let _ = self.commands.send(Command::Configure { settings, interval });
+    }
+
+    fn stop(self) {
+        // both fail only when the thread has ended already
+        let _ = self.commands.send(Command::Stop);
+        let _ = self.thread.join();
+    }
+}
+
+/// Samples at a fixed cadence until told to stop. A sample that comes late is not made up for.
+fn sample(
+    mut sources: Sources,
+    settings: Settings,
+    mut interval: Duration,
+    orders: &mpsc::Receiver<Command>,
+    snapshots: &watch::Sender<Option<Arc<Snapshot>>>,
+) {
+    let mut model = Model::new(settings, sources.hooks());
+    let mut next = Instant::now();
+    loop {
+        let snapshot = model.apply(&sources.sample());
+        snapshots.send_replace(Some(Arc::new(snapshot)));
+        next = (next + interval).max(Instant::now());
+        loop {
+            match orders.recv_timeout(next.saturating_duration_since(Instant::now())) {
+                Ok(Command::Configure { settings, interval: new }) => {
+                    model.set(settings);
+                    interval = new;
+                    next = next.min(Instant::now() + interval);
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => break,
+                Ok(Command::Stop) | Err(mpsc::RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+}
+
+fn settings(config: &Config) -> Settings {
+    Settings {
+        retention: config.listener_retention,
+        length_max_window: config.length_max_window,
+        stalled_after: config.stalled_after,
+    }
+}
+
+fn bind_tcp(addr: SocketAddr) -> Result<TcpListener, DaemonError> {
+    let failed = |source| DaemonError::Listen { addr, source };
+    let listener = TcpListener::bind(addr).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    Ok(listener)
+}
+
+/// The socket for the reading verbs; the file goes with it.
+struct UnixSocket {
+    path: PathBuf,
+    listener: io::Result<UnixListener>,
+}
+
+impl UnixSocket {
+    /// That it cannot be had costs the reading verbs, not the daemon.
+    fn bind(path: &Path) -> Result<Self, DaemonError> {
+        if UnixStream::connect(path).is_ok() {
+            return Err(DaemonError::AlreadyRunning(path.to_owned()));
+        }
+        let listener = Self::listen(path);
+        if let Err(err) = &listener {
+            tracing::warn!(socket = %path.display(), error = %err,
+                "no Unix socket: list takes its own samples");
+        }
+        Ok(Self { path: path.to_owned(), listener })
+    }
+
+    fn listen(path: &Path) -> io::Result<UnixListener> {
+        if let Some(dir) = path.parent() {
+            fs::create_dir_all(dir)?;
+        }
+        match fs::remove_file(path) {
+            Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(err),
+            Ok(()) | Err(_) => {}
+        }
+        let listener = UnixListener::bind(path)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    }
+
+    fn listener(&self) -> Option<UnixListener> {
+        self.listener.as_ref().ok()?.try_clone().ok()
+    }
+}
+
+impl Drop for UnixSocket {
+    fn drop(&mut self) {
+        if self.listener.is_ok() {
+            // a file that stays is removed at the next start
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// The signals that the daemon answers.
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn take() -> io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+}
+
+async fn serve(
+    config: Config,
+    reload: impl Fn() -> Result<Config, ConfigError>,
+    tcp: TcpListener,
+    unix: Option<UnixListener>,
+    snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    sampler: &Sampler,
+) -> Result<(), DaemonError> {
+    let failed = |what| move |source| DaemonError::Start { what, source };
+    let signals = Signals::take().map_err(failed("the signal handlers"))?;
+    let router = http::router(http::App { snapshots: snapshots.clone() });
+    let tcp = tokio::net::TcpListener::from_std(tcp).map_err(failed("the server"))?;
+    let unix = unix
+        .map(tokio::net::UnixListener::from_std)
+        .transpose()
+        .map_err(failed("the server on the Unix socket"))?;
+    let (stop, stopped) = watch::channel(());
+    let until = |mut stopped: watch::Receiver<()>| async move { drop(stopped.changed().await) };
+    let serve_tcp = axum::serve(tcp, router.clone()).with_graceful_shutdown(until(stopped.clone()));
+    let serve_unix = async {
+        match unix {
+            Some(unix) => axum::serve(unix, router).with_graceful_shutdown(until(stopped)).await,
+            None => Ok(()),
+        }
+    };
+    tracing::info!(listen = %config.listen, version = env!("CARGO_PKG_VERSION"), "started");
+    let servers = async { tokio::try_join!(serve_tcp, serve_unix) };
+    tokio::pin!(servers);
+    let result = tokio::select! {
+        ended = &mut servers => return ended.map(drop).map_err(failed("the server")),
+        result = watch_over(config, signals, &reload, snapshots, sampler) => result,
+    };
+    tracing::info!("stopping");
+    // it fails when nobody is served any more
+    let _ = stop.send(());
+    // what is still under way then is cut off
+    let _ = tokio::time::timeout(GRACE, servers).await;
+    result
+}
+
+/// Answers signals and writes the textfile until the agent is told to stop.
+async fn watch_over(
+    mut config: Config,
+    mut signals: Signals,
+    reload: &impl Fn() -> Result<Config, ConfigError>,
+    mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    sampler: &Sampler,
+) -> Result<(), DaemonError> {
+    let newest = snapshots.clone();
+    let mut textfile = tokio::time::interval(TEXTFILE_EVERY);
+    loop {
+        tokio::select! {
+            _ = signals.terminate.recv() => return Ok(()),
+            _ = signals.interrupt.recv() => return Ok(()),
+            _ = signals.hangup.recv() => config = reloaded(config, reload, sampler),
+            changed = snapshots.changed() => if changed.is_err() {
+                return Err(DaemonError::SamplerDied);
+            },
+            _ = textfile.tick() => if let Some(dir) = &config.textfile {
+                write_textfile(dir, &newest);
+            }
+        }
+    }
+}
+
+/// The configuration in force after SIGHUP: a bad file keeps the old one.
+fn reloaded(
+    old: Config,
+    reload: &impl Fn() -> Result<Config, ConfigError>,
+    sampler: &Sampler,
+) -> Config {
+    let new = match reload() {
+        Ok(new) => new,
+        Err(err) => {
+            tracing::error!(error = %err, "not reloaded: the configuration stays as it was");
+            return old;
+        }
+    };
+    let fixed = |c: &Config| (c.listen, c.socket.clone(), c.no_ebpf, c.slots);
+    if fixed(&new) != fixed(&old) {
+        tracing::warn!("listen, socket, no_ebpf and slots change at the next start only");
+    }
+    sampler.configure(&new);
+    tracing::info!("reloaded");
+    Config { listen: old.listen, socket: old.socket, no_ebpf: old.no_ebpf, slots: old.slots, ..new }
+}
+
+/// Writes the metrics where node_exporter's textfile collector reads them: whole, or not at all.
+/// Without `process_*`, which would stand beside node_exporter's own.
+fn write_textfile(dir: &Path, snapshots: &watch::Receiver<Option<Arc<Snapshot>>>) {
+    let Some(snapshot) = snapshots.borrow().clone() else { return };
+    let (path, unfinished) = (dir.join("backlogd.prom"), dir.join("backlogd.prom.tmp"));
+    let written = exposition::encode(Scrape::new(snapshot, None), Format::Prometheus)
+        .map_err(io::Error::other)
+        .and_then(|text| fs::write(&unfinished, text))
+        .and_then(|()| fs::rename(&unfinished, &path));
+    if let Err(err) = written {
+        tracing::warn!(path = %path.display(), error = %err, "textfile not written");
+    }
+}
