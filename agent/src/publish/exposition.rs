@@ -3,9 +3,9 @@
 //! In: a [`Scrape`]. Out: text. Both forms come from one encoding (prometheus-client), the second
 //! by rewriting the comment lines of the first, so that they cannot disagree on a sample.
 //!
-//! Why that crate and not a writer of our own: 1,000 listeners with 18 series each (1.97 MB) take it
-//! 1.8 ms of CPU, a writer with the labels escaped once 0.5 ms, and gzip at level 1 takes 2.5 ms
-//! of either; 15 ms is the budget of a whole scrape.
+//! Why that crate and not a writer of our own: 1,000 listeners (17,000 series, 1.9 MB) take it 2.5 ms
+//! of CPU, and gzip at level 1 as much again (290 KB): 6 ms for a whole scrape, of a budget of 15.
+//! Labels escaped once per listener instead of once per series would save about 1.4 ms.
 
 use std::fmt::{self, Write as _};
 

@@ -189,7 +189,7 @@ fn body(
     }
 }
 
-/// Level 1: a third of the time of the default, and still a sixth of the bytes.
+/// Level 1: a scrape shrinks to a sixth, in half of the time that level 3 takes for a ninth.
 fn gzip(bytes: &[u8]) -> io::Result<Vec<u8>> {
     let mut encoder = GzEncoder::new(Vec::with_capacity(bytes.len() / 4), Compression::fast());
     encoder.write_all(bytes)?;
