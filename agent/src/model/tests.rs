@@ -324,17 +324,17 @@ fn a_listener_without_a_slot_is_sampled_only() {
 
 #[derive(Clone, Debug)]
 enum Act {
-    Connect(u64, u32),
-    Accept(u64, u32),
-    Reopen(u64),
+    Connect(usize, u32),
+    Accept(usize, u32),
+    Reopen(usize),
     Look,
 }
 
 fn acts() -> impl Strategy<Value = Vec<Act>> {
     let act = prop_oneof![
-        (0_u64..3, 1_u32..20).prop_map(|(i, n)| Act::Connect(i, n)),
-        (0_u64..3, 1_u32..20).prop_map(|(i, n)| Act::Accept(i, n)),
-        (0_u64..3).prop_map(Act::Reopen),
+        (0_usize..3, 1_u32..20).prop_map(|(i, n)| Act::Connect(i, n)),
+        (0_usize..3, 1_u32..20).prop_map(|(i, n)| Act::Accept(i, n)),
+        (0_usize..3).prop_map(Act::Reopen),
         Just(Act::Look),
     ];
     prop::collection::vec(act, 0..120)
@@ -354,17 +354,17 @@ proptest! {
         for act in acts.into_iter().chain([Act::Look]) {
             match act {
                 Act::Connect(i, n) => {
-                    world.connect(current[i as usize], n);
-                    truth[i as usize][0] += u64::from(n);
+                    world.connect(current[i], n);
+                    truth[i][0] += u64::from(n);
                 }
                 Act::Accept(i, n) => {
-                    let n = n.min(world.socket(current[i as usize]).length);
-                    world.accept(current[i as usize], n);
-                    truth[i as usize][1] += u64::from(n);
+                    let n = n.min(world.socket(current[i]).length);
+                    world.accept(current[i], n);
+                    truth[i][1] += u64::from(n);
                 }
                 Act::Reopen(i) => {
-                    world.close(current[i as usize]);
-                    current[i as usize] = next;
+                    world.close(current[i]);
+                    current[i] = next;
                     world.listen(next, 80 + u16::try_from(i).expect("small"), 50);
                     next += 1;
                 }

@@ -1,6 +1,6 @@
 //! Open files of the whole host.
 //!
-//! In: `/proc/sys/fs/file-nr` (`proc_nr_files`, fs/file_table.c). Out: [`HostSample`]. Cost: COST
+//! In: `/proc/sys/fs/file-nr` (`proc_nr_files`, fs/file_table.c). Out: [`HostSample`]. Cost: 5 µs.
 
 use procfs::ProcError;
 

@@ -28,7 +28,7 @@ use crate::{
         Absent, HostSample, Known, ListenSocket, NamespaceSample, Sample, SlotsSample, Source,
     },
     sources::{ebpf::Programs, netstat::Netstat, owners::Owners, sock_diag::SockDiag},
-    sys::{clock, netns},
+    sys::{clock, heap, netns},
     time::{Monotonic, Nanos},
 };
 
@@ -227,7 +227,9 @@ fn open_programs(options: &Options) -> (Known<Programs>, Arc<[Hook]>) {
     const COST: &str = "sampled only: no established, accepted, closed or SYN-queue numbers, and \
                         peaks between samples are missed";
     let why = if options.ebpf {
-        match Programs::load(options.slots) {
+        let loaded = Programs::load(options.slots);
+        heap::give_back();
+        match loaded {
             Ok(mut programs) => {
                 if let Err(err) = programs.adopt() {
                     tracing::warn!(error = %err, "listeners from before the start are not followed");

@@ -2,7 +2,11 @@
 //!
 //! In: sock_diag dumps of one network namespace, IPv4 and IPv6, restricted to LISTEN, for which the
 //! kernel walks its table of listeners and no other (`inet_diag_dump_icsk`, net/ipv4/inet_diag.c).
-//! Out: [`ListenSocket`]. Cost: COST
+//! Out: [`ListenSocket`]. Cost: 27 µs with 20 listeners, beside no or 9,000 connections;
+//! 0.51 ms with 1,000, all but 12 µs of it in the kernel (Linux 6.18 on two virtual cores).
+//! netlink-packet-sock-diag writes the requests but does not read the rows: its parser, which boxes
+//! each row and copies attributes, takes 156 µs for 1,000 rows where `parse` takes 11. The tests
+//! hold the two against each other.
 //! Not here: SYN queues (no row has them), owners (process.rs).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -262,15 +266,16 @@ mod tests {
     #[test]
     fn tells_kinds_of_ipv6_listeners() {
         #[track_caller]
-        fn check(addr: &str, v6only: bool) {
+        fn check(addr: &str, v6only: bool, expected: bool) {
             let (_listener, addr) = listener(addr, 1, v6only);
             let socket = row(addr).unwrap();
-            assert_eq!((socket.v6only, socket.limit), (v6only, 1), "{addr}");
+            assert_eq!((socket.v6only, socket.limit), (expected, 1), "{addr}");
         }
-        check("[::]:0", false);
-        check("[::]:0", true);
-        check("[::1]:0", false);
-        check("[::ffff:127.0.0.1]:0", false);
+        check("[::]:0", false, false);
+        check("[::]:0", true, true);
+        check("[::ffff:127.0.0.1]:0", false, false);
+        // bind(2) sets it for any other address (`__inet6_bind`, net/ipv6/af_inet6.c).
+        check("[::1]:0", false, true);
     }
 
     #[test]

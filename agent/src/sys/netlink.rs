@@ -425,7 +425,9 @@ mod tests {
     proptest! {
         #[test]
         fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
-            let n_messages = messages(&bytes).filter_map(Result::ok).map(|m| status(&m)).count();
+            let parsed: Vec<_> = messages(&bytes).filter_map(Result::ok).collect();
+            let n_messages = parsed.len();
+            parsed.iter().for_each(|message| _ = status(message));
             let n_attributes = attributes(&bytes).filter(Result::is_ok).count();
             prop_assert!(n_messages * HEADER_LEN <= bytes.len());
             prop_assert!(n_attributes * ATTRIBUTE_HEADER_LEN <= bytes.len());
