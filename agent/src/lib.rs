@@ -16,4 +16,5 @@ pub mod sources;
 pub mod model;
 pub mod publish;
 
+pub mod cli;
 pub mod daemon;

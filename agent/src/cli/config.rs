@@ -1,0 +1,87 @@
+//! `backlogd config`: check a file, show what is in force.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use serde_json::{Map, Value, json};
+
+use super::{
+    Exit,
+    flags::Flags,
+    out::{self, Align, Cell, Color, Column, Format, Table, Terminal},
+};
+use crate::config::{self, Loaded};
+
+/// Version of the JSON of `config show`.
+const SCHEMA_VERSION: u32 = 1;
+
+/// Check or show the configuration
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    Check(Check),
+    Show(Show),
+}
+
+/// Check a file; says nothing when it is right
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  backlogd config check /etc/backlogd/backlogd.toml\n\n\
+    Only the file is looked at, not the environment. Exit code 78 when something is wrong.")]
+pub(super) struct Check {
+    /// The file to check
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+}
+
+/// Show every setting in force and where its value came from
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  \
+    backlogd config show\n  \
+    BACKLOGD_SLOTS=64 backlogd config show --stalled-after-seconds 5 -o json")]
+pub(super) struct Show {
+    /// Form of the output
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    output: Format,
+    #[command(flatten)]
+    flags: Flags<true>,
+}
+
+impl Verb {
+    pub(super) fn run(&self, color: Color) -> anyhow::Result<Exit> {
+        match self {
+            Self::Check(check) => {
+                config::check(&check.file)?;
+            }
+            Self::Show(show) => {
+                let loaded = show.flags.load()?;
+                out::print(&match show.output {
+                    Format::Table | Format::Wide => table(&loaded).render(&Terminal::new(color)),
+                    Format::Json => out::json(&document(&loaded))?,
+                    Format::Yaml => out::yaml(&document(&loaded))?,
+                })?;
+            }
+        }
+        Ok(Exit::Fine)
+    }
+}
+
+fn table(loaded: &Loaded) -> Table {
+    let column = |name| Column { name, align: Align::Left, shrinks: false };
+    let rows = loaded.settings().map(|(key, value, from)| {
+        let value = match value {
+            Value::Null => "-".into(),
+            Value::String(text) => text,
+            other => other.to_string(),
+        };
+        vec![Cell::new(key.name), Cell::new(&value), Cell::new(&from.to_string())]
+    });
+    Table { columns: ["KEY", "VALUE", "FROM"].map(column).into(), rows: rows.collect() }
+}
+
+/// `{"schema_version": 1, "settings": {KEY: {"value": …, "from": {"source": …}}}}`
+fn document(loaded: &Loaded) -> Value {
+    let settings: Map<String, Value> = loaded
+        .settings()
+        .map(|(key, value, from)| (key.name.into(), json!({"value": value, "from": from})))
+        .collect();
+    json!({"schema_version": SCHEMA_VERSION, "settings": settings})
+}

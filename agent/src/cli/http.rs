@@ -1,0 +1,166 @@
+//! One GET over a Unix socket, for the verbs that ask the daemon.
+
+use std::{
+    io::{self, Read as _, Write as _},
+    os::unix::net::UnixStream,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt,
+};
+
+/// For the whole exchange.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The most that is taken; 65,536 listeners need less.
+const LARGEST: usize = 256 << 20;
+
+/// Why the daemon gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AskError {
+    /// Nobody is there, or we may not ask.
+    #[error("cannot connect")]
+    Connect(#[source] io::Error),
+    /// The exchange broke off, or took too long.
+    #[error("no full answer within {} s", PATIENCE.as_secs())]
+    Exchange(#[source] io::Error),
+    /// What came is not HTTP.
+    #[error("the answer is not HTTP")]
+    NotHttp,
+    /// It answered, with something else.
+    #[error("got HTTP status {0}, expected 200")]
+    Status(u16),
+    /// It does not stop answering.
+    #[error("the answer is larger than {LARGEST} bytes")]
+    TooLarge,
+}
+
+/// The body of the answer to `GET target`.
+pub(super) fn get(socket: &Path, target: &str) -> Result<Vec<u8>, AskError> {
+    let end = Instant::now() + PATIENCE;
+    let mut stream = open(socket).map_err(AskError::Connect)?;
+    let request = format!("GET {target} HTTP/1.1\r\nHost: backlogd\r\nConnection: close\r\n\r\n");
+    let bytes = stream
+        .write_all(request.as_bytes())
+        .and_then(|()| read(&mut stream, end))
+        .map_err(AskError::Exchange)?;
+    if LARGEST < bytes.len() {
+        return Err(AskError::TooLarge);
+    }
+    body(&bytes)
+}
+
+/// Connects with a time limit: connect(2) to a Unix socket whose accept queue is full waits for as
+/// long as the send timeout allows (`unix_stream_connect`, net/unix/af_unix.c).
+fn open(path: &Path) -> io::Result<UnixStream> {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(PATIENCE))?;
+    connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket.into())
+}
+
+/// Reads until the daemon closes, `end` passes or it is too much.
+fn read(stream: &mut UnixStream, end: Instant) -> io::Result<Vec<u8>> {
+    let (mut bytes, mut chunk) = (Vec::new(), vec![0; 64 << 10]);
+    while bytes.len() <= LARGEST {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(n) => bytes.extend_from_slice(&chunk[..n]),
+            Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+            Err(err) => return Err(err),
+        }
+    }
+    Ok(bytes)
+}
+
+/// Takes an answer apart.
+fn body(bytes: &[u8]) -> Result<Vec<u8>, AskError> {
+    let mut headers = [httparse::EMPTY_HEADER; 32];
+    let mut response = httparse::Response::new(&mut headers);
+    let Ok(httparse::Status::Complete(start)) = response.parse(bytes) else {
+        return Err(AskError::NotHttp);
+    };
+    match response.code {
+        Some(200) => {}
+        Some(code) => return Err(AskError::Status(code)),
+        None => return Err(AskError::NotHttp),
+    }
+    let header = |name: &str| {
+        let found = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
+        found.map(|header| String::from_utf8_lossy(header.value).trim().to_owned())
+    };
+    let rest = &bytes[start..];
+    if header("transfer-encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("chunked")) {
+        return chunks(rest).ok_or_else(broken_off);
+    }
+    match header("content-length").map(|length| length.parse()) {
+        None => Ok(rest.into()),
+        Some(Ok(length)) => rest.get(..length).map(Into::into).ok_or_else(broken_off),
+        Some(Err(_)) => Err(AskError::NotHttp),
+    }
+}
+
+fn broken_off() -> AskError {
+    AskError::Exchange(io::ErrorKind::UnexpectedEof.into())
+}
+
+/// The chunks put together; `None` when the last one is missing.
+fn chunks(mut bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let Ok(httparse::Status::Complete((start, size))) = httparse::parse_chunk_size(bytes)
+        else {
+            return None;
+        };
+        if size == 0 {
+            return Some(body);
+        }
+        let end = start.checked_add(usize::try_from(size).ok()?)?;
+        body.extend_from_slice(bytes.get(start..end)?);
+        bytes = bytes.get(end..)?.strip_prefix(b"\r\n")?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[track_caller]
+    fn check(answer: &str, expected: Result<&str, &str>) {
+        let got = body(answer.as_bytes()).map_err(|err| err.to_string());
+        assert_eq!(got, expected.map(Into::into).map_err(Into::into), "{answer:?}");
+    }
+
+    #[test]
+    fn an_answer_is_taken_apart_or_refused() {
+        check("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nab", Ok("ab"));
+        check("HTTP/1.1 200 OK\r\n\r\nab", Ok("ab"));
+        check(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n2\r\nbc\r\n0\r\n\r\n",
+            Ok("abc"),
+        );
+        let cut = Err("no full answer within 5 s");
+        check("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabc", cut);
+        check("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nab", cut);
+        check("HTTP/1.1 503 No\r\n\r\n", Err("got HTTP status 503, expected 200"));
+        check("SSH-2.0-OpenSSH\r\n", Err("the answer is not HTTP"));
+        check("", Err("the answer is not HTTP"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = body(&bytes);
+            let _ = chunks(&bytes);
+            let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+            let _ = body(&[head, bytes.as_slice()].concat());
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! `backlogd list`: every listener, one row each, busiest first.
+
+mod columns;
+mod select;
+
+use std::{thread, time::Duration};
+
+use clap::Args;
+
+use self::select::{PortRange, Selection, SortBy};
+use super::{
+    Exit,
+    flags::Flags,
+    out::{self, Color, Format, Terminal},
+    snapshot::{Reader, Request},
+    span,
+};
+use crate::publish::api::Listeners;
+
+/// List the listeners of this host, busiest first
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  \
+    backlogd list --port 80 --port 8000-8099\n  \
+    backlogd list -o wide --comm nginx --watch\n  \
+    backlogd list -o json | jq '.listeners[] | select(.length > .limit)'\n\n\
+    QUEUE is the accept queue, length/limit; MAX the highest length in the last minute; DROPS what\n\
+    was dropped since somebody watched; SKDROPS the same over the socket's life, as `ss -m` counts\n\
+    it; SYN the SYN queue; OPEN what was accepted and is not closed. `-` is not known here.")]
+pub(super) struct List {
+    /// Form of the output
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    output: Format,
+    /// Only these ports, as 443, 80-90 or 80,443; repeatable
+    #[arg(short, long = "port", value_delimiter = ',', value_name = "PORT")]
+    ports: Vec<PortRange>,
+    /// Only listeners of a process with this name; repeatable
+    #[arg(long = "comm", value_name = "NAME")]
+    comms: Vec<String>,
+    /// Only listeners of this process; repeatable
+    #[arg(long = "pid", value_name = "PID")]
+    pids: Vec<u32>,
+    /// What comes first
+    #[arg(long, value_enum, default_value_t, value_name = "BY")]
+    sort: SortBy,
+    /// Also those where nobody listens any more
+    #[arg(long)]
+    all: bool,
+    /// Repeat, every 2 s unless told
+    #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "2s",
+          value_parser = span::parse, value_name = "TIME")]
+    watch: Option<Duration>,
+    /// Leave out the header
+    #[arg(long)]
+    no_headers: bool,
+    /// Take own samples, also when a daemon runs
+    #[arg(long)]
+    standalone: bool,
+    /// Time between two own samples
+    #[arg(long, default_value = "200ms", value_parser = span::parse, value_name = "TIME")]
+    interval: Duration,
+    #[command(flatten)]
+    flags: Flags<false>,
+}
+
+impl List {
+    pub(super) fn run(self, color: Color, verbose: bool) -> anyhow::Result<Exit> {
+        let config = self.flags.load_readable()?.config;
+        let request = Request {
+            standalone: self.standalone,
+            insist: self.flags.has("socket"),
+            interval: self.interval,
+        };
+        let mut reader = Reader::open(&config, request)?;
+        let terminal = Terminal::new(color);
+        if verbose {
+            out::note(&reader.describe());
+        }
+        let Some(pause) = self.watch else {
+            let listeners = self.select(reader.read()?);
+            out::print(&self.document(&listeners, &terminal)?)?;
+            if listeners.listeners.is_empty() {
+                out::note("no such listener");
+            }
+            return Ok(Exit::Fine);
+        };
+        for turn in 0_u64.. {
+            if 0 < turn {
+                thread::sleep(pause);
+            }
+            let listeners = self.select(reader.read()?);
+            out::print(&self.frame(&listeners, &terminal, turn == 0)?)?;
+        }
+        Ok(Exit::Fine)
+    }
+
+    /// What was asked for, in the order that was asked for.
+    fn select(&self, mut listeners: Listeners) -> Listeners {
+        let selection = Selection {
+            ports: &self.ports,
+            comms: &self.comms,
+            pids: &self.pids,
+            // Programs get all there is: `sockets` tells them.
+            gone: self.all || self.output != Format::Table,
+        };
+        listeners.listeners.retain(|listener| selection.takes(listener));
+        select::sort(&mut listeners.listeners, self.sort);
+        listeners
+    }
+
+    /// The whole output.
+    fn document(&self, listeners: &Listeners, terminal: &Terminal) -> anyhow::Result<String> {
+        match self.output {
+            Format::Table => Ok(self.table(listeners, terminal, false)),
+            Format::Wide => Ok(self.table(listeners, terminal, true)),
+            Format::Json => out::json(listeners),
+            Format::Yaml => out::yaml(listeners),
+        }
+    }
+
+    /// One turn of `--watch`: redrawn on a terminal, appended elsewhere.
+    fn frame(
+        &self,
+        listeners: &Listeners,
+        terminal: &Terminal,
+        is_first: bool,
+    ) -> anyhow::Result<String> {
+        let separator = if is_first { "" } else { "\n" };
+        match (self.output, terminal.size) {
+            (Format::Json, _) => out::json_line(listeners),
+            (Format::Yaml, _) => Ok(format!("---\n{}", out::yaml(listeners)?)),
+            (Format::Table | Format::Wide, Some((_, rows))) if terminal.redraws => {
+                Ok(redraw(&self.document(listeners, terminal)?, rows, is_first))
+            }
+            (Format::Table | Format::Wide, _) => {
+                Ok(format!("{separator}{}", self.document(listeners, terminal)?))
+            }
+        }
+    }
+
+    fn table(&self, listeners: &Listeners, terminal: &Terminal, wide: bool) -> String {
+        let table = columns::table(&listeners.listeners, wide);
+        if self.no_headers { table.render_rows(terminal) } else { table.render(terminal) }
+    }
+}
+
+/// Writes over what is on the screen, line by line, so that nothing flickers. Lines that are too
+/// long do not wrap, and wrapping is on again at the end, so an interrupt has nothing to restore.
+fn redraw(text: &str, rows: usize, is_first: bool) -> String {
+    let lines: Vec<_> = text.lines().take(rows.saturating_sub(1)).collect();
+    let clear = if is_first { "\x1b[2J" } else { "" };
+    format!("{clear}\x1b[?7l\x1b[H{}\x1b[K\n\x1b[J\x1b[?7h", lines.join("\x1b[K\n"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,30 @@
+//! `backlogd run`: the daemon.
+
+use clap::Args;
+use tracing::info;
+
+use super::{Exit, flags::Flags, log, out::Color};
+use crate::daemon;
+
+/// Run the daemon: sample, count, serve /metrics and the API
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  \
+    sudo backlogd run\n  \
+    sudo backlogd run --listen 0.0.0.0:10511 --sample-interval-seconds 0.5\n  \
+    backlogd run --no-ebpf --socket ''        without privileges\n\n\
+    SIGHUP reads the configuration again; a wrong one is refused and the old one stays.")]
+pub(super) struct Run {
+    #[command(flatten)]
+    flags: Flags<true>,
+}
+
+impl Run {
+    pub(super) fn run(self, color: Color) -> anyhow::Result<Exit> {
+        let config = self.flags.load()?.config;
+        log::start(&config.log, config.log_format, color)?;
+        info!(version = env!("CARGO_PKG_VERSION"), "backlogd starts");
+        let reload = move || self.flags.load().map(|loaded| loaded.config);
+        daemon::run(config, reload)?;
+        Ok(Exit::Fine)
+    }
+}

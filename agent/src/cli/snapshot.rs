@@ -1,0 +1,126 @@
+//! Where the reading verbs get their data: the daemon on this host, or samples of our own.
+
+use std::{io, path::Path, thread, time::Duration};
+
+use anyhow::{Context as _, ensure};
+
+use super::{
+    http::{self, AskError},
+    out,
+};
+use crate::{
+    config::Config,
+    model::{Model, Settings},
+    publish::api::{Listeners, SCHEMA_VERSION, Source},
+    sources::{Options, Sources},
+};
+
+/// How to get data.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Request {
+    /// Leave the daemon alone.
+    pub(super) standalone: bool,
+    /// Say so when the daemon cannot be reached; otherwise a missing one is passed over.
+    pub(super) insist: bool,
+    /// Time between the two samples that rates need.
+    pub(super) interval: Duration,
+}
+
+/// One source of data, kept for as long as a verb runs.
+pub(super) enum Reader {
+    /// The daemon behind this socket, and its first answer.
+    Daemon(Box<Path>, Option<Listeners>),
+    /// Our own samples.
+    Own(Box<Own>),
+}
+
+/// Our own sampler.
+pub(super) struct Own {
+    sources: Sources,
+    model: Model,
+    interval: Duration,
+    has_sampled: bool,
+}
+
+impl Reader {
+    /// Asks the daemon, and makes a sampler when there is none.
+    pub(super) fn open(config: &Config, request: Request) -> anyhow::Result<Self> {
+        if let Some(socket) = config.socket.as_deref().filter(|_| !request.standalone) {
+            match ask(socket) {
+                Ok(first) => return Ok(Self::Daemon(socket.into(), Some(first))),
+                Err(err) if is_nobody(&err) && !request.insist => {}
+                Err(err) => out::note(&format!("{err:#}; taking own samples")),
+            }
+        }
+        Ok(Self::Own(Box::new(Own::open(config, request.interval)?)))
+    }
+
+    /// The listeners now.
+    pub(super) fn read(&mut self) -> anyhow::Result<Listeners> {
+        match self {
+            Self::Daemon(socket, first) => match first.take() {
+                Some(first) => Ok(first),
+                None => ask(socket),
+            },
+            Self::Own(own) => Ok(own.read()),
+        }
+    }
+
+    /// In words, for people.
+    pub(super) fn describe(&self) -> String {
+        match self {
+            Self::Daemon(socket, _) => format!("from the daemon at {}", socket.display()),
+            Self::Own(own) => {
+                format!("from own samples {} ms apart", own.interval.as_millis())
+            }
+        }
+    }
+}
+
+impl Own {
+    fn open(config: &Config, interval: Duration) -> anyhow::Result<Self> {
+        let options = Options { ebpf: !config.no_ebpf, slots: config.slots };
+        let sources = Sources::open(&options).context("cannot take own samples")?;
+        let settings = Settings {
+            retention: config.listener_retention,
+            length_max_window: config.length_max_window,
+            stalled_after: config.stalled_after,
+        };
+        let model = Model::new(settings, sources.hooks());
+        Ok(Self { sources, model, interval, has_sampled: false })
+    }
+
+    fn read(&mut self) -> Listeners {
+        if !self.has_sampled {
+            self.model.apply(&self.sources.sample());
+            self.has_sampled = true;
+            thread::sleep(self.interval);
+        }
+        let snapshot = self.model.apply(&self.sources.sample());
+        Listeners::new(&snapshot, Source::Standalone)
+    }
+}
+
+/// One question to the daemon.
+fn ask(socket: &Path) -> anyhow::Result<Listeners> {
+    let place = || format!("the daemon at {}", socket.display());
+    let bytes = http::get(socket, "/api/v1/listeners").with_context(place)?;
+    let listeners: Listeners = serde_json::from_slice(&bytes).with_context(place)?;
+    ensure!(
+        listeners.schema_version == SCHEMA_VERSION,
+        "{}: got schema version {}, expected {SCHEMA_VERSION}",
+        place(),
+        listeners.schema_version
+    );
+    Ok(listeners)
+}
+
+/// Whether no daemon runs, as opposed to one that does not answer us.
+fn is_nobody(err: &anyhow::Error) -> bool {
+    match err.downcast_ref() {
+        Some(AskError::Connect(err)) => {
+            matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+        }
+        _ => false,
+    }
+}

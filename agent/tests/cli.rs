@@ -1,0 +1,243 @@
+//! Whole verbs through the real binary: messages, exit codes, help.
+
+use std::{
+    io::{Read as _, Write as _},
+    os::unix::net::UnixListener,
+    path::Path,
+    process::{Command, Output, Stdio},
+    thread,
+};
+
+use tempfile::TempDir;
+
+/// The binary, with nothing of the caller's environment.
+fn backlogd(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_backlogd"));
+    command.args(arguments).env_clear().env("COLUMNS", "100").stdin(Stdio::null());
+    command
+}
+
+/// Exit code, standard output, standard error.
+fn output(command: &mut Command) -> (Option<i32>, String, String) {
+    let Output { status, stdout, stderr } = command.output().expect("the binary runs");
+    let text = |bytes| String::from_utf8(bytes).expect("output is UTF-8");
+    (status.code(), text(stdout), text(stderr))
+}
+
+/// Runs with `text` as the file FILE.
+#[track_caller]
+fn check_file(text: &str, arguments: &[&str], code: i32, message: &str) {
+    let folder = TempDir::new().expect("a temporary folder");
+    let path = folder.path().join("backlogd.toml");
+    std::fs::write(&path, text).expect("the file can be written");
+    let path = path.to_str().expect("a path in UTF-8");
+    let arguments: Vec<_> =
+        arguments.iter().map(|&word| if word == "FILE" { path } else { word }).collect();
+    let (got, _, stderr) = output(&mut backlogd(&arguments));
+    assert_eq!(stderr.replace(path, "FILE"), message, "{arguments:?}");
+    assert_eq!(got, Some(code), "{arguments:?}");
+}
+
+#[test]
+fn a_wrong_file_is_78_and_the_message_has_place_got_and_expected() {
+    let check = &["config", "check", "FILE"];
+    check_file("slots = 64\n", check, 0, "");
+    check_file(
+        "slots = 8\n",
+        check,
+        78,
+        "backlogd: FILE:1:9: slots: got 8, expected a whole number, 16 to 65536\n",
+    );
+    check_file(
+        "\n  slots = \"64\"\n",
+        check,
+        78,
+        "backlogd: FILE:2:11: slots: got \"64\", expected a whole number, 16 to 65536\n",
+    );
+    check_file(
+        "verbose = true\n",
+        check,
+        78,
+        "backlogd: FILE:1:1: got unknown key `verbose`, expected one of listen, socket, \
+         sample_interval_seconds, no_ebpf, slots, listener_retention_seconds, \
+         length_max_window_seconds, stalled_after_seconds, textfile, log, log_format\n",
+    );
+    check_file(
+        "slots 64\n",
+        check,
+        78,
+        "backlogd: FILE:1:7: malformed TOML: key with no value, expected `=`\n",
+    );
+    for verb in [&["run", "--config", "FILE"], &["config", "show", "--config", "FILE"][..]] {
+        check_file(
+            "no_ebpf = \"no\"\n",
+            verb,
+            78,
+            "backlogd: FILE:1:11: no_ebpf: got \"no\", expected true or false\n",
+        );
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_78() {
+    let missing = "backlogd: /nonexistent/b.toml: cannot read the configuration: \
+                   No such file or directory (os error 2)\n";
+    let named = ["config", "show", "--config", "/nonexistent/b.toml"];
+    let (code, _, stderr) = output(&mut backlogd(&named));
+    assert_eq!((code, stderr.as_str()), (Some(78), missing));
+    let (code, _, stderr) =
+        output(backlogd(&["run"]).env("BACKLOGD_CONFIG", "/nonexistent/b.toml"));
+    assert_eq!((code, stderr.as_str()), (Some(78), missing));
+    let (code, _, stderr) = output(&mut backlogd(&["config", "check", "/"]));
+    let message = "backlogd: /: cannot read the configuration: Is a directory (os error 21)\n";
+    assert_eq!((code, stderr.as_str()), (Some(78), message));
+}
+
+#[test]
+fn a_wrong_variable_is_78_and_named() {
+    let (code, _, stderr) = output(backlogd(&["run"]).env("BACKLOGD_LISTEN", "10511"));
+    let message = "backlogd: BACKLOGD_LISTEN: got \"10511\", \
+                   expected an address and port such as 127.0.0.1:10511\n";
+    assert_eq!((code, stderr.as_str()), (Some(78), message));
+}
+
+#[track_caller]
+fn check_usage(arguments: &[&str], message: &str) {
+    let (code, stdout, stderr) = output(&mut backlogd(arguments));
+    assert_eq!((code, stdout.as_str()), (Some(64), ""), "{arguments:?}");
+    assert!(stderr.contains(message), "{arguments:?}: {stderr}");
+}
+
+#[test]
+fn wrong_usage_is_64() {
+    check_usage(&[], "Usage: backlogd [OPTIONS] <COMMAND>");
+    check_usage(&["lsit"], "a similar subcommand exists: 'list'");
+    check_usage(&["list", "--prot", "80"], "unexpected argument '--prot' found");
+    check_usage(&["list", "--port", "90-80"], "expected a port or a range of ports");
+    check_usage(&["list", "--interval", "0.2"], "expected a time such as 200ms");
+    check_usage(
+        &["run", "--slots", "8"],
+        "invalid value '8' for '--slots <NUMBER>': expected a whole number, 16 to 65536",
+    );
+    check_usage(&["config", "check"], "required arguments were not provided");
+}
+
+#[test]
+fn config_show_tells_where_each_value_came_from() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let path = folder.path().join("b.toml");
+    let text = "# three values\nslots = 100\nlog = \"warn\"\nstalled_after_seconds = 2.5\n";
+    std::fs::write(&path, text).expect("the file can be written");
+    let path = path.to_str().expect("a path in UTF-8");
+    let show = |form| {
+        let arguments = ["config", "show", "--config", path, "--log", "debug", "-o", form];
+        let (code, stdout, stderr) = output(backlogd(&arguments).env("BACKLOGD_SLOTS", "200"));
+        assert_eq!((code, stderr.as_str()), (Some(0), ""));
+        stdout.replace(path, "FILE")
+    };
+    insta::assert_snapshot!("config_show_table", show("table"));
+    insta::assert_snapshot!("config_show_json", show("json"));
+    insta::assert_snapshot!("config_show_yaml", show("yaml"));
+}
+
+#[test]
+fn each_verb_has_help_with_an_example() {
+    for verb in [&[][..], &["run"], &["list"], &["config", "check"], &["config", "show"]] {
+        let (code, stdout, stderr) = output(&mut backlogd(&[verb, &["--help"]].concat()));
+        assert_eq!((code, stderr.as_str()), (Some(0), ""), "{verb:?}");
+        assert!(stdout.contains("Example"), "{verb:?}");
+        insta::assert_snapshot!([&["help"], verb].concat().join("_"), stdout);
+    }
+}
+
+#[test]
+fn the_version_has_the_commit() {
+    let (code, stdout, _) = output(&mut backlogd(&["--version"]));
+    assert_eq!(code, Some(0));
+    let expected = concat!("backlogd ", env!("CARGO_PKG_VERSION"), " (commit ");
+    assert!(stdout.starts_with(expected), "{stdout}");
+}
+
+#[test]
+fn a_closed_pipe_ends_quietly_and_a_full_disk_does_not() {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let mut command = backlogd(&["config", "show"]);
+    let status = command.stdout(writer).stderr(Stdio::piped()).output().expect("it runs");
+    assert_eq!((status.status.code(), status.stderr.as_slice()), (Some(0), &b""[..]));
+    let full = std::fs::File::options().write(true).open("/dev/full").expect("/dev/full");
+    let (code, _, stderr) = output(backlogd(&["config", "show"]).stdout(full));
+    let message = "backlogd: standard output: No space left on device (os error 28)\n";
+    assert_eq!((code, stderr.as_str()), (Some(3), message));
+}
+
+#[test]
+fn colours_are_for_terminals_unless_asked_for() {
+    let colored = |arguments: &[&str], no_color: &str| {
+        let (_, stdout, _) = output(backlogd(arguments).env("NO_COLOR", no_color));
+        stdout.contains('\x1b')
+    };
+    assert!(!colored(&["--help"], ""));
+    assert!(!colored(&["config", "show"], ""));
+    assert!(!colored(&["config", "show", "--color", "never"], ""));
+}
+
+/// A daemon that answers one question; joined, it gives the question.
+fn daemon(socket: &Path, answer: String) -> thread::JoinHandle<String> {
+    let listener = UnixListener::bind(socket).expect("a socket");
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a client");
+        let mut request = [0; 1024];
+        let n = stream.read(&mut request).expect("a request");
+        stream.write_all(answer.as_bytes()).expect("the client reads");
+        String::from_utf8_lossy(&request[..n]).into_owned()
+    })
+}
+
+#[test]
+fn list_asks_the_daemon() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let socket = folder.path().join("s");
+    let parts = [
+        "{\"schema_version\": 1, \"unix_time_seconds\": 7.5, ",
+        "\"source\": \"daemon\", \"interval_seconds\": 1.0, \"listeners\": []}",
+        "",
+    ];
+    let chunks = parts.map(|part| format!("{:x}\r\n{part}\r\n", part.len())).concat();
+    let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let daemon = daemon(&socket, format!("{head}{chunks}"));
+    let path = socket.to_str().expect("a path in UTF-8");
+    let (code, stdout, stderr) =
+        output(&mut backlogd(&["list", "-v", "-o", "json", "--socket", path]));
+    let request = daemon.join().expect("the daemon was asked");
+    assert!(request.starts_with("GET /api/v1/listeners HTTP/1.1\r\n"), "{request}");
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stdout.contains("\"unix_time_seconds\": 7.5"), "{stdout}");
+    assert!(stderr.contains(&format!("from the daemon at {path}")), "{stderr}");
+}
+
+#[test]
+fn list_samples_by_itself_when_the_named_daemon_does_not_answer_and_says_so() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let socket = folder.path().join("s");
+    let path = socket.to_str().expect("a path in UTF-8");
+    let list = |arguments: &[&str]| {
+        // Nobody listens on port 1, so that there is nothing to print.
+        let own = ["list", "--no-ebpf", "--interval", "10ms", "--port", "1"];
+        output(&mut backlogd(&[&own, arguments].concat()))
+    };
+    let said = |why: &str| {
+        let why = format!("backlogd: the daemon at {path}: {why}; taking own samples\n");
+        (Some(0), why + "backlogd: no such listener\n")
+    };
+    let (code, _, stderr) = list(&["--socket", path]);
+    let why = "cannot connect: No such file or directory (os error 2)";
+    assert_eq!((code, stderr), said(why));
+    let (code, _, stderr) = list(&["--socket", path, "--standalone"]);
+    assert_eq!((code, stderr.as_str()), (Some(0), "backlogd: no such listener\n"));
+    let answer = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n";
+    let daemon = daemon(&socket, answer.into());
+    let (code, _, stderr) = list(&["--socket", path]);
+    assert_eq!((code, stderr), said("got HTTP status 503, expected 200"));
+    daemon.join().expect("the daemon was asked");
+}
