@@ -1,0 +1,58 @@
+//! Clients, in crowds; they know how many of them are connected.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::namespace::wait_for;
+
+/// Connections as their clients see them.
+pub(crate) struct Clients(Vec<Socket>);
+
+impl Clients {
+    /// Starts `n` connections and waits for none.
+    pub(crate) fn start(n: usize, addr: SocketAddr) -> Self {
+        let target = SockAddr::from(addr);
+        let connect = |_| {
+            let socket =
+                Socket::new(Domain::for_address(addr), Type::STREAM, None).expect("socket");
+            socket.set_nonblocking(true).expect("O_NONBLOCK");
+            match socket.connect(&target) {
+                Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => {
+                    // a listener that is just gone answers with a reset
+                    assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused, "{addr}: {error}");
+                }
+                Ok(()) | Err(_) => {}
+            }
+            socket
+        };
+        Self((0..n).map(connect).collect())
+    }
+
+    /// Makes `n` connections; returns when the clients think that they are established.
+    #[track_caller]
+    pub(crate) fn connect(n: usize, addr: SocketAddr) -> Self {
+        let clients = Self::start(n, addr);
+        wait_for("clients to be connected", || clients.connected() == n);
+        clients
+    }
+
+    /// How many of them are connected, as far as they know.
+    pub(crate) fn connected(&self) -> usize {
+        self.0.iter().filter(|socket| socket.peer_addr().is_ok()).count()
+    }
+
+    /// Each sends one byte.
+    pub(crate) fn send(&self) {
+        for socket in &self.0 {
+            assert_eq!(socket.send(b"x").expect("send"), 1);
+        }
+    }
+
+    /// Closes them all by RST.
+    pub(crate) fn reset(self) {
+        for socket in self.0 {
+            socket.set_linger(Some(Duration::ZERO)).expect("SO_LINGER");
+        }
+    }
+}

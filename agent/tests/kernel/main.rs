@@ -1,0 +1,19 @@
+//! What the agent says beside what the kernel, the clients and the servers say.
+//!
+//! Each test runs in a network namespace of its own, so that every count is exact; it provokes
+//! what it is about with a named offender and compares. The eBPF programs see the whole host, so
+//! the tests run one at a time: `cargo test --test kernel -- --ignored --test-threads=1`, as root.
+
+mod agent;
+mod burst;
+mod clients;
+mod life;
+mod mixed;
+mod namespace;
+mod offenders;
+mod overflow;
+mod restart;
+mod rps;
+mod sampled;
+mod shapes;
+mod truth;

@@ -1,0 +1,80 @@
+//! A network namespace for each test, and waiting for what happens in it.
+
+use std::{
+    fs,
+    os::unix::fs::MetadataExt as _,
+    panic,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use backlogd::id::NetnsId;
+use rustix::{
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+    thread::{UnshareFlags, unshare_unsafe},
+};
+
+/// Longer than anything here takes on a busy machine.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Runs `test` on a thread in a fresh network namespace whose loopback is up. What the test starts,
+/// threads and processes, lives there too.
+pub(crate) fn in_own_netns(test: impl FnOnce() + Send) {
+    let run = || {
+        unshare(UnshareFlags::NEWNET);
+        run("ip", &["link", "set", "lo", "up"]);
+        allow_many_files();
+        test();
+    };
+    if let Err(panic) = thread::scope(|scope| scope.spawn(run).join()) {
+        panic::resume_unwind(panic);
+    }
+}
+
+/// Gives the calling thread a mount namespace of its own, whose `/sys` shows the network namespace
+/// that the thread is in.
+pub(crate) fn mount_own_sysfs() {
+    unshare(UnshareFlags::NEWNS);
+    run("mount", &["--make-rprivate", "/"]);
+    run("mount", &["-t", "sysfs", "sysfs", "/sys"]);
+}
+
+/// The namespace of the calling thread.
+pub(crate) fn own_netns() -> NetnsId {
+    let inode = fs::metadata("/proc/thread-self/ns/net").expect("our namespace").ino();
+    NetnsId(u32::try_from(inode).expect("nsfs numbers are small"))
+}
+
+/// Sets a sysctl of this namespace, named as below `/proc/sys/net`.
+pub(crate) fn set_sysctl(name: &str, value: &str) {
+    fs::write(format!("/proc/sys/net/{name}"), value).expect(name);
+}
+
+/// Returns when `happened` does; panics with `what` when that takes too long.
+#[track_caller]
+pub(crate) fn wait_for(what: &str, mut happened: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !happened() {
+        assert!(start.elapsed() < DEADLINE, "waited {DEADLINE:?} in vain: {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn run(program: &str, arguments: &[&str]) {
+    let status = Command::new(program).args(arguments).status().expect(program);
+    assert!(status.success(), "{program} {arguments:?}: {status}");
+}
+
+/// A thousand listeners and their clients need more than the usual 1,024.
+fn allow_many_files() {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("RLIMIT_NOFILE");
+}
+
+#[expect(unsafe_code, reason = "unshare(2) can part a thread from its descriptors")]
+fn unshare(what: UnshareFlags) {
+    assert!(!what.contains(UnshareFlags::FILES), "descriptors stay shared");
+    // SAFETY: the only danger is `FILES`, and the line above refuses it.
+    unsafe { unshare_unsafe(what) }.expect("unshare needs root");
+}

@@ -1,0 +1,120 @@
+//! Listen drops: at the SYN, at the last ACK, and what only looks like one.
+
+use crate::{
+    agent::{Agent, Numbers, find},
+    clients::Clients,
+    namespace::{in_own_netns, wait_for},
+    offenders::{NeverAccepts, defer_accept},
+};
+
+/// Twenty clients of a listener with backlog 5 that never accepts. Returns with the queue full and
+/// the first SYNs refused; the agent's view agrees with the kernel's.
+pub(crate) fn check_full_queue(agent: &mut Agent) -> (NeverAccepts, Clients) {
+    let server = NeverAccepts::listen("127.0.0.1:0", 5);
+    let clients = Clients::start(20, server.addr);
+    for refused in [14, 28] {
+        // each client that was refused tries again after a second
+        wait_for("SYNs to be refused", || refused <= agent.truth().count("ListenDrops"));
+        let (snapshot, seen) = agent.settled();
+        let (listener, ss) = (find(&snapshot, server.addr), seen.at(server.addr));
+        assert_eq!((listener.length, ss.length), (6, 6));
+        assert_eq!((listener.limit, ss.limit), (5, 5));
+        assert_eq!(listener.fill_ratio_max, Some(1.2));
+        assert_eq!(listener.counters.drops, Ok(ss.drops));
+        assert_eq!(listener.counters.socket_drops, Ok(ss.drops));
+        assert_eq!(ss.drops, seen.count("ListenDrops"));
+        assert_eq!(ss.drops, seen.count("ListenOverflows"));
+        assert_eq!(clients.connected(), 6);
+    }
+    (server, clients)
+}
+
+#[test]
+#[ignore = "kernel: needs root"]
+fn a_full_queue_holds_limit_plus_one_and_each_refused_syn_is_a_drop() {
+    in_own_netns(|| {
+        let mut agent = Agent::start();
+        let (server, clients) = check_full_queue(&mut agent);
+        drop(clients);
+        let (snapshot, seen) = agent.settled();
+        let drops = seen.count("ListenDrops");
+        let listener = find(&snapshot, server.addr);
+        let expected = Numbers { established: 6, drops, length: 6, ..Numbers::default() };
+        assert_eq!(Numbers::of(listener), expected);
+        assert_eq!(listener.length_max, Ok(6));
+        assert!(listener.counters.full.0 > 0, "{:?}", listener.counters);
+    });
+}
+
+#[test]
+#[ignore = "kernel: needs root"]
+fn drops_that_come_while_the_agent_looks_are_all_counted() {
+    in_own_netns(|| {
+        let mut agent = Agent::start();
+        let servers = [(); 3].map(|()| NeverAccepts::listen("127.0.0.1:0", 0));
+        let held = servers.each_ref().map(|server| Clients::connect(1, server.addr));
+        let [a, b, c] = servers.each_ref().map(|server| server.addr);
+        let refused = std::thread::spawn(move || {
+            for _ in 0..3_000 {
+                [a, a, b].into_iter().for_each(|addr| drop(Clients::start(1, addr)));
+            }
+        });
+        while !refused.is_finished() {
+            agent.look();
+        }
+        refused.join().expect("clients");
+        let (snapshot, seen) = agent.settled();
+        for (addr, drops) in [(a, 6_000), (b, 3_000), (c, 0)] {
+            assert_eq!(find(&snapshot, addr).counters.drops, Ok(drops), "{addr}");
+            assert_eq!(seen.at(addr).drops, drops, "{addr}");
+        }
+        drop(held);
+    });
+}
+
+#[test]
+#[ignore = "kernel: needs root"]
+fn deferred_handshakes_are_no_drops() {
+    in_own_netns(|| {
+        let mut agent = Agent::start();
+        let server = NeverAccepts::prepared("127.0.0.1:0", 100, defer_accept);
+        let clients = Clients::connect(10, server.addr);
+        agent.check(server.addr, Numbers::default());
+        clients.send();
+        wait_for("all to be queued", || agent.truth().at(server.addr).length == 10);
+        let expected = Numbers { established: 10, length: 10, ..Numbers::default() };
+        let listener = agent.check(server.addr, expected);
+        assert_eq!(agent.truth().at(server.addr).drops, 10, "each bare ACK is one for ss");
+        assert_eq!(listener.counters.socket_drops, Ok(10));
+    });
+}
+
+/// The queue has room for one when four more clients finish their handshake.
+#[track_caller]
+fn check_refused_acks(look_between: bool) {
+    let mut agent = Agent::start();
+    let server = NeverAccepts::prepared("127.0.0.1:0", 4, defer_accept);
+    let clients = Clients::connect(5, server.addr);
+    if look_between {
+        agent.check(server.addr, Numbers::default());
+    }
+    server.listen_again(0);
+    clients.send();
+    wait_for("ACKs to be refused", || agent.truth().count("ListenDrops") >= 4);
+    let (snapshot, seen) = agent.settled();
+    let (drops, deferred) = (seen.count("ListenDrops"), seen.count("TCPDeferAcceptDrop"));
+    assert_eq!(seen.at(server.addr).drops, 2 * drops + deferred, "for ss a refused ACK is two");
+    assert_eq!(seen.count("ListenOverflows"), drops);
+    let listener = find(&snapshot, server.addr);
+    let expected = Numbers { established: 1, drops, length: 1, ..Numbers::default() };
+    assert_eq!(Numbers::of(listener), expected);
+    assert_eq!(listener.counters.socket_drops, Ok(2 * drops + deferred));
+    assert_eq!((listener.limit, listener.fill_ratio_max), (0, Some(1.0)));
+}
+
+#[test]
+#[ignore = "kernel: needs root"]
+fn a_refused_last_ack_is_one_drop() {
+    in_own_netns(|| check_refused_acks(false));
+    in_own_netns(|| check_refused_acks(true));
+}

@@ -1,0 +1,54 @@
+//! Packets that arrive by interrupt, as from a network card. Plain loopback interrupts nobody.
+
+use std::{fs, net::Shutdown, sync::Arc, thread};
+
+use crate::{
+    agent::{Agent, find, own_lost},
+    clients::Clients,
+    namespace::{in_own_netns, mount_own_sysfs, wait_for},
+    offenders::NeverAccepts,
+};
+
+/// How many connections each client makes, one after the other.
+const CONNECTIONS: [u64; 4] = [5_000; 4];
+
+#[test]
+#[ignore = "kernel: needs root"]
+fn what_no_program_saw_is_published_as_lost() {
+    in_own_netns(|| {
+        mount_own_sysfs();
+        fs::write("/sys/class/net/lo/queues/rx-0/rps_cpus", "3").expect("RPS");
+        let mut agent = Agent::start();
+        let server = Arc::new(NeverAccepts::listen("127.0.0.1:0", 1024));
+        let addr = server.addr;
+        let acceptors = [(); 8].map(|()| {
+            let server = server.clone();
+            thread::spawn(move || {
+                let mut accepted = 0_u64;
+                while server.socket().accept().is_ok() {
+                    accepted += 1;
+                }
+                accepted
+            })
+        });
+        let clients = CONNECTIONS
+            .map(|n| thread::spawn(move || (0..n).for_each(|_| drop(Clients::connect(1, addr)))));
+        while !clients.iter().all(thread::JoinHandle::is_finished) {
+            agent.look();
+        }
+        clients.into_iter().for_each(|client| client.join().expect("client"));
+        let all = CONNECTIONS.iter().sum();
+        wait_for("the queue to drain", || agent.truth().at(addr).length == 0);
+        assert_eq!(agent.truth().count("PassiveOpens"), all);
+        let account = |s: &_| (find(s, addr).counters.established, own_lost(s));
+        agent.until("counted and lost to be all", |snapshot| {
+            let (established, lost) = account(snapshot);
+            established.and_then(|n| lost.map(|lost| n + lost)) == Ok(all)
+        });
+        // and it stays so
+        agent.settled();
+        server.socket().shutdown(Shutdown::Read).expect("shutdown");
+        let accepted: u64 = acceptors.map(|a| a.join().expect("acceptor")).into_iter().sum();
+        assert_eq!(accepted, all);
+    });
+}
