@@ -168,6 +168,8 @@ impl Socket {
                 };
                 left.saturating_sub(socket.length.into()).max(by_pair)
             }
+            // shut down: in no dump, alive, and the record includes what was thrown away
+            (None, None) if self.rests(record) => left,
             // on its way out: what is queued is neither accepted nor thrown away
             (None, None) => before.accepted,
         };
@@ -189,6 +191,12 @@ impl Socket {
             discarded: self.counted.discarded - before.discarded,
             resets: self.counted.resets - before.resets,
         }
+    }
+
+    /// Whether the sample before showed the same: no socket in the dump, and this record.
+    fn rests(&self, record: &SlotRecord) -> bool {
+        let counted = |record: &SlotRecord| (record.established, record.discarded);
+        self.live.is_none() && self.record.as_ref().map(counted) == Some(counted(record))
     }
 
     fn claim(&mut self, sight: Sight) -> Option<Claim> {

@@ -229,6 +229,25 @@ fn a_listener_between_two_samples_is_known_by_its_record() {
 }
 
 #[test]
+fn a_listener_that_is_shut_down_settles_in_the_second_sample() {
+    let mut world = World::new();
+    world.listen(1, 80, 100);
+    world.connect(1, 3);
+    world.accept(1, 1);
+    world.look();
+    let socket = *world.socket(1);
+    world.sockets.clear();
+    // this record may have been read before the queue was thrown away
+    assert_eq!(Ok(1), at(&world.look(), 80).counters.accepted);
+    world.record(1).discarded = 2;
+    assert_eq!(Ok(1), at(&world.look(), 80).counters.accepted);
+    assert_eq!([3, 1, 2, 0], flow(at(&world.look(), 80)));
+    world.sockets.push(ListenSocket { length: 0, ..socket });
+    world.connect(1, 4);
+    assert_eq!([7, 1, 2, 4], flow(at(&world.look(), 80)));
+}
+
+#[test]
 fn a_listener_that_is_gone_leaves_after_its_time_and_goes_on_when_it_returns() {
     let mut world = World::new();
     world.listen(1, 80, 100);
