@@ -122,7 +122,13 @@ impl Tracked {
     /// A counter of which a part goes unseen is absent, not too low.
     fn note_features(&mut self, live: &[&Socket], features: &Features) {
         let no_slot = live.iter().any(|socket| 1 < socket.without_record);
-        let absent = features.records.or(no_slot.then_some(Absent::NoSlot));
+        let nothing = !live.is_empty() && live.iter().all(|socket| socket.record.is_none());
+        // it may just have been made: after the records were read, before the sockets were
+        let too_early = nothing && self.established == Total::new();
+        let absent = features
+            .records
+            .or(no_slot.then_some(Absent::NoSlot))
+            .or(too_early.then_some(Absent::TooEarly));
         for total in [
             &mut self.established,
             &mut self.accepted,

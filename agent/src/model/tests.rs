@@ -334,7 +334,8 @@ fn a_listener_without_a_slot_is_sampled_only() {
     let mut world = World::new();
     world.listen(1, 80, 5);
     world.records = Ok(Vec::new());
-    world.look(); // it may just have been made
+    let snapshot = world.look(); // it may just have been made
+    assert_eq!(Err(Absent::TooEarly), at(&snapshot, 80).counters.established);
     let snapshot = world.look();
     assert_eq!(Err(Absent::NoSlot), at(&snapshot, 80).counters.established);
     assert_eq!(Err(Absent::NoSlot), at(&snapshot, 80).length_max);
