@@ -216,11 +216,11 @@ fn deny(session: &mut Session, wanted: bool) -> Result<Outcome> {
         return Ok(Outcome::Skipped(why.into()));
     }
     let path = tools::path_with(tools::CARGO_DENY.install(&session.root)?)?;
-    let config = session.root.join("deny.toml");
     for manifest in ["Cargo.toml", "ebpf/Cargo.toml"] {
         let mut deny = session.cargo();
-        deny.env("PATH", &path).args(["deny", "--manifest-path", manifest, "check"]);
-        sh::run(deny.arg("--config").arg(&config).args(["licenses", "bans", "sources"]))?;
+        deny.env("PATH", &path).args(["deny", "--config", "deny.toml"]);
+        deny.args(["--manifest-path", manifest, "check", "licenses", "bans", "sources"]);
+        sh::run(&mut deny)?;
     }
     Ok(Outcome::Passed)
 }
