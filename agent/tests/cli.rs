@@ -2,10 +2,12 @@
 
 use std::{
     io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
     os::unix::net::UnixListener,
     path::Path,
     process::{Command, Output, Stdio},
     thread,
+    time::{Duration, Instant},
 };
 
 use tempfile::TempDir;
@@ -214,6 +216,31 @@ fn list_asks_the_daemon() {
     assert_eq!(code, Some(0), "{stderr}");
     assert!(stdout.contains("\"unix_time_seconds\": 7.5"), "{stdout}");
     assert!(stderr.contains(&format!("from the daemon at {path}")), "{stderr}");
+}
+
+#[test]
+fn list_shows_a_queue_without_a_daemon_and_without_ebpf() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let clients = [(); 2].map(|()| TcpStream::connect(address).expect("it listens"));
+    let port = address.port().to_string();
+    let list = ["list", "--standalone", "--no-ebpf", "--interval", "10ms", "--no-headers", "-p"];
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        let (code, stdout, stderr) = output(&mut backlogd(&[&list[..], &[&port]].concat()));
+        assert_eq!((code, stderr.as_str()), (Some(0), ""));
+        let row: Vec<_> = stdout.split_whitespace().collect();
+        let owner = format!("/{}", std::process::id());
+        // The last ACK of a handshake may be on its way when connect returns.
+        if row[2].starts_with("2/") {
+            assert_eq!(row[0], address.to_string());
+            assert!(row[1].ends_with(&owner), "{row:?}");
+            assert_eq!(row[row.len() - 1], "-", "stalled or not cannot be known: {row:?}");
+            break;
+        }
+        assert!(Instant::now() < end, "{stdout}");
+    }
+    drop(clients);
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! `backlogd run`: the daemon.
 
 use clap::Args;
-use tracing::info;
 
 use super::{Exit, flags::Flags, log, out::Color};
 use crate::daemon;
@@ -22,7 +21,6 @@ impl Run {
     pub(super) fn run(self, color: Color) -> anyhow::Result<Exit> {
         let config = self.flags.load()?.config;
         log::start(&config.log, config.log_format, color)?;
-        info!(version = env!("CARGO_PKG_VERSION"), "backlogd starts");
         let reload = move || self.flags.load().map(|loaded| loaded.config);
         daemon::run(config, reload)?;
         Ok(Exit::Fine)
