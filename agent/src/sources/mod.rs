@@ -189,12 +189,13 @@ impl Sources {
             let inodes: BTreeSet<Inode> =
                 sockets.iter().map(|socket| socket.inode).filter(|inode| inode.0 != 0).collect();
             self.owners.update(at, &inodes);
+            // without their number, which changes with every process
             let result = match self.owners.unreadable() {
                 0 => Ok(()),
-                n => Err(format!(
-                    "descriptors of {n} processes may not be listed: their listeners have no \
-                     owner (CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH would show them)"
-                )),
+                _ => {
+                    Err("descriptors of some processes may not be listed: their listeners have no \
+                          owner (needs CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH)")
+                }
             };
             let _ = self.note("owners", result);
         }

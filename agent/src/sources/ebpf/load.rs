@@ -166,11 +166,18 @@ fn log_verifier(program: &str, error: &ProgramError) {
     }
 }
 
-/// The innermost cause: aya's own texts repeat or drop it.
+/// The innermost cause, on one line: aya's own texts repeat or drop it.
 fn last_cause(error: &(dyn Error + 'static)) -> String {
     let causes = iter::successors(Some(error), |err| (**err).source());
-    let text = causes.last().map_or_else(String::new, ToString::to_string);
-    text.lines().next().unwrap_or_default().to_owned()
+    let Some(cause) = causes.last() else { return String::new() };
+    let text = cause.to_string();
+    let line = text.lines().next().unwrap_or_default();
+    match cause.downcast_ref::<io::Error>().map(io::Error::kind) {
+        Some(io::ErrorKind::PermissionDenied) => {
+            format!("{line}: needs CAP_BPF and CAP_PERFMON, and a kernel that grants them")
+        }
+        _ => line.to_owned(),
+    }
 }
 
 #[cfg(test)]
