@@ -260,6 +260,8 @@ async fn serve(
         .map(tokio::net::UnixListener::from_std)
         .transpose()
         .map_err(failed("the server on the Unix socket"))?;
+    // not as configured: port 0 is any free one
+    let listen = tcp.local_addr().map_err(failed("the server"))?;
     let (stop, stopped) = watch::channel(());
     let until = |mut stopped: watch::Receiver<()>| async move { drop(stopped.changed().await) };
     let serve_tcp = axum::serve(tcp, router.clone()).with_graceful_shutdown(until(stopped.clone()));
@@ -269,7 +271,7 @@ async fn serve(
             None => Ok(()),
         }
     };
-    tracing::info!(listen = %config.listen, version = env!("CARGO_PKG_VERSION"), "started");
+    tracing::info!(%listen, version = env!("CARGO_PKG_VERSION"), "started");
     let servers = async { tokio::try_join!(serve_tcp, serve_unix) };
     tokio::pin!(servers);
     let result = tokio::select! {
@@ -302,8 +304,11 @@ async fn watch_over(
             changed = snapshots.changed() => if changed.is_err() {
                 return Err(DaemonError::SamplerDied);
             },
-            _ = textfile.tick() => if let Some(dir) = &config.textfile {
-                write_textfile(dir, &newest);
+            _ = textfile.tick() => match (&config.textfile, newest.borrow().clone()) {
+                (Some(dir), Some(snapshot)) => write_textfile(dir, snapshot),
+                // before the first sample
+                (Some(_), None) => textfile.reset_after(Duration::from_millis(100)),
+                (None, _) => {}
             }
         }
     }
@@ -333,8 +338,7 @@ fn reloaded(
 
 /// Writes the metrics where node_exporter's textfile collector reads them: whole, or not at all.
 /// Without `process_*`, which would stand beside node_exporter's own.
-fn write_textfile(dir: &Path, snapshots: &watch::Receiver<Option<Arc<Snapshot>>>) {
-    let Some(snapshot) = snapshots.borrow().clone() else { return };
+fn write_textfile(dir: &Path, snapshot: Arc<Snapshot>) {
     let (path, unfinished) = (dir.join("backlogd.prom"), dir.join("backlogd.prom.tmp"));
     let written = exposition::encode(Scrape::new(snapshot, None), Format::Prometheus)
         .map_err(io::Error::other)

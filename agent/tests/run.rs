@@ -1,0 +1,179 @@
+//! The daemon through the real binary: it serves, reloads, stops, and refuses to half start.
+
+#![expect(clippy::unwrap_used, reason = "outside of #[test] functions, but in a test")]
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpStream,
+    path::{Path, PathBuf},
+    process::{Child, ChildStderr, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+/// A daemon in the sampled tier, in a folder of its own.
+struct Daemon {
+    child: Child,
+    log: BufReader<ChildStderr>,
+    listen: String,
+    dir: TempDir,
+}
+
+impl Daemon {
+    fn start(extra: &[&str]) -> Self {
+        let dir = TempDir::new().unwrap();
+        let config = dir.path().join("backlogd.toml");
+        fs::write(&config, "sample_interval_seconds = 0.1\n").unwrap();
+        let mut child = command(dir.path()).args(extra).spawn().unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap());
+        let mut daemon = Self { child, log, listen: String::new(), dir };
+        let line = daemon.wait_for_line("started listen=");
+        let after = line.split_once("listen=").unwrap().1;
+        daemon.listen = after.split(' ').next().unwrap().to_owned();
+        daemon.wait_until_ready();
+        daemon
+    }
+
+    fn wait_for_line(&mut self, part: &str) -> String {
+        let mut all = String::new();
+        loop {
+            let mut line = String::new();
+            assert_ne!(0, self.log.read_line(&mut line).unwrap(), "no {part:?} in:\n{all}");
+            if line.contains(part) {
+                return line;
+            }
+            all.push_str(&line);
+        }
+    }
+
+    fn wait_until_ready(&self) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !self.get("/readyz").starts_with("HTTP/1.1 200") {
+            assert!(Instant::now() < deadline, "not ready");
+            thread::yield_now();
+        }
+    }
+
+    fn get(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(&self.listen).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.path().join("backlogd.sock")
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // it has ended already where the test is about that
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn command(dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_backlogd"));
+    command
+        .args(["run", "--no-ebpf", "--listen", "127.0.0.1:0"])
+        .arg("--config")
+        .arg(dir.join("backlogd.toml"))
+        .arg("--socket")
+        .arg(dir.join("backlogd.sock"))
+        .env("NO_COLOR", "1")
+        .stderr(Stdio::piped());
+    command
+}
+
+#[test]
+fn it_serves_what_it_sees_and_says_how() {
+    let daemon = Daemon::start(&[]);
+    let port = daemon.listen.split_once(':').unwrap().1;
+    let metrics = daemon.get("/metrics");
+    let series = format!("addr=\"127.0.0.1\",port=\"{port}\",comm=\"backlogd\"");
+    assert!(metrics.contains(&series), "{series}: {metrics}");
+    assert!(!metrics.contains("backlogd_listener_established_total"), "absent, not 0");
+    assert!(daemon.get("/readyz").contains("established none -: switched off by no_ebpf"));
+    assert!(daemon.get("/api/v1/listeners").contains("\"source\":\"daemon\""));
+    assert!(daemon.get("/healthz").starts_with("HTTP/1.1 200"));
+}
+
+#[test]
+fn sigterm_stops_it_within_a_second_also_while_a_client_holds_its_connection() {
+    for signal in ["TERM", "INT"] {
+        let mut daemon = Daemon::start(&[]);
+        let _idle = TcpStream::connect(&daemon.listen).unwrap();
+        assert!(daemon.socket().exists());
+        let start = Instant::now();
+        daemon.signal(signal);
+        let status = daemon.child.wait().unwrap();
+        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+        assert_eq!(Some(0), status.code(), "{signal}");
+        assert!(!daemon.socket().exists(), "its socket goes with it");
+    }
+}
+
+#[test]
+fn a_bad_file_at_sighup_keeps_the_old_one_and_a_good_one_is_taken() {
+    let mut daemon = Daemon::start(&[]);
+    let file = daemon.dir.path().join("backlogd.toml");
+    fs::write(&file, "sample_interval_seconds = \"fast\"\n").unwrap();
+    daemon.signal("HUP");
+    let line = daemon.wait_for_line("not reloaded");
+    assert!(line.contains("backlogd.toml:1:27: sample_interval_seconds: got"), "{line}");
+    fs::write(&file, "sample_interval_seconds = 0.2\n").unwrap();
+    daemon.signal("HUP");
+    daemon.wait_for_line("reloaded");
+    assert!(daemon.get("/healthz").starts_with("HTTP/1.1 200"));
+}
+
+#[test]
+fn a_port_or_socket_that_is_taken_is_named_and_nothing_starts() {
+    let daemon = Daemon::start(&[]);
+    let run = |dir: &Path, extra: &[&str]| {
+        let output = command(dir).args(extra).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, err) = run(daemon.dir.path(), &[]);
+    assert_eq!(Some(3), code);
+    assert!(err.contains("another backlogd answers on"), "{err}");
+
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("backlogd.toml"), format!("listen = \"{}\"\n", daemon.listen))
+        .unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_backlogd"))
+        .args(["run", "--no-ebpf", "--socket", "", "--config"])
+        .arg(dir.path().join("backlogd.toml"))
+        .output()
+        .unwrap();
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(Some(3), output.status.code(), "{err}");
+    let expected = format!("cannot listen on {}: Address already in use", daemon.listen);
+    assert!(err.contains(&expected), "{err}");
+}
+
+#[test]
+fn the_textfile_is_whole_and_leaves_process_metrics_to_node_exporter() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("backlogd.prom");
+    let _daemon = Daemon::start(&["--textfile", dir.path().to_str().unwrap()]);
+    let deadline = Instant::now() + Duration::from_secs(15);
+    while !path.exists() {
+        assert!(Instant::now() < deadline, "not written");
+        thread::sleep(Duration::from_millis(20));
+    }
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.contains("# TYPE backlogd_listener_accept_queue_length gauge"), "{text}");
+    assert!(!text.lines().any(|line| line.starts_with("process_")), "{text}");
+}
