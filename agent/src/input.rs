@@ -146,7 +146,7 @@ pub struct SlotsSample {
     pub records: Vec<SlotRecord>,
     /// How many slots there are.
     pub capacity: u32,
-    /// Listening sockets that found no free slot, since the programs started.
+    /// Times that a listening socket asked for a slot in vain, since the programs started.
     pub no_slot: u64,
     /// Events of children whose slot had been given away.
     pub stale: u64,

@@ -150,7 +150,7 @@ pub struct Agent {
     pub durations: BTreeMap<Source, Durations>,
     /// Slots in use and all slots.
     pub slots: Known<(u32, u32)>,
-    /// Listening sockets that found no slot.
+    /// Times that a listening socket asked for a slot in vain.
     pub no_slot: Known<u64>,
     /// Events whose slot had been given away.
     pub stale: Known<u64>,

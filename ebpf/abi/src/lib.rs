@@ -99,7 +99,7 @@ pub const SLOTS: u32 = 4096;
 
 /// Indexes of the host-wide cells.
 pub mod cell {
-    /// Listening sockets that found no free slot.
+    /// Times that a listening socket asked for a slot and none was free.
     pub const NO_SLOT: u32 = 0;
     /// Events of children whose slot has been given to another listener since.
     pub const STALE: u32 = 1;

@@ -80,7 +80,7 @@ pub(super) const FAMILIES: &[Family] = &[
             name: "backlogd_events_lost_total",
             kind: Kind::Counter,
             labels: &["stage"],
-            help: "Events not counted for a listener: kernel, handshakes that no program saw; no_slot, listening sockets without a record; stale, of a record given away",
+            help: "Events not counted for a listener: kernel, handshakes that no program saw; no_slot, times that a listening socket asked for a record in vain; stale, of a record given away",
             source: "PassiveOpens of /proc/net/snmp less established; counters of the programs",
         },
         emit: events_lost,
