@@ -146,8 +146,9 @@ impl Socket {
         };
         let by_dump =
             |socket: ListenSocket| ListenerKey { netns, addr: socket.addr, port: socket.port };
-        self.key = self.key.or_else(|| sight.live.map(by_dump));
-        self.key = self.key.or_else(|| sight.record.and_then(by_record));
+        // what listens now is right: a socket that listens for a second time can have another port
+        let now = sight.live.map(by_dump).or(self.key);
+        self.key = now.or_else(|| sight.record.and_then(by_record));
     }
 
     /// What `record` adds. The record was read before `live`, so the difference of established and

@@ -192,6 +192,31 @@ fn a_listener_that_is_shut_down_and_listens_again_goes_on_counting() {
 
 #[test]
 #[ignore = "kernel: needs root"]
+fn a_socket_that_listens_again_on_another_port_is_another_listener() {
+    in_own_netns(|| {
+        let mut agent = Agent::start();
+        // a port that the kernel chose goes with shutdown(2)
+        let server = NeverAccepts::listen(ANY, 5);
+        let clients = Clients::connect(3, server.addr);
+        drop(server.accept(1));
+        agent.look();
+        server.socket().shutdown(Shutdown::Read).expect("shutdown");
+        agent.look();
+        server.listen_again(5);
+        let addr = server.socket().local_addr().expect("bound").as_socket().expect("IP");
+        assert_ne!(server.addr, addr);
+        let more = Clients::connect(2, addr);
+        let before =
+            Numbers { established: 3, accepted: 1, listener_closed: 2, ..Numbers::default() };
+        let after = Numbers { established: 2, length: 2, ..Numbers::default() };
+        agent.check(addr, after);
+        assert_eq!(Numbers::of(find(&agent.look(), server.addr)), before);
+        drop((clients, more));
+    });
+}
+
+#[test]
+#[ignore = "kernel: needs root"]
 fn what_the_agent_finds_in_a_queue_counts_as_established() {
     in_own_netns(|| {
         let server = NeverAccepts::listen(ANY, 16);

@@ -54,13 +54,17 @@ fn changed(ctx: &BtfTracePointContext, copy: Copy) -> Option<()> {
     Some(())
 }
 
-/// listen(2) on a socket that was shut down: it keeps its slot, and what it may throw away
-/// counts again.
+/// listen(2), perhaps on a socket that was shut down: it keeps its slot, what it may throw away
+/// counts again, and its port can be another one.
 #[inline(always)]
 fn listen(sk: Sock) -> Option<()> {
     let tag = slot::listener(sk, Taker::Listen)?;
-    // SAFETY: a storage value, and the caller of listen(2) holds the socket's lock.
-    unsafe { (*tag).done = 0 };
+    let record = record_of(tag)?;
+    // SAFETY: a storage value and a map value; the caller of listen(2) holds the socket's lock.
+    unsafe {
+        (*tag).done = 0;
+        (*record).port = sock::port(sk);
+    }
     Some(())
 }
 
