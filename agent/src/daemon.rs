@@ -164,7 +164,8 @@ fn sample(
     }
 }
 
-fn settings(config: &Config) -> Settings {
+/// What the model is told of `config`.
+pub(crate) fn settings(config: &Config) -> Settings {
     Settings {
         retention: config.listener_retention,
         length_max_window: config.length_max_window,

@@ -10,7 +10,8 @@ use super::{
 };
 use crate::{
     config::Config,
-    model::{Model, Settings},
+    daemon,
+    model::Model,
     publish::api::{Listeners, SCHEMA_VERSION, Source},
     sources::{Options, Sources},
 };
@@ -81,12 +82,7 @@ impl Own {
     fn open(config: &Config, interval: Duration) -> anyhow::Result<Self> {
         let options = Options { ebpf: !config.no_ebpf, slots: config.slots };
         let sources = Sources::open(&options).context("cannot take own samples")?;
-        let settings = Settings {
-            retention: config.listener_retention,
-            length_max_window: config.length_max_window,
-            stalled_after: config.stalled_after,
-        };
-        let model = Model::new(settings, sources.hooks());
+        let model = Model::new(daemon::settings(config), sources.hooks());
         Ok(Self { sources, model, interval, has_sampled: false })
     }
 

@@ -32,8 +32,8 @@ pub(super) const FAMILIES: &[Family] = &[
     Family {
         descriptor: gauge(
             "backlogd_listener_accept_queue_length_max",
-            "Highest length in the last 60 s (length_max_window), the running second included; for a reuseport group an upper bound",
-            "sk_ack_backlog at each enqueue (sk_data_ready); the highest sample where no program runs",
+            "Highest length in the last length_max_window_seconds (60), the running second included; of a reuseport group the sum of its sockets' highest",
+            "sk_ack_backlog at each enqueue (sk_data_ready, include/trace/events/sock.h), and the samples; absent where no program runs",
         ),
         emit: |scrape, sink| level(scrape, sink, |l| count(l.length_max)),
     },
@@ -92,7 +92,7 @@ pub(super) const FAMILIES: &[Family] = &[
     Family {
         descriptor: counter(
             "backlogd_listener_closed_total",
-            "Accepted connections whose socket has since been destroyed",
+            "Accepted connections whose socket has since been destroyed, of those established since the agent runs",
             "tcp_destroy_sock (tcp_v4_destroy_sock, net/ipv4/tcp_ipv4.c)",
         ),
         emit: |scrape, sink| each(scrape, sink, None, |l| count(l.counters.closed)),
@@ -133,8 +133,8 @@ pub(super) const FAMILIES: &[Family] = &[
     Family {
         descriptor: gauge(
             "backlogd_listener_open_connections",
-            "Accepted connections that are not destroyed",
-            "accepted - closed, with those from before the agent as the baseline",
+            "Accepted connections that are not destroyed; absent for a listener from before the agent",
+            "accepted - closed",
         ),
         emit: |scrape, sink| level(scrape, sink, |l| count(l.open)),
     },
