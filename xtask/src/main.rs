@@ -5,6 +5,7 @@
     reason = "a developer's command: what it says is for a person"
 )]
 
+mod bench;
 mod dist;
 mod ebpf;
 mod elf;
@@ -33,6 +34,8 @@ enum Verb {
     Test(test::Arguments),
     /// Builds the static release binary into target/dist
     Dist,
+    /// Measures what the agent costs, against its peers
+    Bench(bench::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
         Verb::Ebpf(arguments) => ebpf::run(&arguments),
         Verb::Test(arguments) => test::run(&arguments),
         Verb::Dist => dist::run(),
+        Verb::Bench(arguments) => bench::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,128 @@
+//! Processes that a bench starts, and ends again whatever happens.
+
+use std::{
+    env,
+    ffi::OsStr,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    path::Path,
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::raw;
+
+/// Where the agent serves, in the bench's own network namespace.
+pub(crate) const AGENT: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 10_511);
+/// How long a child may take to start: the largest opens 18,000 sockets.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A process that ends with this value.
+#[derive(Debug)]
+pub(crate) struct Running(Child);
+
+impl Running {
+    /// Another part of this program, once it has said that it is ready.
+    pub(crate) fn part(words: &[&str]) -> Result<Self> {
+        let mut child =
+            part(words)?.stdin(Stdio::piped()).spawn().context("cannot start a part")?;
+        let out = child.stdout.take().context("no pipe")?;
+        let running = Self(child);
+        let mut line = String::new();
+        BufReader::new(out).read_line(&mut line)?;
+        ensure!(line == "ready\n", "bench {words:?} did not get ready");
+        Ok(running)
+    }
+
+    /// A server, once it answers 200 on `path`.
+    pub(crate) fn server(
+        program: &Path,
+        words: impl IntoIterator<Item = impl AsRef<OsStr>>,
+        addr: SocketAddr,
+        path: &str,
+    ) -> Result<Self> {
+        let mut command = Command::new(program);
+        command.args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let spawned =
+            command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
+        let mut running = Self(spawned);
+        let start = Instant::now();
+        while let Err(err) = get(addr, path, Coding::Plain) {
+            if let Some(status) = running.0.try_wait()? {
+                bail!("{}: {status}", program.display());
+            }
+            if PATIENCE < start.elapsed() {
+                return Err(err.context(format!("{} does not answer", program.display())));
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(running)
+    }
+
+    /// `backlogd run`, after its first sample.
+    pub(crate) fn agent(program: &Path) -> Result<Self> {
+        let listen = AGENT.to_string();
+        Self::server(program, ["run", "--listen", &listen, "--socket", ""], AGENT, "/readyz")
+    }
+
+    /// CPU time so far.
+    pub(crate) fn cpu(&self) -> Result<Duration> {
+        raw::cpu_time(self.0.id()).context("cannot read a child's CPU clock")
+    }
+
+    /// A number of KiB in `/proc/PID/status`.
+    pub(crate) fn status_kib(&self, key: &str) -> Result<f64> {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.0.id()))?;
+        let line = text.lines().find_map(|line| line.strip_prefix(key));
+        let number = line.and_then(|rest| rest.split_whitespace().nth(1));
+        number.and_then(|n| n.parse().ok()).with_context(|| format!("no {key} in status"))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // both fail only when it has ended already
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What another part of this program says.
+pub(crate) fn output(words: &[&str]) -> Result<String> {
+    let output = part(words)?.stdin(Stdio::null()).output().context("cannot start a part")?;
+    ensure!(output.status.success(), "bench {words:?}: {}", output.status);
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+fn part(words: &[&str]) -> Result<Command> {
+    let mut command = Command::new(env::current_exe()?);
+    command.args(words).stdout(Stdio::piped());
+    Ok(command)
+}
+
+/// What a client accepts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Coding {
+    Plain,
+    Gzip,
+}
+
+/// The body of an answer of status 200.
+pub(crate) fn get(addr: SocketAddr, path: &str, coding: Coding) -> Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(addr)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let accept = match coding {
+        Coding::Plain => "",
+        Coding::Gzip => "Accept-Encoding: gzip\r\n",
+    };
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: bench\r\n{accept}Connection: close\r\n\r\n")?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n").context("no HTTP answer")?;
+    ensure!(answer.starts_with(b"HTTP/1.1 200 "), "{path}: not answered with 200");
+    Ok(answer.split_off(end + 4))
+}

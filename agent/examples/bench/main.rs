@@ -1,0 +1,47 @@
+//! Measures backlogd against its peers; started by `cargo xtask bench`, in a network namespace
+//! that nobody else uses. One JSON document goes to standard output.
+#![expect(
+    clippy::print_stdout,
+    reason = "its result, and how its children say that they are ready"
+)]
+
+mod child;
+mod events;
+mod hold;
+mod load;
+mod raw;
+mod report;
+mod sample;
+mod scrape;
+
+use std::{env, fs, path::Path};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+fn main() -> Result<()> {
+    let words: Vec<String> = env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    refuse_hosts_namespace()?;
+    match words[..] {
+        ["sample", agent, exporter] => {
+            println!("{}", sample::run(Path::new(agent), Path::new(exporter))?.to_json());
+        }
+        ["events", agent] => println!("{}", events::run(Path::new(agent))?.to_json()),
+        ["scrape", agent] => println!("{}", scrape::run(Path::new(agent))?.to_json()),
+        ["hold", addr, pairs] => hold::connections(addr.parse()?, pairs.parse()?)?,
+        ["listen", first_port, n] => hold::listeners(first_port.parse()?, n.parse()?)?,
+        ["measure"] => println!("{}", sample::measure()?),
+        _ => bail!("not a bench or one of its parts: {words:?}"),
+    }
+    Ok(())
+}
+
+/// Limits are changed and thousands of sockets opened: not where anybody else works.
+fn refuse_hosts_namespace() -> Result<()> {
+    let namespace = |pid: &str| {
+        let path = format!("/proc/{pid}/ns/net");
+        fs::read_link(&path).with_context(|| format!("cannot read {path}"))
+    };
+    ensure!(namespace("self")? != namespace("1")?, "not in a network namespace of its own");
+    Ok(())
+}

@@ -1,0 +1,176 @@
+//! What a scrape costs, how large it is, and whether it delays a sample.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use backlogd::{
+    model::{Model, Settings, snapshot::Snapshot},
+    publish::http,
+    sources::{Options, Sources},
+};
+use tokio::sync::{oneshot, watch};
+
+use crate::{
+    child::{self, AGENT, Coding, Running},
+    hold,
+    report::{Goal, Report, median, quantile},
+};
+
+/// Owners are looked for twice, the second time 2 s and a rest later.
+const WARM_UP: Duration = Duration::from_secs(5);
+const INTERVAL: Duration = Duration::from_millis(50);
+const SAMPLES: usize = 300;
+
+pub(crate) fn run(agent: &Path) -> Result<Report> {
+    let mut report = Report::new("scrape");
+    size(&mut report, agent)?;
+    let owners = hold::listen(1_000, 1)?;
+    cost(&mut report, agent)?;
+    jitter(&mut report)?;
+    drop(owners);
+    Ok(report)
+}
+
+fn size(report: &mut Report, agent: &Path) -> Result<()> {
+    let _owners = hold::listen(200, 1)?;
+    let _agent = Running::agent(agent)?;
+    thread::sleep(WARM_UP);
+    let plain = child::get(AGENT, "/metrics", Coding::Plain)?.len();
+    let how = "plain text, all series of `backlogd run`";
+    report.row("a scrape, 200 listeners", Goal::AtMost(2048.0), kib(plain), "KiB", how);
+    Ok(())
+}
+
+fn cost(report: &mut Report, agent: &Path) -> Result<()> {
+    const SCRAPES: u32 = 50;
+    let running = Running::agent(agent)?;
+    thread::sleep(WARM_UP);
+    let (start, before) = (Instant::now(), running.cpu()?);
+    thread::sleep(Duration::from_secs(5));
+    let idle = running.cpu()?.saturating_sub(before).as_secs_f64() / start.elapsed().as_secs_f64();
+    for (coding, name) in [(Coding::Gzip, "gzip"), (Coding::Plain, "plain")] {
+        let mut length = 0;
+        let (start, before) = (Instant::now(), running.cpu()?);
+        for _ in 0..SCRAPES {
+            length = child::get(AGENT, "/metrics", coding)?.len();
+        }
+        let spent = running.cpu()?.saturating_sub(before).as_secs_f64();
+        let each = (spent - idle * start.elapsed().as_secs_f64()) * 1e3 / f64::from(SCRAPES);
+        let how =
+            format!("mean of {SCRAPES} over HTTP, less {:.2} % of a core when idle", idle * 100.0);
+        report.row(
+            format!("CPU of a scrape, 1000 listeners, {name}"),
+            Goal::AtMost(15.0),
+            each,
+            "ms",
+            how,
+        );
+        let how = "body";
+        report.row(
+            format!("a scrape, 1000 listeners, {name}"),
+            Goal::None,
+            kib(length),
+            "KiB",
+            how,
+        );
+    }
+    Ok(())
+}
+
+fn kib(bytes: usize) -> f64 {
+    bytes as f64 / 1024.0
+}
+
+/// The daemon's two threads, in this process so that each sample's instant is seen.
+fn jitter(report: &mut Report) -> Result<()> {
+    let (snapshots, seen) = watch::channel(None);
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let addr = listener.local_addr()?;
+    let (stop, stopped) = oneshot::channel::<()>();
+    let server = thread::spawn(move || serve(listener, seen, stopped));
+    let (quiet, scraped, n_scrapes) = sample(&snapshots, addr)?;
+    drop(stop);
+    server.join().ok().context("the server's thread ended unexpectedly")??;
+    let cases = [("nobody scrapes", quiet, 0), ("scraped in a loop", scraped, n_scrapes)];
+    for (case, late, n_scrapes) in cases {
+        let how = format!(
+            "{SAMPLES} samples, one each {} ms, {n_scrapes} scrapes meanwhile; median {:.2} ms, \
+             largest {:.2} ms",
+            INTERVAL.as_millis(),
+            median(&late),
+            quantile(&late, 1.0)
+        );
+        let what = format!("lateness of a sample, p99, 1000 listeners, {case}");
+        report.row(what, Goal::None, quantile(&late, 0.99), "ms", how);
+    }
+    Ok(())
+}
+
+fn serve(
+    listener: TcpListener,
+    snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    stopped: oneshot::Receiver<()>,
+) -> Result<()> {
+    listener.set_nonblocking(true)?;
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let server = axum::serve(listener, http::router(http::App { snapshots }));
+        tokio::select! {
+            ended = async { server.await } => Ok(ended?),
+            _ = stopped => Ok(()),
+        }
+    })
+}
+
+/// Milliseconds that each sample began after its time: alone, then while somebody scrapes without
+/// pause; and how often that was.
+fn sample(
+    snapshots: &watch::Sender<Option<Arc<Snapshot>>>,
+    addr: SocketAddr,
+) -> Result<(Vec<f64>, Vec<f64>, u32)> {
+    let mut sources = Sources::open(&Options { ebpf: true, slots: 4096 })?;
+    let mut model = Model::new(Settings::default(), sources.hooks());
+    // as the daemon's sampler waits: for an order that does not come
+    let (_orders, wait) = mpsc::channel::<()>();
+    let mut pass = |next: &mut Instant| {
+        let late = Instant::now().saturating_duration_since(*next).as_secs_f64() * 1e3;
+        let snapshot = model.apply(&sources.sample());
+        snapshots.send_replace(Some(Arc::new(snapshot)));
+        *next = (*next + INTERVAL).max(Instant::now());
+        // a timeout: the sending end lives
+        let _ = wait.recv_timeout(next.saturating_duration_since(Instant::now()));
+        late
+    };
+    let mut next = Instant::now();
+    let start = Instant::now();
+    while start.elapsed() < WARM_UP {
+        pass(&mut next);
+    }
+    let quiet = (0..SAMPLES).map(|_| pass(&mut next)).collect();
+    let done = AtomicBool::new(false);
+    let (scraped, n_scrapes) = thread::scope(|scope| {
+        let scraper = scope.spawn(|| -> Result<u32> {
+            let mut n_scrapes = 0;
+            while !done.load(Ordering::Relaxed) {
+                child::get(addr, "/metrics", Coding::Gzip)?;
+                n_scrapes += 1;
+            }
+            Ok(n_scrapes)
+        });
+        let scraped = (0..SAMPLES).map(|_| pass(&mut next)).collect();
+        done.store(true, Ordering::Relaxed);
+        (scraped, scraper.join())
+    });
+    let n_scrapes = n_scrapes.ok().context("the scraper ended unexpectedly")??;
+    Ok((quiet, scraped, n_scrapes))
+}

@@ -1,0 +1,182 @@
+//! `cargo xtask bench sample|events|scrape`: what backlogd costs, against the real peers in the
+//! same run.
+//!
+//! The measuring is in agent/examples/bench, a program of the agent's own crate; here it is built,
+//! given a network namespace, and its numbers are shown. Fails when a goal is missed. Nothing of
+//! it stays: no service is installed, and all processes end with it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::{sh, tools};
+
+/// A bench that takes longer is stuck: all its processes are ended.
+const SECONDS_AT_MOST: u32 = 240;
+/// Debian's package of the peer.
+const EXPORTER: &str = "prometheus-node-exporter";
+
+/// The flags of the verb.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    bench: Bench,
+    /// Prints the numbers as JSON, not as a table
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Bench {
+    /// One sample, beside 0 to 100,000 established connections
+    Sample,
+    /// What the eBPF programs cost a connection, and connections the agent
+    Events,
+    /// One scrape of 1,000 listeners
+    Scrape,
+}
+
+/// Builds, measures and shows.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    ensure!(sh::is_root()?, "only root can make a network namespace and load eBPF programs");
+    let root = sh::root()?;
+    let release = root.join("target/release");
+    let build = ["build", "--release", "--locked", "--package", "backlogd"];
+    let what = ["--bin", "backlogd", "--example", "bench", "--target-dir", "target"];
+    sh::output(tools::cargo().current_dir(&root).args(build).args(what))?;
+    let (program, agent) = (release.join("examples/bench"), release.join("backlogd"));
+    let mut command = in_own_namespace(&program);
+    match arguments.bench {
+        Bench::Sample => command.arg("sample").arg(agent).arg(node_exporter(&root)?),
+        Bench::Events => command.arg("events").arg(agent),
+        Bench::Scrape => command.arg("scrape").arg(agent),
+    };
+    let mut document: Value = serde_json::from_str(&sh::output(&mut command)?)?;
+    document["machine"] = machine()?.into();
+    if arguments.json {
+        println!("{document:#}");
+    } else {
+        print!("{}", table(&document));
+    }
+    let missed = rows(&document).filter(|row| row["met"] == false).count();
+    if 0 < missed {
+        bail!("{missed} goals missed");
+    }
+    Ok(())
+}
+
+/// `program` in a network namespace with loopback alone; it and its children end in time.
+fn in_own_namespace(program: &Path) -> Command {
+    let mut command = Command::new("timeout");
+    command.args(["--kill-after=5", &SECONDS_AT_MOST.to_string(), "unshare", "--net"]);
+    command.args(["sh", "-c", "ip link set lo up && exec \"$0\" \"$@\""]).arg(program);
+    command
+}
+
+/// The installed exporter, or the package's unpacked below target/: installing it would start a
+/// service.
+fn node_exporter(root: &Path) -> Result<PathBuf> {
+    let folder = root.join("target/node_exporter");
+    let unpacked = folder.join("usr/bin").join(EXPORTER);
+    let installed = Path::new("/usr/bin").join(EXPORTER);
+    if let Some(there) = [installed, unpacked.clone()].into_iter().find(|path| path.is_file()) {
+        return Ok(there);
+    }
+    fs::create_dir_all(&folder)?;
+    let apt_get = || {
+        let mut command = Command::new("apt-get");
+        command.arg("--quiet").current_dir(&folder);
+        command
+    };
+    sh::output(apt_get().arg("update"))?;
+    // as the user `_apt` it may not write here
+    sh::output(apt_get().args(["download", "--option", "APT::Sandbox::User=root", EXPORTER]))?;
+    let is_package = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "deb");
+    let files = fs::read_dir(&folder)?.filter_map(|entry| Some(entry.ok()?.path()));
+    let package = files.into_iter().find(is_package).context("apt-get brought no package")?;
+    sh::output(Command::new("dpkg-deb").arg("--extract").arg(package).arg(&folder))?;
+    ensure!(unpacked.is_file(), "{EXPORTER}: no {}", unpacked.display());
+    Ok(unpacked)
+}
+
+/// Processor, cores, memory and kernel.
+fn machine() -> Result<String> {
+    let (cpu, memory) =
+        (fs::read_to_string("/proc/cpuinfo")?, fs::read_to_string("/proc/meminfo")?);
+    let value = |text: &str, key: &str| {
+        let line = text.lines().find(|line| line.starts_with(key)).unwrap_or_default();
+        line.split_once(':').map_or("unknown", |(_, value)| value.trim()).to_owned()
+    };
+    let cores = cpu.lines().filter(|line| line.starts_with("processor")).count();
+    let kib: u64 = value(&memory, "MemTotal").trim_end_matches(" kB").parse().unwrap_or(0);
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let numbers = kernel.split('-').next().unwrap_or(&kernel).trim();
+    Ok(format!(
+        "{}, {cores} cores, {} GiB, Linux {numbers}",
+        value(&cpu, "model name"),
+        kib.div_ceil(1 << 20)
+    ))
+}
+
+fn rows(document: &Value) -> impl Iterator<Item = &Value> {
+    document["rows"].as_array().into_iter().flatten()
+}
+
+/// As it stands in docs/BENCHMARKS.md.
+fn table(document: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let mut table = format!("Machine: {}\n\n", text(&document["machine"]));
+    table += "| what | goal | measured | how |\n|---|---|---|---|\n";
+    for row in rows(document) {
+        let unit = text(&row["unit"]);
+        let goal = match (&row["goal"]["at_most"], &row["goal"]["at_least"]) {
+            (Value::Number(limit), _) => format!("≤ {limit} {unit}"),
+            (_, Value::Number(limit)) => format!("≥ {limit} {unit}"),
+            _ => String::new(),
+        };
+        let missed = if row["met"] == false { " (missed)" } else { "" };
+        let measured = number(row["measured"].as_f64().unwrap_or(f64::NAN));
+        let (what, how) = (text(&row["what"]), text(&row["how"]));
+        table += &format!("| {what} | {goal} | {measured} {unit}{missed} | {how} |\n");
+    }
+    table
+}
+
+/// Three digits that count.
+fn number(value: f64) -> String {
+    let decimals = match value.abs() {
+        100.0.. => 0,
+        10.0.. => 1,
+        1.0.. => 2,
+        _ => 3,
+    };
+    format!("{value:.decimals$}")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_missed_goal_says_so() {
+        let row = json!({
+            "what": "a scrape", "goal": { "at_most": 15.0 }, "measured": 16.24, "unit": "ms",
+            "met": false, "how": "mean of 50",
+        });
+        let document = json!({ "machine": "1 core", "rows": [row] });
+        let expected = "| a scrape | ≤ 15.0 ms | 16.2 ms (missed) | mean of 50 |";
+        assert_eq!(table(&document).lines().last(), Some(expected));
+    }
+
+    #[test]
+    fn numbers_have_three_digits_that_count() {
+        let got = [1234.5, 12.345, 1.2345, 0.12345].map(number);
+        assert_eq!(got, ["1234", "12.3", "1.23", "0.123"]);
+    }
+}
