@@ -78,7 +78,7 @@ impl Running {
     pub(crate) fn status_kib(&self, key: &str) -> Result<f64> {
         let text = std::fs::read_to_string(format!("/proc/{}/status", self.0.id()))?;
         let line = text.lines().find_map(|line| line.strip_prefix(key));
-        let number = line.and_then(|rest| rest.split_whitespace().nth(1));
+        let number = line.and_then(|rest| rest.split_whitespace().next());
         number.and_then(|n| n.parse().ok()).with_context(|| format!("no {key} in status"))
     }
 }

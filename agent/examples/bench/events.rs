@@ -38,6 +38,7 @@ pub(crate) fn run(agent: &Path) -> Result<Report> {
     program_time(&mut report)?;
     memory(&mut report)?;
     rate(&mut report, agent)?;
+    parts(&mut report)?;
     agent_cpu(&mut report, agent)?;
     Ok(report)
 }
@@ -336,6 +337,30 @@ fn rate(report: &mut Report, agent: &Path) -> Result<()> {
     );
     let ratio = of(&|(with, without)| without.cpu_micros / with.cpu_micros);
     report.row("CPU of a connection, without : with", Goal::None, ratio, "×", how);
+    Ok(())
+}
+
+/// Where the CPU of a connection goes: in this process, without sampling. A listener without slot
+/// has no socket storage, so that its children have none.
+fn parts(report: &mut Report) -> Result<()> {
+    const ROUNDS: usize = 8;
+    const SLICE: Duration = Duration::from_millis(700);
+    let _takes_the_slot = Loop::new()?;
+    let mut micros: [Vec<f64>; 3] = Default::default();
+    for round in 0..ROUNDS {
+        for case in (0..3).map(|case| (case + round) % 3) {
+            let slots = [None, Some(1), Some(4096)][case];
+            let open = |slots| Sources::open(&Options { ebpf: true, slots });
+            let _sources = slots.map(open).transpose()?;
+            let server = Loop::new()?;
+            micros[case].push(server.flat_out(SLICE)?.cpu_micros);
+        }
+    }
+    let [without, no_slot, followed] = micros.map(|values| median(&values));
+    let how = format!("{without:.2} µs without programs; both ends, whole life of a connection");
+    report.row("programs alone, CPU of a connection", Goal::None, no_slot - without, "µs", how);
+    let how = "what a listener with a slot costs more than one without: the socket storage";
+    report.row("storage, CPU of a connection", Goal::None, followed - no_slot, "µs", how);
     Ok(())
 }
 

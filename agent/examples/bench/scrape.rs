@@ -1,6 +1,7 @@
 //! What a scrape costs, how large it is, and whether it delays a sample.
 
 use std::{
+    fs,
     net::{SocketAddr, TcpListener},
     path::Path,
     sync::{
@@ -27,7 +28,8 @@ use crate::{
 };
 
 /// Owners are looked for twice, the second time 2 s and a rest later.
-const WARM_UP: Duration = Duration::from_secs(5);
+const SETTLE: Duration = Duration::from_secs(5);
+const WARM_UP: usize = 100;
 const INTERVAL: Duration = Duration::from_millis(50);
 const SAMPLES: usize = 300;
 
@@ -44,7 +46,7 @@ pub(crate) fn run(agent: &Path) -> Result<Report> {
 fn size(report: &mut Report, agent: &Path) -> Result<()> {
     let _owners = hold::listen(200, 1)?;
     let _agent = Running::agent(agent)?;
-    thread::sleep(WARM_UP);
+    thread::sleep(SETTLE);
     let plain = child::get(AGENT, "/metrics", Coding::Plain)?.len();
     let how = "plain text, all series of `backlogd run`";
     report.row("a scrape, 200 listeners", Goal::AtMost(2048.0), kib(plain), "KiB", how);
@@ -54,7 +56,7 @@ fn size(report: &mut Report, agent: &Path) -> Result<()> {
 fn cost(report: &mut Report, agent: &Path) -> Result<()> {
     const SCRAPES: u32 = 50;
     let running = Running::agent(agent)?;
-    thread::sleep(WARM_UP);
+    thread::sleep(SETTLE);
     let (start, before) = (Instant::now(), running.cpu()?);
     thread::sleep(Duration::from_secs(5));
     let idle = running.cpu()?.saturating_sub(before).as_secs_f64() / start.elapsed().as_secs_f64();
@@ -101,17 +103,23 @@ fn jitter(report: &mut Report) -> Result<()> {
     let (quiet, scraped, n_scrapes) = sample(&snapshots, addr)?;
     drop(stop);
     server.join().ok().context("the server's thread ended unexpectedly")??;
-    let cases = [("nobody scrapes", quiet, 0), ("scraped in a loop", scraped, n_scrapes)];
-    for (case, late, n_scrapes) in cases {
+    for (case, cadence, n_scrapes) in
+        [("nobody scrapes", quiet, 0), ("scraped in a loop", scraped, n_scrapes)]
+    {
+        let late = &cadence.late;
         let how = format!(
             "{SAMPLES} samples, one each {} ms, {n_scrapes} scrapes meanwhile; median {:.2} ms, \
-             largest {:.2} ms",
+             largest {:.2} ms; waited for a core {:.1} ms in all; a sample takes {:.2} ms, p99 \
+             {:.2} ms",
             INTERVAL.as_millis(),
-            median(&late),
-            quantile(&late, 1.0)
+            median(late),
+            quantile(late, 1.0),
+            cadence.waited,
+            median(&cadence.took),
+            quantile(&cadence.took, 0.99),
         );
         let what = format!("lateness of a sample, p99, 1000 listeners, {case}");
-        report.row(what, Goal::None, quantile(&late, 0.99), "ms", how);
+        report.row(what, Goal::None, quantile(late, 0.99), "ms", how);
     }
     Ok(())
 }
@@ -132,31 +140,42 @@ fn serve(
     })
 }
 
-/// Milliseconds that each sample began after its time: alone, then while somebody scrapes without
-/// pause; and how often that was.
+/// Milliseconds.
+struct Cadence {
+    /// That each sample began after its time.
+    late: Vec<f64>,
+    took: Vec<f64>,
+    /// That the sampler was ready to run and did not, in all.
+    waited: f64,
+}
+
+/// The cadence alone, then while somebody scrapes without pause; and how often that was.
 fn sample(
     snapshots: &watch::Sender<Option<Arc<Snapshot>>>,
     addr: SocketAddr,
-) -> Result<(Vec<f64>, Vec<f64>, u32)> {
+) -> Result<(Cadence, Cadence, u32)> {
     let mut sources = Sources::open(&Options { ebpf: true, slots: 4096 })?;
     let mut model = Model::new(Settings::default(), sources.hooks());
     // as the daemon's sampler waits: for an order that does not come
     let (_orders, wait) = mpsc::channel::<()>();
-    let mut pass = |next: &mut Instant| {
-        let late = Instant::now().saturating_duration_since(*next).as_secs_f64() * 1e3;
-        let snapshot = model.apply(&sources.sample());
-        snapshots.send_replace(Some(Arc::new(snapshot)));
-        *next = (*next + INTERVAL).max(Instant::now());
-        // a timeout: the sending end lives
-        let _ = wait.recv_timeout(next.saturating_duration_since(Instant::now()));
-        late
+    let mut run = |n_samples: usize| -> Result<Cadence> {
+        let waited = waited()?;
+        let (mut late, mut took) = (Vec::new(), Vec::new());
+        let mut next = Instant::now();
+        for _ in 0..n_samples {
+            // a timeout: the sending end lives
+            let _ = wait.recv_timeout(next.saturating_duration_since(Instant::now()));
+            let start = Instant::now();
+            late.push(start.saturating_duration_since(next).as_secs_f64() * 1e3);
+            let snapshot = model.apply(&sources.sample());
+            snapshots.send_replace(Some(Arc::new(snapshot)));
+            took.push(start.elapsed().as_secs_f64() * 1e3);
+            next += INTERVAL;
+        }
+        Ok(Cadence { late, took, waited: self::waited()? - waited })
     };
-    let mut next = Instant::now();
-    let start = Instant::now();
-    while start.elapsed() < WARM_UP {
-        pass(&mut next);
-    }
-    let quiet = (0..SAMPLES).map(|_| pass(&mut next)).collect();
+    run(WARM_UP)?;
+    let quiet = run(SAMPLES)?;
     let done = AtomicBool::new(false);
     let (scraped, n_scrapes) = thread::scope(|scope| {
         let scraper = scope.spawn(|| -> Result<u32> {
@@ -167,10 +186,18 @@ fn sample(
             }
             Ok(n_scrapes)
         });
-        let scraped = (0..SAMPLES).map(|_| pass(&mut next)).collect();
+        let scraped = run(SAMPLES);
         done.store(true, Ordering::Relaxed);
         (scraped, scraper.join())
     });
     let n_scrapes = n_scrapes.ok().context("the scraper ended unexpectedly")??;
-    Ok((quiet, scraped, n_scrapes))
+    Ok((quiet, scraped?, n_scrapes))
+}
+
+/// Milliseconds that this thread was ready to run and did not: the second number of `schedstat`
+/// (`proc_pid_schedstat`, fs/proc/base.c).
+fn waited() -> Result<f64> {
+    let text = fs::read_to_string("/proc/thread-self/schedstat")?;
+    let nanos: f64 = text.split(' ').nth(1).context("no run delay in schedstat")?.parse()?;
+    Ok(nanos / 1e6)
 }
