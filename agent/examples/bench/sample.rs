@@ -185,7 +185,7 @@ impl Peers {
 
     fn show(&self, report: &mut Report, established: usize) {
         let what = |peer| format!("{peer}, CPU, {established} established sockets");
-        let how = "utime and stime of the process, mean of 20 scrapes";
+        let how = "CPU clock of the process, mean of 20 scrapes";
         report.row(what("node_exporter tcpstat"), Goal::None, self.exporter, "ms", how);
         let how = "read whole, not parsed; median of 5";
         report.row(what("/proc/net/tcp"), Goal::None, self.proc_net_tcp, "ms", how);
