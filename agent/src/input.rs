@@ -183,14 +183,14 @@ pub struct SlotRecord {
     pub last: (u64, u32),
     /// Length when the slot was taken.
     pub base: u64,
-    /// SYN-queue length when the iterator came by in this pass. `None` in other namespaces.
+    /// SYN-queue length when the iterator came by in this pass; `None` when it did not.
     pub syn_queue: Option<u32>,
     /// `sk_drops` at the end; `None` while the socket lives.
     pub final_drops: Option<u32>,
     /// Whether the socket listened before the programs ran.
     pub adopted: bool,
-    /// Who called listen(2): process and task name. `None` for an adopted one.
-    pub listened_by: Option<(Pid, [u8; 16])>,
+    /// Name of the task that called listen(2). `None` for an adopted one.
+    pub listened_by: Option<[u8; 16]>,
 }
 
 /// A process that owns a listening socket.

@@ -9,7 +9,7 @@ use core::{
 use aya_ebpf::{
     bindings::{BPF_F_CLONE, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, bpf_map_type},
     macros::{btf_map, map},
-    maps::{Array, Queue},
+    maps::{Array, Stack},
 };
 use backlogd_abi::{OVERFLOW, Record, SLOTS as DEFAULT_SLOTS, cell};
 
@@ -62,9 +62,10 @@ pub(crate) static TAGS: ClonedStorage<Tag> = ClonedStorage {
 #[map]
 pub(crate) static SLOTS: Array<Record> = Array::with_max_entries(DEFAULT_SLOTS, BPF_F_MMAPABLE);
 
-/// Slots that nobody has. Filled by the agent.
+/// Slots that nobody has, the lowest on top when the agent has filled it. A stack, so that low slots
+/// are used again first and the agent finds all that were ever used at the start of SLOTS.
 #[map]
-pub(crate) static FREE: Queue<u32> = Queue::with_max_entries(DEFAULT_SLOTS, 0);
+pub(crate) static FREE: Stack<u32> = Stack::with_max_entries(DEFAULT_SLOTS, 0);
 
 /// The host-wide cells, mapped into the agent's memory.
 #[map]
@@ -81,6 +82,13 @@ pub(crate) static FILLING: Array<[u8; OVERFLOW]> = Array::with_max_entries(1, 0)
 pub(crate) fn count(counter: *mut u64) {
     // SAFETY: `counter` lies in a map value, aligned.
     unsafe { atomic_xadd::<u64, u64, { SeqCst }>(counter, 1) };
+}
+
+/// A host-wide cell that the agent sets.
+#[inline(always)]
+pub(crate) fn cell(index: u32) -> u64 {
+    // SAFETY: a map value; volatile, since the agent writes it.
+    CELLS.get_ptr(index).map_or(0, |cell| unsafe { cell.read_volatile() })
 }
 
 /// Adds one to a host-wide cell.

@@ -4,7 +4,7 @@ use core::ptr;
 
 use aya_ebpf::{
     bindings::BPF_SK_STORAGE_GET_F_CREATE,
-    helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, generated},
+    helpers::{bpf_get_current_comm, generated},
 };
 use backlogd_abi::{ADOPTED, Record, cell};
 
@@ -94,14 +94,13 @@ fn fill(record: *mut Record, sk: Sock, taker: Taker) {
         words.add(1).write(low);
         match taker {
             Taker::Listen => {
-                (*record).pid = (bpf_get_current_pid_tgid() >> 32) as u32;
                 if let Ok(comm) = bpf_get_current_comm() {
                     (*record).comm = comm;
                 }
             }
             Taker::Adopt => {
                 (*record).flags = ADOPTED;
-                (*record).base = sock::ack_backlog(sk).into();
+                (*record).base = sock::ack_backlog(sk);
             }
         }
         // last: from here on the slot is in use

@@ -30,6 +30,7 @@ static OFFSETS: Offsets = Offsets {
     inum: 0,
     protocol: 0,
     ack_backlog: 0,
+    max_ack_backlog: 0,
     drops: 0,
     err: 0,
     socket: 0,
@@ -91,6 +92,12 @@ pub(crate) fn netns(sk: Sock) -> u32 {
 #[inline(always)]
 pub(crate) fn ack_backlog(sk: Sock) -> u32 {
     field!(sk, ack_backlog, u32)
+}
+
+/// The accept-queue limit.
+#[inline(always)]
+pub(crate) fn max_ack_backlog(sk: Sock) -> u32 {
+    field!(sk, max_ack_backlog, u32)
 }
 
 #[inline(always)]

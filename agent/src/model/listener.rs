@@ -143,7 +143,7 @@ impl Tracked {
     fn note_comm(&mut self, live: &[&Socket], owners: &[Pid], sample: &Sample) {
         let owner = owners.first().and_then(|pid| sample.processes.get(pid));
         let caller = || {
-            let (_, comm) = live.iter().find_map(|socket| socket.listened_by())?;
+            let comm = live.iter().find_map(|socket| socket.listened_by())?;
             let end = comm.iter().position(|&b| b == 0).unwrap_or(comm.len());
             let name = String::from_utf8_lossy(&comm[..end]);
             (!name.is_empty()).then(|| Arc::from(&*name))

@@ -1,7 +1,7 @@
 //! One listening socket from sample to sample, by its cookie.
 
 use crate::{
-    id::{ListenerKey, NetnsId, Pid},
+    id::{ListenerKey, NetnsId},
     input::{ListenSocket, SlotRecord},
     model::{
         delta::{moved, moved_u32},
@@ -130,8 +130,8 @@ impl Socket {
         self.live.is_none() && !had_record
     }
 
-    /// Who called listen(2), where the programs saw it.
-    pub(super) fn listened_by(&self) -> Option<(Pid, [u8; 16])> {
+    /// Name of the task that called listen(2), where the programs saw it.
+    pub(super) fn listened_by(&self) -> Option<[u8; 16]> {
         self.record.and_then(|record| record.listened_by)
     }
 

@@ -3,9 +3,14 @@
 //! The order within a pass is what makes its numbers fit each other: PassiveOpens, then the
 //! records of the eBPF programs, then the sockets, then ListenDrops. A source that fails leaves
 //! its own part absent, is logged when that changes, and the pass goes on.
+//!
+//! While the set of listeners stays as it is, the sockets' numbers come from the iterator alone,
+//! which reads the same fields of the same sockets as a dump; sock_diag is asked when it changes
+//! (`live.rs`).
 
 pub mod ebpf;
 pub mod host;
+mod live;
 pub mod netstat;
 mod owners;
 pub mod process;
@@ -27,7 +32,13 @@ use crate::{
     input::{
         Absent, HostSample, Known, ListenSocket, NamespaceSample, Sample, SlotsSample, Source,
     },
-    sources::{ebpf::Programs, netstat::Netstat, owners::Owners, sock_diag::SockDiag},
+    sources::{
+        ebpf::{Look, Programs},
+        live::Live,
+        netstat::{Fields, Netstat},
+        owners::Owners,
+        sock_diag::SockDiag,
+    },
     sys::{clock, heap, netns},
     time::{Monotonic, Nanos},
 };
@@ -65,6 +76,7 @@ pub struct Sources {
     netstat: Known<Netstat>,
     programs: Known<Programs>,
     hooks: Arc<[Hook]>,
+    live: Live,
     owners: Owners,
     sysctls: BTreeMap<&'static str, i64>,
     passes: u64,
@@ -88,6 +100,7 @@ impl Sources {
             netstat: Err(Absent::Unreadable),
             programs,
             hooks,
+            live: Live::default(),
             owners: Owners::default(),
             sysctls: BTreeMap::new(),
             passes: 0,
@@ -115,13 +128,13 @@ impl Sources {
         let start = Instant::now();
         let (at, unix_time) = (clock::monotonic(), clock::realtime());
         let mut timer = Timer::default();
-        let passive_opens = timer.time(Source::Netstat, || self.passive_opens());
+        let mut fields = Fields::new();
+        let passive_opens = timer.time(Source::Netstat, || self.read_snmp(&mut fields));
         let mut slots = timer.time(Source::Ebpf, || self.read_slots());
         let first = self.passes == 0;
-        let passive_opens_after = if first { self.passive_opens().ok() } else { None };
-        let sockets = timer.time(Source::SockDiag, || self.listen());
-        timer.time(Source::Ebpf, || self.read_syn_queues(&mut slots, &sockets));
-        let netstat = timer.time(Source::Netstat, || self.read_netstat());
+        let passive_opens_after = if first { self.read_snmp(&mut fields).ok() } else { None };
+        let sockets = self.read_sockets(&mut slots, &mut timer);
+        let netstat = timer.time(Source::Netstat, || self.read_netstat(fields));
         let host = timer.time(Source::Process, || self.read_owners(at, &sockets));
         self.passes += 1;
         timer.add(Source::Total, start);
@@ -144,10 +157,12 @@ impl Sources {
         }
     }
 
-    fn passive_opens(&mut self) -> Known<u64> {
+    /// PassiveOpens, and the other fields of the same file.
+    fn read_snmp(&mut self, fields: &mut Fields) -> Known<u64> {
         let Ok(netstat) = &mut self.netstat else { return Err(Absent::Unreadable) };
-        let result = netstat.passive_opens();
-        self.note("snmp", result)
+        let result = netstat.snmp(fields);
+        self.note("snmp", result)?;
+        fields.get("PassiveOpens").copied().ok_or(Absent::NotOnThisKernel)
     }
 
     fn read_slots(&mut self) -> Known<SlotsSample> {
@@ -157,31 +172,43 @@ impl Sources {
         }
     }
 
-    fn listen(&mut self) -> Known<Vec<ListenSocket>> {
-        let mut sockets = Vec::new();
-        let result = self.sock_diag.listen(&mut sockets);
-        self.note("sock_diag", result).map(|()| sockets)
-    }
-
-    fn read_syn_queues(
+    /// The sockets that listen: as the iterator saw them, or a dump.
+    fn read_sockets(
         &mut self,
         slots: &mut Known<SlotsSample>,
-        sockets: &Known<Vec<ListenSocket>>,
-    ) {
-        if let (Ok(programs), Ok(slots), Ok(sockets)) = (&mut self.programs, slots, sockets) {
-            let result = programs.read_syn_queues(slots, self.netns, sockets.len());
-            // the first failure is final and is logged; then the SYN queue stays absent
-            let _ = self.note("syn_queue", result);
+        timer: &mut Timer,
+    ) -> Known<Vec<ListenSocket>> {
+        let no_slot = slots.as_ref().map_or(0, |slots| slots.no_slot);
+        if self.live.is_trusted(no_slot) {
+            let look = timer.time(Source::Ebpf, || self.look(slots, self.live.len()));
+            if let Some(sockets) = look.and_then(|look| self.live.seen_again(&look)) {
+                return Ok(sockets);
+            }
         }
+        let sockets = timer.time(Source::SockDiag, || {
+            let mut sockets = Vec::new();
+            let result = self.sock_diag.listen(&mut sockets);
+            self.note("sock_diag", result).map(|()| sockets)
+        });
+        self.live.dumped(sockets.as_deref().unwrap_or_default());
+        // for the SYN queues, and for listeners that have no slot so far
+        timer.time(Source::Ebpf, || self.look(slots, self.live.len()));
+        sockets
     }
 
-    fn read_netstat(&mut self) -> Known<BTreeMap<&'static str, u64>> {
+    fn look(&mut self, slots: &mut Known<SlotsSample>, n_listeners: usize) -> Option<Look> {
+        let (Ok(programs), Ok(slots)) = (&mut self.programs, slots) else { return None };
+        let result = programs.look(slots, self.netns, n_listeners);
+        self.note("iterator", result).ok().flatten()
+    }
+
+    fn read_netstat(&mut self, mut fields: Fields) -> Known<Fields> {
         if self.passes.is_multiple_of(SYSCTLS_EVERY) {
             self.sysctls = sysctl::read();
         }
         let Ok(netstat) = &mut self.netstat else { return Err(Absent::Unreadable) };
-        let result = netstat.read();
-        self.note("netstat", result)
+        let result = netstat.netstat(&mut fields);
+        self.note("netstat", result).map(|()| fields)
     }
 
     fn read_owners(&mut self, at: Monotonic, sockets: &Known<Vec<ListenSocket>>) -> HostSample {

@@ -31,7 +31,6 @@ const TCP_EXT: [&str; 17] = [
 /// Table `Tcp` of `/proc/net/snmp`, sorted.
 const TCP: [&str; 6] =
     ["ActiveOpens", "AttemptFails", "EstabResets", "InErrs", "OutRsts", "PassiveOpens"];
-const PASSIVE_OPENS: [&str; 1] = ["PassiveOpens"];
 
 const NETSTAT: &str = "net/netstat";
 const SNMP: &str = "net/snmp";
@@ -44,6 +43,9 @@ pub struct Netstat {
     snmp: File,
     buffer: Vec<u8>,
 }
+
+/// Counters by the kernel's name of the field.
+pub type Fields = BTreeMap<&'static str, u64>;
 
 /// Why there are no counters.
 #[derive(Debug, thiserror::Error)]
@@ -76,16 +78,6 @@ pub enum NetstatError {
         /// Its value.
         got: String,
     },
-    /// A field that each kernel has is not there.
-    #[error("{file}: no field {name} in table {table}")]
-    Missing {
-        /// Below `/proc/thread-self`.
-        file: &'static str,
-        /// The table.
-        table: &'static str,
-        /// The field.
-        name: &'static str,
-    },
 }
 
 impl Netstat {
@@ -101,30 +93,23 @@ impl Netstat {
         Ok(Self { netstat: open(NETSTAT)?, snmp: open(SNMP)?, buffer: vec![0; 16 * 1024] })
     }
 
-    /// The published counters, by name. A field that this kernel does not have is left out.
+    /// Adds the `TcpExt` fields that are published.
     ///
     /// # Errors
-    /// When a file cannot be read or is malformed.
-    pub fn read(&mut self) -> Result<BTreeMap<&'static str, u64>, NetstatError> {
-        let mut fields = BTreeMap::new();
+    /// When `netstat` cannot be read, or is malformed.
+    pub fn netstat(&mut self, fields: &mut Fields) -> Result<(), NetstatError> {
         let text = whole(&self.netstat, NETSTAT, &mut self.buffer)?;
-        parse(NETSTAT, &text, "TcpExt", &TCP_EXT, |name, n| _ = fields.insert(name, n))?;
-        let text = whole(&self.snmp, SNMP, &mut self.buffer)?;
-        parse(SNMP, &text, "Tcp", &TCP, |name, n| _ = fields.insert(name, n))?;
-        Ok(fields)
+        parse(NETSTAT, &text, "TcpExt", &TCP_EXT, |name, n| _ = fields.insert(name, n))
     }
 
-    /// Handshakes completed on the passive side, `Tcp: PassiveOpens`: what the eBPF programs' count
-    /// is checked against.
+    /// Adds the `Tcp` fields that are published, `PassiveOpens` among them: what the eBPF programs'
+    /// count is checked against.
     ///
     /// # Errors
-    /// When `snmp` cannot be read, is malformed, or lacks the field.
-    pub fn passive_opens(&mut self) -> Result<u64, NetstatError> {
-        let mut found = None;
+    /// When `snmp` cannot be read, or is malformed.
+    pub fn snmp(&mut self, fields: &mut Fields) -> Result<(), NetstatError> {
         let text = whole(&self.snmp, SNMP, &mut self.buffer)?;
-        parse(SNMP, &text, "Tcp", &PASSIVE_OPENS, |_, n| found = Some(n))?;
-        let [name] = PASSIVE_OPENS;
-        found.ok_or(NetstatError::Missing { file: SNMP, table: "Tcp", name })
+        parse(SNMP, &text, "Tcp", &TCP, |name, n| _ = fields.insert(name, n))
     }
 }
 
@@ -254,23 +239,25 @@ mod tests {
     #[test]
     fn an_open_file_shows_what_has_happened_since() {
         let mut netstat = Netstat::open().unwrap();
-        let before = netstat.passive_opens().unwrap();
+        let (mut before, mut after) = (Fields::new(), Fields::new());
+        netstat.snmp(&mut before).unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let _accepted = listener.accept().unwrap();
-        let after = netstat.passive_opens().unwrap();
-        assert!(before < after, "{before} {after}");
-        let fields = netstat.read().unwrap();
-        assert!(after <= fields["PassiveOpens"]);
-        assert!(fields.contains_key("ListenDrops"));
+        netstat.snmp(&mut after).unwrap();
+        assert!(before["PassiveOpens"] < after["PassiveOpens"], "{before:?} {after:?}");
+        netstat.netstat(&mut after).unwrap();
+        assert!(after.contains_key("ListenDrops"));
     }
 
     #[test]
     fn a_buffer_that_is_too_small_grows() {
         let mut netstat = Netstat::open().unwrap();
-        let expected: Vec<_> = netstat.read().unwrap().into_keys().collect();
+        let (mut expected, mut got) = (Fields::new(), Fields::new());
+        netstat.netstat(&mut expected).unwrap();
         netstat.buffer = vec![0; 7];
-        assert_eq!(netstat.read().unwrap().into_keys().collect::<Vec<_>>(), expected);
+        netstat.netstat(&mut got).unwrap();
+        assert!(expected.keys().eq(got.keys()));
     }
 
     proptest! {

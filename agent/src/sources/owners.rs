@@ -14,7 +14,7 @@ use std::{
 
 use crate::{
     id::{Inode, Pid},
-    input::ProcessSample,
+    input::{Absent, Known, ProcessSample},
     sources::process::{self, OwnersFound, ProcessError},
     time::{Monotonic, Nanos},
 };
@@ -24,6 +24,9 @@ const SECOND_LOOK: Nanos = Nanos(2_000_000_000);
 
 /// A pass over all descriptors is followed by this many times its duration without one.
 const REST: u32 = 20;
+
+/// How often a process's name and limit are read.
+const NAMES_EVERY: Nanos = Nanos(10_000_000_000);
 
 /// Owners that are read anew in one sample; the others show what was read before.
 const READ_AT_ONCE: usize = 32;
@@ -42,6 +45,8 @@ type Pass = (Result<OwnersFound, ProcessError>, Duration);
 pub(super) struct Owners {
     owners: Arc<BTreeMap<Inode, Vec<Pid>>>,
     processes: BTreeMap<Pid, ProcessSample>,
+    /// When name and limit of each were read.
+    names_read: BTreeMap<Pid, Monotonic>,
     /// Inodes to look for, and from when on.
     wanted: BTreeMap<Inode, Monotonic>,
     known: BTreeSet<Inode>,
@@ -142,6 +147,7 @@ impl Owners {
     fn read_processes(&mut self, at: Monotonic) {
         let pids: BTreeSet<Pid> = self.owners.values().flatten().copied().collect();
         self.processes.retain(|pid, _| pids.contains(pid));
+        self.names_read.retain(|pid, _| pids.contains(pid));
         let new = pids.iter().filter(|pid| !self.processes.contains_key(pid));
         let behind = pids.iter().filter(|pid| self.cursor < Some(**pid));
         let before = pids.iter().filter(|pid| Some(**pid) <= self.cursor);
@@ -156,9 +162,27 @@ impl Owners {
             .collect();
         for pid in turn {
             self.cursor = Some(pid);
-            match process::read(pid) {
+            match self.read_process(pid, at) {
                 Ok(process) => _ = self.processes.insert(pid, process),
                 Err(_) => self.lose(pid, at),
+            }
+        }
+    }
+
+    /// Descriptors each time; name and limit change rarely and cost ten times as much.
+    fn read_process(&mut self, pid: Pid, at: Monotonic) -> Known<ProcessSample> {
+        let is_due = NAMES_EVERY <= at - self.names_read.get(&pid).copied().unwrap_or_default();
+        match self.processes.get(&pid) {
+            Some(known) if !is_due => {
+                let open_fds = process::open_fds(pid);
+                if open_fds == Err(Absent::Unreadable) {
+                    return Err(Absent::Unreadable);
+                }
+                Ok(ProcessSample { open_fds, ..known.clone() })
+            }
+            Some(_) | None => {
+                self.names_read.insert(pid, at);
+                process::read(pid)
             }
         }
     }
@@ -166,6 +190,7 @@ impl Owners {
     /// A process that is gone: whoever else holds its listeners is looked for.
     fn lose(&mut self, pid: Pid, at: Monotonic) {
         self.processes.remove(&pid);
+        self.names_read.remove(&pid);
         for (inode, pids) in Arc::make_mut(&mut self.owners) {
             if pids.contains(&pid) {
                 pids.retain(|other| *other != pid);

@@ -28,6 +28,8 @@ pub struct Offsets {
     pub protocol: u32,
     /// `sock.sk_ack_backlog`: the accept-queue length
     pub ack_backlog: u32,
+    /// `sock.sk_max_ack_backlog`: the accept-queue limit
+    pub max_ack_backlog: u32,
     /// `sock.sk_drops`
     pub drops: u32,
     /// `sock.sk_err`
@@ -61,18 +63,20 @@ pub struct Record {
     /// `established << LENGTH_BITS | length`, as the newest enqueue saw the two.
     pub last: u64,
     /// The queue's length when the slot was taken: accepted = base + established - length.
-    pub base: u64,
+    pub base: u32,
+    /// Connections in the accept queue, when the iterator last came by.
+    pub length: u32,
     /// Local address; of an IPv4 socket the first four bytes.
     pub addr: [u8; 16],
     /// Name of the task that called listen(2); empty for an adopted listener.
     pub comm: [u8; 16],
     /// Inode number of the network namespace.
     pub netns: u32,
-    /// Process that called listen(2); 0 for an adopted listener.
-    pub pid: u32,
+    /// Which pass of the iterator came by last: the agent's count in [`cell::PASS`].
+    pub pass: u32,
     /// Request socks that wait for the handshake's last ACK, when the iterator last came by.
     pub syn_queue: u32,
-    /// `sk_drops` when the socket was destroyed.
+    /// `sk_drops`, when the iterator last came by or when the socket was destroyed.
     pub drops: u32,
     /// Which of the listeners that had this slot: written by the agent alone.
     pub generation: u32,
@@ -82,8 +86,8 @@ pub struct Record {
     pub port: u16,
     /// `AF_INET` or `AF_INET6`.
     pub family: u16,
-    /// Keeps records on cache-line boundaries.
-    pub unused: u32,
+    /// The accept-queue limit, when the iterator last came by.
+    pub limit: u32,
 }
 
 /// [`Record::flags`]: the listener was there before the programs.
@@ -107,15 +111,19 @@ pub mod cell {
     pub const SECOND_COPY: u32 = 2;
     /// Set by the agent: how many listeners the iterator shall visit before it stops.
     pub const VISIT: u32 = 3;
+    /// Set by the agent: the number of this pass of the iterator.
+    pub const PASS: u32 = 4;
+    /// Listeners that the iterator visited and that have no slot.
+    pub const UNFOLLOWED: u32 = 5;
     /// How many cells there are.
-    pub const COUNT: u32 = 4;
+    pub const COUNT: u32 = 6;
 }
 
 /// Larger than the buffer of a BPF iterator (`BPF_ITER` allocates `PAGE_SIZE << 3`,
 /// kernel/bpf/bpf_iter.c): writing this much ends the iteration.
 pub const OVERFLOW: usize = 32 << 10;
 
-const _: () = assert!(size_of::<Offsets>() == 13 * 4);
+const _: () = assert!(size_of::<Offsets>() == 14 * 4);
 const _: () = assert!(size_of::<Record>() == 128);
 const _: () = assert!(offset_of!(Record, high_water) == 40);
 const _: () = assert!(offset_of!(Record, addr) == 64);

@@ -1,4 +1,5 @@
-//! `iter/tcp`: gives slots to the listeners that have none, and notes each one's SYN queue.
+//! `iter/tcp`: gives slots to the listeners that have none, and notes each one's queues, limit and
+//! drops, as a dump would show them.
 //!
 //! The iterator visits the listeners of the reader's namespace first, then every connection
 //! (`bpf_iter_tcp_batch`, net/ipv4/tcp_ipv4.c). After the last listener the program writes more
@@ -11,7 +12,7 @@ use aya_ebpf::helpers::generated;
 use backlogd_abi::{OVERFLOW, cell};
 
 use crate::{
-    maps::{CELLS, FILLING},
+    maps::{self, FILLING, count_cell},
     slot::{self, Taker, record_of},
     sock::{self, Sock},
 };
@@ -44,12 +45,10 @@ fn adopt(ctx: *mut c_void) -> i32 {
     // SAFETY: the verifier knows the pointer.
     let (seq, seen) = unsafe { ((*meta).seq, (*meta).seq_num) };
     let listening = sock::is_listening(sk);
-    if listening {
-        visit(sk);
+    if listening && visit(sk).is_none() {
+        count_cell(cell::UNFOLLOWED);
     }
-    // SAFETY: a map value, volatile: the agent writes it.
-    let wanted = CELLS.get_ptr(cell::VISIT).map_or(0, |cell| unsafe { cell.read_volatile() });
-    if !listening || seen + 1 >= wanted {
+    if !listening || seen + 1 >= maps::cell(cell::VISIT) {
         if let Some(filling) = FILLING.get_ptr_mut(0) {
             // SAFETY: a map value of that size; failing is the purpose.
             unsafe { generated::bpf_seq_write(seq.cast(), filling.cast(), OVERFLOW as u32) };
@@ -67,7 +66,14 @@ fn visit(sk_common: Sock) -> Option<()> {
         return None;
     }
     let record = record_of(slot::listener(sk, Taker::Adopt)?)?;
-    // SAFETY: a map value.
-    unsafe { (*record).syn_queue = sock::syn_queue(sk) };
+    // SAFETY: a map value, of which only this program writes these fields.
+    unsafe {
+        (*record).syn_queue = sock::syn_queue(sk);
+        (*record).limit = sock::max_ack_backlog(sk);
+        (*record).drops = sock::drops(sk);
+        (*record).length = sock::ack_backlog(sk);
+        // last: what stands beside it is of this pass
+        (*record).pass = maps::cell(cell::PASS) as u32;
+    }
     Some(())
 }

@@ -70,6 +70,7 @@ fn offsets(data: &[u8]) -> Result<Offsets, BtfError> {
         inum: btf.offset("net", "ns.inum")?,
         protocol: btf.offset("sock", "sk_protocol")?,
         ack_backlog: btf.offset("sock", "sk_ack_backlog")?,
+        max_ack_backlog: btf.offset("sock", "sk_max_ack_backlog")?,
         drops: btf.offset("sock", "sk_drops")?,
         err: btf.offset("sock", "sk_err")?,
         socket: btf.offset("sock", "sk_socket")?,

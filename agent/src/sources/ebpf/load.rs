@@ -4,7 +4,7 @@ use std::{error::Error, io, iter, sync::Arc};
 
 use aya::{
     Btf, Ebpf, EbpfLoader, Pod,
-    maps::{Map, MapData, Queue},
+    maps::{Map, MapData, Stack},
     programs::{Program as Loaded, ProgramError},
 };
 use backlogd_abi::Offsets;
@@ -63,7 +63,7 @@ pub enum LoadError {
 struct Constants(Offsets);
 
 #[expect(unsafe_code, reason = "aya asks for the promise that the type is plain data")]
-// SAFETY: thirteen u32, without padding.
+// SAFETY: fourteen u32, without padding.
 unsafe impl Pod for Constants {}
 
 /// How each event is obtained without any program, and why there is none.
@@ -93,11 +93,11 @@ impl Programs {
             .map_err(|source| LoadError::Mmap { map: "SLOTS", source })?;
         let cells = Cells::map(array(&ebpf, "CELLS")?.fd())
             .map_err(|source| LoadError::Mmap { map: "CELLS", source })?;
-        let mut free: Queue<MapData, u32> = ebpf
+        let mut free: Stack<MapData, u32> = ebpf
             .take_map("FREE")
-            .and_then(|map| Queue::try_from(map).ok())
+            .and_then(|map| Stack::try_from(map).ok())
             .ok_or(LoadError::Map("FREE"))?;
-        for slot in 0..n_slots {
+        for slot in (0..n_slots).rev() {
             free.push(slot, 0).map_err(|err| LoadError::Object(last_cause(&err)))?;
         }
 
@@ -110,6 +110,7 @@ impl Programs {
             cells,
             hooks: hooks::with_programs(&failed),
             iterator: if adopts { IteratorState::Works } else { IteratorState::Failed },
+            pass: 0,
             passes: 0,
             missed: Vec::new(),
             runs: Vec::new(),

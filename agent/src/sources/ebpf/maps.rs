@@ -1,7 +1,7 @@
 //! The programs' records and cells, as user space sees them.
 //!
-//! In: the mapped words of SLOTS and CELLS. Out: [`SlotRecord`]. Cost: one load per slot that is
-//! not in use, sixteen per slot that is; no system call.
+//! In: the mapped words of SLOTS and CELLS. Out: [`SlotRecord`]. Cost: sixteen loads per slot in
+//! use, one per slot that was used before; no system call.
 
 use std::{
     io,
@@ -14,7 +14,7 @@ use std::{
 use backlogd_abi::{ADOPTED, DESTROYED, LENGTH_BITS, Record, cell};
 
 use crate::{
-    id::{Cookie, NetnsId, Pid, Slot},
+    id::{Cookie, NetnsId, Slot},
     input::SlotRecord,
     sys::mmap::SharedWords,
 };
@@ -24,6 +24,10 @@ const COOKIE: usize = offset_of!(Record, cookie) / 8;
 const HIGH_WATER: usize = offset_of!(Record, high_water) / 8;
 const GENERATION: usize = offset_of!(Record, generation) / 8;
 const AF_INET: u16 = 2;
+
+/// The programs take the lowest free slot (FREE is a stack): behind this many slots in a row that
+/// nobody has had, none is in use.
+const UNTOUCHED: usize = 64;
 
 /// All records.
 #[derive(Debug)]
@@ -51,10 +55,19 @@ impl Slots {
     /// The records in use. Takes each one's high-water mark back to 0.
     pub fn read(&self, into: &mut Vec<SlotRecord>) {
         into.clear();
+        let mut untouched = 0;
         for (slot, words) in (0..).map(Slot).zip(self.words.words().chunks_exact(WORDS)) {
             if words[COOKIE].load(Relaxed) == 0 {
+                untouched += 1;
+                if words[GENERATION].load(Relaxed) != 0 {
+                    untouched = 0;
+                }
+                if UNTOUCHED < untouched {
+                    break;
+                }
                 continue;
             }
+            untouched = 0;
             let mut copy = [0_u64; WORDS];
             for (copy, word) in copy.iter_mut().zip(words) {
                 *copy = word.load(Relaxed);
@@ -64,10 +77,16 @@ impl Slots {
         }
     }
 
-    /// The SYN-queue length that the iterator left in a record.
+    /// What the iterator left in a record, if it came by in `pass`.
     #[must_use]
-    pub fn syn_queue(&self, slot: Slot) -> u32 {
-        four(&self.copy(slot), offset_of!(Record, syn_queue))
+    pub fn visit(&self, slot: Slot, pass: u32) -> Option<Visit> {
+        let copy = self.copy(slot);
+        (four(&copy, offset_of!(Record, pass)) == pass).then(|| Visit {
+            length: four(&copy, offset_of!(Record, length)),
+            limit: four(&copy, offset_of!(Record, limit)),
+            drops: four(&copy, offset_of!(Record, drops)),
+            syn_queue: four(&copy, offset_of!(Record, syn_queue)),
+        })
     }
 
     /// Clears a record for its next listener. Events of children that still carry the old
@@ -96,6 +115,19 @@ impl Slots {
         let start = slot.0 as usize * WORDS;
         &self.words.words()[start..start + WORDS]
     }
+}
+
+/// A listener as the iterator saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Visit {
+    /// Connections in the accept queue.
+    pub length: u32,
+    /// The accept-queue limit.
+    pub limit: u32,
+    /// `sk_drops`.
+    pub drops: u32,
+    /// Request socks in the SYN queue.
+    pub syn_queue: u32,
 }
 
 /// The host-wide cells.
@@ -151,7 +183,6 @@ fn decode(slot: Slot, copy: &[u64; WORDS]) -> SlotRecord {
     let addr = sixteen(copy, offset_of!(Record, addr));
     let comm = sixteen(copy, offset_of!(Record, comm));
     let flags: u32 = four(copy, offset_of!(Record, flags));
-    let pid: u32 = four(copy, offset_of!(Record, pid));
     let last = word(offset_of!(Record, last));
     let length_mask = (1 << LENGTH_BITS) - 1;
     SlotRecord {
@@ -170,11 +201,11 @@ fn decode(slot: Slot, copy: &[u64; WORDS]) -> SlotRecord {
         resets: word(offset_of!(Record, resets)),
         high_water: u32::try_from(word(offset_of!(Record, high_water))).unwrap_or(u32::MAX),
         last: (last >> LENGTH_BITS, u32::try_from(last & length_mask).unwrap_or(u32::MAX)),
-        base: word(offset_of!(Record, base)),
+        base: four(copy, offset_of!(Record, base)).into(),
         syn_queue: None,
         final_drops: (flags & DESTROYED != 0).then(|| four(copy, offset_of!(Record, drops))),
         adopted: flags & ADOPTED != 0,
-        listened_by: (flags & ADOPTED == 0).then_some((Pid(pid), comm)),
+        listened_by: (flags & ADOPTED == 0).then_some(comm),
     }
 }
 
@@ -204,10 +235,11 @@ mod tests {
         let four = |at: u8| u32::from_ne_bytes([at, at + 1, at + 2, at + 3]);
         assert_eq!(Slot(7), record.slot);
         assert_eq!(words[1], record.established);
-        assert_eq!(words[7], record.base);
+        assert_eq!(u64::from(four(56)), record.base);
         assert_eq!(NetnsId(four(96)), record.netns);
         assert_eq!(Some(four(108)), record.final_drops);
-        assert_eq!(Some(Pid(four(100))), record.listened_by.map(|(pid, _)| pid));
+        let comm: [u8; 16] = std::array::from_fn(|i| 80 + u8::try_from(i).unwrap());
+        assert_eq!(Some(comm), record.listened_by);
         assert_eq!(u16::from_ne_bytes([120, 121]), record.port);
         let IpAddr::V6(addr) = record.addr else { panic!("{record:?}") };
         assert_eq!([64, 65, 66, 67], addr.octets()[..4]);

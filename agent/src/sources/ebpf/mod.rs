@@ -1,7 +1,8 @@
 //! The eBPF programs: loading, and what they counted.
 //!
-//! In: the prebuilt object, the kernel's BTF. Out: [`SlotsSample`]. Cost: 60–100 ms at start; a
-//! sample reads mapped memory and runs the iterator over the listeners of one namespace.
+//! In: the prebuilt object, the kernel's BTF. Out: [`SlotsSample`], and what the iterator saw. Cost:
+//! 60–100 ms at start; a sample reads mapped memory and runs the iterator over the listeners of one
+//! namespace.
 
 pub mod btf;
 pub mod hooks;
@@ -18,13 +19,13 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{MapData, Queue},
+    maps::{MapData, Stack},
     programs::{Iter, Program},
 };
 use backlogd_abi::cell;
 
 use crate::{
-    id::{NetnsId, Slot},
+    id::{Cookie, NetnsId, Slot},
     input::{Hook, SlotRecord, SlotsSample},
     time::Nanos,
 };
@@ -38,14 +39,27 @@ const STATISTICS_EVERY: u32 = 10;
 /// way.
 pub struct Programs {
     ebpf: Ebpf,
-    free: Queue<MapData, u32>,
+    free: Stack<MapData, u32>,
     slots: maps::Slots,
     cells: maps::Cells,
     hooks: Arc<[Hook]>,
     iterator: IteratorState,
+    /// The number of the iterator's newest pass.
+    pass: u32,
     passes: u32,
     missed: Vec<(&'static str, &'static str, u64)>,
     runs: Vec<(&'static str, u64, Nanos)>,
+}
+
+/// What one pass of the iterator saw.
+#[derive(Debug, Default)]
+pub struct Look {
+    /// Listeners with a record.
+    pub visits: Vec<(Cookie, maps::Visit)>,
+    /// Listeners without a slot.
+    pub unfollowed: u64,
+    /// Sockets that are not destroyed and that it did not come by.
+    pub missed: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,9 +75,12 @@ impl Programs {
         self.hooks.clone()
     }
 
-    /// Gives slots to the listeners of this thread's namespace that have none, and notes the SYN
-    /// queue of each. Visits `n_listeners` and stops.
+    /// Gives slots to the listeners of this thread's namespace that have none, and notes the queues
+    /// of each. Visits `n_listeners` and stops.
     fn visit(&mut self, n_listeners: u64) -> io::Result<()> {
+        self.pass = self.pass.wrapping_add(1);
+        self.cells.set(cell::PASS, self.pass.into());
+        self.cells.set(cell::UNFOLLOWED, 0);
         self.cells.set(cell::VISIT, n_listeners);
         let program = self.ebpf.program_mut("adopt").and_then(|program| match program {
             Program::Iter(iter) => Some(iter),
@@ -106,28 +123,37 @@ impl Programs {
         }
     }
 
-    /// Fills in the SYN queues of the records of `netns`, the namespace of this thread, in which
-    /// `n_listeners` sockets listen.
+    /// Looks at `n_listeners` listeners of this thread's namespace `netns`: fills in the SYN queues
+    /// of their records, and says what it saw. `None` without the iterator.
     ///
     /// # Errors
-    /// As [`Programs::adopt`]; the first failure is final, and the SYN queue stays absent.
-    pub fn read_syn_queues(
+    /// As [`Programs::adopt`]; the first failure is final.
+    pub fn look(
         &mut self,
         sample: &mut SlotsSample,
         netns: NetnsId,
         n_listeners: usize,
-    ) -> io::Result<()> {
+    ) -> io::Result<Option<Look>> {
         if self.iterator == IteratorState::Failed || n_listeners == 0 {
-            return Ok(());
+            return Ok(None);
         }
         if let Err(err) = self.visit(n_listeners as u64) {
             self.iterator = IteratorState::Failed;
             return Err(err);
         }
+        let unfollowed = self.cells.get(cell::UNFOLLOWED);
+        let mut look = Look { unfollowed, ..Look::default() };
         for record in sample.records.iter_mut().filter(|record| record.netns == netns) {
-            record.syn_queue = Some(self.slots.syn_queue(record.slot));
+            match self.slots.visit(record.slot, self.pass) {
+                Some(visit) => {
+                    record.syn_queue = Some(visit.syn_queue);
+                    look.visits.push((record.cookie, visit));
+                }
+                None if record.final_drops.is_none() => look.missed += 1,
+                None => {}
+            }
         }
-        Ok(())
+        Ok(Some(look))
     }
 
     fn recycle(&mut self, records: &[SlotRecord]) {
