@@ -7,7 +7,7 @@
 //! queue was full.
 
 /// What one listening socket's `sk_drops` did since the sample before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Claim {
     /// How far `sk_drops` moved.
     pub(super) moved: u64,

@@ -29,9 +29,13 @@ pub(super) struct Tracked {
     departed_drops: u64,
     full: Nanos,
     highest: Highest,
-    rates: [Rate; 3],
+    rate: Rate<3>,
+    rates_absent: [Option<Absent>; 3],
     last_accept: Option<Monotonic>,
     comm: Option<Arc<str>>,
+    owners: Arc<[Pid]>,
+    /// Sum of the inodes whose owners these are.
+    inodes: u64,
     v6only: bool,
     gone_since: Option<Monotonic>,
     was_full: bool,
@@ -71,16 +75,16 @@ impl Tracked {
 
     /// Ends a sample and returns the listener as it is shown.
     pub(super) fn show(&mut self, key: ListenerKey, round: &Round<'_>) -> Listener {
-        let live: Vec<&Socket> =
-            round.sockets.iter().copied().filter(|s| s.live.is_some()).collect();
-        self.note_presence(&live, round);
-        self.note_features(&live, round.features);
+        // those that are gone come first
+        let gone = round.sockets.partition_point(|(_, socket)| socket.live.is_none());
+        let live = &round.sockets[gone..];
+        self.note_presence(live, round);
+        self.note_features(live, round.features);
         let highest =
             self.highest.push(round.sample.at, self.round_highest, round.settings.window());
         self.round_highest = 0;
-        let owners = owners(&live, round.sample);
-        self.note_comm(&live, &owners, round.sample);
-        let members: Vec<Member> = live.iter().copied().filter_map(member).collect();
+        self.note_owners(live, round);
+        let members: Vec<Member> = live.iter().filter_map(|(_, socket)| member(socket)).collect();
         let counters = self.counters(round.sockets);
         Listener {
             key,
@@ -89,28 +93,28 @@ impl Tracked {
             limit: members.iter().map(|m| u64::from(m.limit)).sum(),
             length_max: round.features.enqueue.and(counters.established).map(|_| highest),
             fill_ratio_max: members.iter().map(fill_ratio).reduce(f64::max),
-            syn_queue: syn_queue(&live, round.features),
+            syn_queue: syn_queue(live, round.features),
             rates: self.rates(round.sample.at, &counters),
             open: open(round, counters.accepted),
             since_accept: counters.accepted.and_then(|_| {
                 self.last_accept.map(|then| round.sample.at - then).ok_or(Absent::TooEarly)
             }),
-            stalled: counters
-                .accepted
-                .map(|_| live.iter().any(|s| matches!(s.accept_loop, AcceptLoop::Stalled { .. }))),
+            stalled: counters.accepted.map(|_| {
+                live.iter().any(|(_, s)| matches!(s.accept_loop, AcceptLoop::Stalled { .. }))
+            }),
             comm: self.comm.clone(),
-            owners,
+            owners: self.owners.clone(),
             members,
             counters,
         }
     }
 
-    fn note_presence(&mut self, live: &[&Socket], round: &Round<'_>) {
+    fn note_presence(&mut self, live: &[Of<'_>], round: &Round<'_>) {
         if self.was_full {
             self.full = self.full + round.interval;
         }
-        self.was_full = live.iter().any(|socket| socket.was_full);
-        match live.first().and_then(|socket| socket.live) {
+        self.was_full = live.iter().any(|(_, socket)| socket.was_full);
+        match live.first().and_then(|(_, socket)| socket.live) {
             Some(socket) => {
                 self.gone_since = None;
                 self.v6only = socket.v6only;
@@ -120,9 +124,9 @@ impl Tracked {
     }
 
     /// A counter of which a part goes unseen is absent, not too low.
-    fn note_features(&mut self, live: &[&Socket], features: &Features) {
-        let no_slot = live.iter().any(|socket| 1 < socket.without_record);
-        let nothing = !live.is_empty() && live.iter().all(|socket| socket.record.is_none());
+    fn note_features(&mut self, live: &[Of<'_>], features: &Features) {
+        let no_slot = live.iter().any(|(_, socket)| 1 < socket.without_record);
+        let nothing = !live.is_empty() && live.iter().all(|(_, socket)| socket.record.is_none());
         // it may just have been made: after the records were read, before the sockets were
         let too_early = nothing && self.established == Total::new();
         let absent = features
@@ -140,25 +144,27 @@ impl Tracked {
         }
     }
 
-    fn note_comm(&mut self, live: &[&Socket], owners: &[Pid], sample: &Sample) {
-        let owner = owners.first().and_then(|pid| sample.processes.get(pid));
-        let caller = || {
-            let comm = live.iter().find_map(|socket| socket.listened_by())?;
-            let end = comm.iter().position(|&b| b == 0).unwrap_or(comm.len());
-            let name = String::from_utf8_lossy(&comm[..end]);
-            (!name.is_empty()).then(|| Arc::from(&*name))
-        };
-        if let Some(comm) = owner.map(|process| process.comm.clone()) {
-            self.comm = Some(comm);
+    fn note_owners(&mut self, live: &[Of<'_>], round: &Round<'_>) {
+        let inodes = || live.iter().filter_map(|(_, socket)| Some(socket.live?.inode));
+        let sum = inodes().fold(0_u64, |sum, inode| sum.wrapping_add(inode.0));
+        if round.owners_changed || sum != self.inodes {
+            let owners = inodes().filter_map(|inode| round.sample.owners.get(&inode));
+            let pids: BTreeSet<Pid> = owners.flatten().copied().collect();
+            self.owners = pids.into_iter().collect();
+            self.inodes = sum;
+        }
+        let owner = self.owners.first().and_then(|pid| round.sample.processes.get(pid));
+        if let Some(process) = owner {
+            self.comm = Some(process.comm.clone());
         } else if self.comm.is_none() {
-            self.comm = caller();
+            self.comm = live.iter().find_map(|(_, socket)| socket.listened_by()).and_then(name);
         }
     }
 
-    fn counters(&self, sockets: &[&Socket]) -> Counters {
+    fn counters(&self, sockets: &[Of<'_>]) -> Counters {
         let socket_drops = sockets
             .iter()
-            .map(|socket| match socket.live {
+            .map(|(_, socket)| match socket.live {
                 Some(live) => live.drops.map(u64::from),
                 None => Ok(socket.socket_drops().unwrap_or(0).into()),
             })
@@ -177,34 +183,40 @@ impl Tracked {
 
     fn rates(&mut self, at: Monotonic, counters: &Counters) -> Rates {
         let values = [counters.established, counters.accepted, counters.drops];
-        let mut rates = self.rates.iter_mut().zip(values).map(|(rate, value)| match value {
-            Ok(value) => rate.push(at, value).ok_or(Absent::TooEarly),
-            Err(absent) => {
-                rate.clear();
-                Err(absent)
-            }
+        let absent = values.map(Known::err);
+        if std::mem::replace(&mut self.rates_absent, absent) != absent {
+            self.rate.clear();
+        }
+        let rates = self.rate.push(at, values.map(Known::unwrap_or_default));
+        let [established, accepted, drops] = [0, 1, 2].map(|i| match absent[i] {
+            Some(absent) => Err(absent),
+            None => rates.map(|rates| rates[i]).ok_or(Absent::TooEarly),
         });
-        let mut next = || rates.next().unwrap_or(Err(Absent::TooEarly));
-        Rates { established: next(), accepted: next(), drops: next() }
+        Rates { established, accepted, drops }
     }
 }
+
+/// A socket of the listener.
+type Of<'a> = (ListenerKey, &'a Socket);
 
 /// What [`Tracked::show`] looks at.
 pub(super) struct Round<'a> {
     pub(super) sample: &'a Sample,
     pub(super) settings: &'a Settings,
     pub(super) features: &'a Features,
-    /// Its sockets, those that are gone while connections live on included.
-    pub(super) sockets: &'a [&'a Socket],
+    /// Its sockets. Those that are gone while connections live on come first.
+    pub(super) sockets: &'a [Of<'a>],
+    /// Whether any socket of the host has other owners than in the sample before.
+    pub(super) owners_changed: bool,
     /// Time since the sample before.
     pub(super) interval: Nanos,
 }
 
-fn owners(live: &[&Socket], sample: &Sample) -> Arc<[Pid]> {
-    let inodes = live.iter().filter_map(|socket| socket.live).map(|socket| socket.inode);
-    let pids: BTreeSet<Pid> =
-        inodes.filter_map(|inode| sample.owners.get(&inode)).flatten().copied().collect();
-    pids.into_iter().collect()
+/// A task's name without its padding; `None` for no name.
+fn name(comm: [u8; 16]) -> Option<Arc<str>> {
+    let end = comm.iter().position(|&b| b == 0).unwrap_or(comm.len());
+    let name = String::from_utf8_lossy(&comm[..end]);
+    (!name.is_empty()).then(|| Arc::from(&*name))
 }
 
 fn member(socket: &Socket) -> Option<Member> {
@@ -222,10 +234,10 @@ fn fill_ratio(member: &Member) -> f64 {
     f64::from(member.length) / f64::from(member.limit.max(1))
 }
 
-fn syn_queue(live: &[&Socket], features: &Features) -> Known<u64> {
+fn syn_queue(live: &[Of<'_>], features: &Features) -> Known<u64> {
     features.syn_queue?;
     live.iter()
-        .map(|socket| match socket.record.and_then(|record| record.syn_queue) {
+        .map(|(_, socket)| match socket.record.and_then(|record| record.syn_queue) {
             Some(length) => Ok(u64::from(length)),
             None if 1 < socket.without_record => Err(Absent::NoSlot),
             None => Err(Absent::TooEarly),
@@ -235,7 +247,7 @@ fn syn_queue(live: &[&Socket], features: &Features) -> Known<u64> {
 
 fn open(round: &Round<'_>, accepted: Known<u64>) -> Known<u64> {
     accepted?;
-    let open = |socket: &&Socket| match socket.record {
+    let open = |(_, socket): &Of<'_>| match socket.record {
         Some(_) => socket.open().ok_or(Absent::BeforeStart),
         None => Ok(0),
     };

@@ -15,19 +15,20 @@ mod window;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    hash::{BuildHasherDefault, Hasher},
     sync::Arc,
     time::Duration,
 };
 
 use crate::{
-    id::{Cookie, ListenerKey, NetnsId},
+    id::{Cookie, Inode, ListenerKey, NetnsId, Pid},
     input::{Absent, Hook, Known, ListenSocket, NamespaceSample, Sample, SlotRecord, Source, Tier},
     model::{
         drops::Claim,
         listener::{Round, Tracked},
         namespace::{NamespaceState, loss_absent},
         snapshot::{Agent, Durations, Listener, Namespace, Process, Snapshot},
-        socket::{Sight, Socket},
+        socket::{Sight, Socket, Step},
     },
     time::{Monotonic, Nanos},
 };
@@ -35,6 +36,29 @@ use crate::{
 /// Listeners that are gone and no longer shown, of which the counters are kept in case they
 /// return: the oldest go first.
 const MAX_GONE: usize = 16_384;
+
+/// By a socket's cookie. Cookies are the kernel's own count: nobody can make them collide.
+type ByCookie<T> = HashMap<Cookie, T, BuildHasherDefault<CookieHasher>>;
+
+/// Spreads a cookie by one multiplication (Knuth, The Art of Computer Programming, 6.4).
+#[derive(Clone, Copy, Debug, Default)]
+struct CookieHasher(u64);
+
+impl Hasher for CookieHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, n: u64) {
+        self.0 = (self.0 ^ n).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32);
+    }
+}
 
 /// What of the model can be set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,10 +103,12 @@ struct Features {
 pub struct Model {
     settings: Settings,
     hooks: Arc<[Hook]>,
-    sockets: HashMap<Cookie, Socket>,
+    sockets: ByCookie<Socket>,
     listeners: BTreeMap<ListenerKey, Tracked>,
     namespaces: BTreeMap<NetnsId, NamespaceState>,
     durations: BTreeMap<Source, Durations>,
+    /// As the sample before showed them.
+    owners: Arc<BTreeMap<Inode, Vec<Pid>>>,
     samples: u64,
     previous: Option<Monotonic>,
 }
@@ -94,10 +120,11 @@ impl Model {
         Self {
             settings,
             hooks,
-            sockets: HashMap::new(),
+            sockets: ByCookie::default(),
             listeners: BTreeMap::new(),
             namespaces: BTreeMap::new(),
             durations: BTreeMap::new(),
+            owners: Arc::default(),
             samples: 0,
             previous: None,
         }
@@ -110,9 +137,9 @@ impl Model {
 
     /// Takes in one sample and shows the host as it is then.
     pub fn apply(&mut self, sample: &Sample) -> Snapshot {
-        let records: HashMap<Cookie, SlotRecord> = match &sample.slots {
-            Ok(slots) => slots.records.iter().map(|record| (record.cookie, *record)).collect(),
-            Err(_) => HashMap::new(),
+        let records: ByCookie<&SlotRecord> = match &sample.slots {
+            Ok(slots) => slots.records.iter().map(|record| (record.cookie, record)).collect(),
+            Err(_) => ByCookie::default(),
         };
         for namespace in &sample.namespaces {
             self.see_namespace(namespace, &records, sample.at);
@@ -139,82 +166,71 @@ impl Model {
     fn see_namespace(
         &mut self,
         namespace: &NamespaceSample,
-        records: &HashMap<Cookie, SlotRecord>,
+        records: &ByCookie<&SlotRecord>,
         at: Monotonic,
     ) {
         let first = !self.namespaces.contains_key(&namespace.netns);
         let state = self.namespaces.entry(namespace.netns).or_default();
         let Ok(dump) = &namespace.sockets else { return };
-        let live: HashMap<Cookie, ListenSocket> =
-            dump.iter().map(|socket| (socket.cookie, *socket)).collect();
-        let ours = |record: &&SlotRecord| record.netns == namespace.netns;
-        let known = self.sockets.iter().filter(|(_, s)| s.netns == namespace.netns);
-        let cookies: BTreeSet<Cookie> = live
-            .keys()
-            .copied()
-            .chain(records.values().filter(ours).map(|record| record.cookie))
-            .chain(known.map(|(cookie, _)| *cookie))
-            .collect();
-
-        let mut claims: Vec<(ListenerKey, Claim)> = Vec::new();
-        for cookie in cookies {
-            let socket = self.sockets.entry(cookie).or_insert_with(|| Socket::new(namespace.netns));
+        let live: ByCookie<&ListenSocket> =
+            dump.iter().map(|socket| (socket.cookie, socket)).collect();
+        let ours = records.values().filter(|record| record.netns == namespace.netns);
+        for cookie in live.keys().copied().chain(ours.map(|record| record.cookie)) {
+            self.sockets.entry(cookie).or_insert_with(|| Socket::new(namespace.netns));
+        }
+        let mut steps: Vec<(ListenerKey, Step)> = Vec::with_capacity(self.sockets.len());
+        let known = self.sockets.iter_mut().filter(|(_, s)| s.netns == namespace.netns);
+        for (cookie, socket) in known {
             let step = socket.see(Sight {
                 at,
-                live: live.get(&cookie).copied(),
-                record: records.get(&cookie).copied(),
+                live: live.get(cookie).map(|live| **live),
+                record: records.get(cookie).map(|record| **record),
                 first,
                 stalled_after: self.settings.stalled_after.into(),
             });
             state.handshakes += step.handshakes;
-            let Some(key) = socket.key else { continue };
-            let listener = self.listeners.entry(key).or_default();
-            listener.add(&step, at);
-            if let Some(Err(absent)) = socket.live.map(|live| live.drops) {
-                listener.add_drops(Err(absent));
-            }
-            if let Some(claim) = step.claim {
-                claims.push((key, claim));
-            }
+            steps.extend(socket.key.map(|key| (key, step)));
         }
-        self.share_drops(namespace, &claims);
-    }
-
-    fn share_drops(&mut self, namespace: &NamespaceSample, claims: &[(ListenerKey, Claim)]) {
-        let Some(state) = self.namespaces.get_mut(&namespace.netns) else { return };
         let moved = state.listen_drops(namespace);
-        let only: Vec<Claim> = claims.iter().map(|(_, claim)| *claim).collect();
-        let shares = state.allowance.share(moved.unwrap_or(0), &only);
-        for ((key, _), share) in claims.iter().zip(shares) {
-            if let Some(listener) = self.listeners.get_mut(key) {
-                listener.add_drops(moved.map(|_| share).ok_or(Absent::Unreadable));
-            }
+        let claims: Vec<Claim> = steps.iter().map(|(_, step)| step.claim).collect();
+        let shares = state.allowance.share(moved.unwrap_or(0), &claims);
+        for ((key, step), share) in steps.iter().zip(shares) {
+            let listener = self.listeners.entry(*key).or_default();
+            listener.add(step, at);
+            listener.add_drops(match step.drops_absent {
+                Some(absent) => Err(absent),
+                None => moved.map(|_| share).ok_or(Absent::Unreadable),
+            });
         }
     }
 
     fn show_listeners(&mut self, sample: &Sample, interval: Nanos) -> Vec<Listener> {
         let features = self.features(sample);
-        let mut by_key: HashMap<ListenerKey, Vec<&Socket>> = HashMap::new();
-        for socket in self.sockets.values() {
-            if let Some(key) = socket.key {
-                by_key.entry(key).or_default().push(socket);
-            }
-        }
+        let owners_changed = !Arc::ptr_eq(&self.owners, &sample.owners);
+        self.owners = sample.owners.clone();
+        let mut sockets: Vec<(ListenerKey, &Socket)> =
+            self.sockets.values().filter_map(|socket| Some((socket.key?, socket))).collect();
+        sockets.sort_unstable_by_key(|(key, socket)| (*key, socket.live.map(|live| live.cookie)));
         let retention = Nanos::from(self.settings.retention);
+        let mut rest = sockets.as_slice();
         let mut shown = Vec::with_capacity(self.listeners.len());
         for (key, tracked) in &mut self.listeners {
-            if tracked.gone_since().is_some_and(|since| retention < sample.at - since)
-                && !by_key.get(key).is_some_and(|sockets| sockets.iter().any(|s| s.live.is_some()))
+            // both are in the order of keys
+            let n = rest.iter().take_while(|(other, _)| other == key).count();
+            let (ours, others) = rest.split_at(n);
+            rest = others;
+            let is_over = |since| retention < sample.at - since;
+            if tracked.gone_since().is_some_and(is_over)
+                && ours.iter().all(|(_, socket)| socket.live.is_none())
             {
                 continue;
             }
-            let mut sockets = by_key.remove(key).unwrap_or_default();
-            sockets.sort_by_key(|socket| socket.live.map(|live| live.cookie));
             let round = Round {
                 sample,
                 settings: &self.settings,
                 features: &features,
-                sockets: &sockets,
+                sockets: ours,
+                owners_changed,
                 interval,
             };
             shown.push(tracked.show(*key, &round));
@@ -237,7 +253,7 @@ impl Model {
     }
 
     /// Drops what can never matter again, and keeps the rest bounded.
-    fn forget(&mut self, sample: &Sample, records: &HashMap<Cookie, SlotRecord>) {
+    fn forget(&mut self, sample: &Sample, records: &ByCookie<&SlotRecord>) {
         let unread: BTreeSet<NetnsId> = sample
             .namespaces
             .iter()
@@ -302,7 +318,7 @@ impl Model {
     }
 }
 
-fn processes(sample: &Sample) -> BTreeMap<crate::id::Pid, Process> {
+fn processes(sample: &Sample) -> BTreeMap<Pid, Process> {
     let show = |process: &crate::input::ProcessSample| Process {
         comm: process.comm.clone(),
         open_fds: process.open_fds,

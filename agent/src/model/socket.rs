@@ -2,7 +2,7 @@
 
 use crate::{
     id::{ListenerKey, NetnsId},
-    input::{ListenSocket, SlotRecord},
+    input::{Absent, ListenSocket, SlotRecord},
     model::{
         delta::{moved, moved_u32},
         drops::Claim,
@@ -30,7 +30,9 @@ pub(super) struct Step {
     /// The longest queue since the sample before, as far as known.
     pub(super) highest: u64,
     /// Growth of `sk_drops`.
-    pub(super) claim: Option<Claim>,
+    pub(super) claim: Claim,
+    /// Why that cannot be had.
+    pub(super) drops_absent: Option<Absent>,
     /// Handshakes since the programs run, without the queue that was found.
     pub(super) handshakes: u64,
 }
@@ -101,7 +103,8 @@ impl Socket {
         } else if sight.live.is_some() {
             self.without_record += 1;
         }
-        step.claim = self.claim(sight);
+        step.claim = self.claim(sight).unwrap_or_default();
+        step.drops_absent = sight.live.and_then(|socket| socket.drops.err());
         let length = sight.live.map_or(0, |socket| socket.length);
         let high_water = sight.record.map_or(0, |record| record.high_water);
         step.highest = high_water.max(length).max(self.previous_length).into();

@@ -35,38 +35,44 @@ impl Highest {
     }
 }
 
-/// How fast a counter grows, over the last samples.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Rate {
-    seen: VecDeque<(Monotonic, u64)>,
+/// How fast `N` counters grow, over the last samples.
+#[derive(Clone, Debug)]
+pub(super) struct Rate<const N: usize> {
+    seen: VecDeque<(Monotonic, [u64; N])>,
 }
 
 /// A rate looks back this far, or as far as there are samples.
 const LOOK_BACK: Nanos = Nanos(10_000_000_000);
 
-impl Rate {
-    /// Adds the counter's value at `at` and returns its growth per second; `None` in the first
+impl<const N: usize> Rate<N> {
+    /// Adds the counters' values at `at` and returns their growth per second; `None` in the first
     /// sample.
-    pub(super) fn push(&mut self, at: Monotonic, value: u64) -> Option<f64> {
+    pub(super) fn push(&mut self, at: Monotonic, values: [u64; N]) -> Option<[f64; N]> {
         // the newest entry is replaced while it is within a grain of the one before it
         let n = self.seen.len();
         if 2 <= n && (self.seen[n - 1].0 - self.seen[n - 2].0) < GRAIN {
             self.seen.pop_back();
         }
-        self.seen.push_back((at, value));
+        self.seen.push_back((at, values));
         while 2 < self.seen.len() && LOOK_BACK <= at - self.seen[1].0 {
             self.seen.pop_front();
         }
         let &(then, before) = self.seen.front()?;
         let seconds = (at - then).as_seconds();
         #[expect(clippy::cast_precision_loss, reason = "a rate needs no 53 bits")]
-        let grown = value.saturating_sub(before) as f64;
-        (0.0 < seconds).then(|| grown / seconds)
+        let grown = |i: usize| values[i].saturating_sub(before[i]) as f64;
+        (0.0 < seconds).then(|| std::array::from_fn(|i| grown(i) / seconds))
     }
 
-    /// Forgets what was seen, when the counter could not be had.
+    /// Forgets what was seen, when a counter could not be had.
     pub(super) fn clear(&mut self) {
         self.seen.clear();
+    }
+}
+
+impl<const N: usize> Default for Rate<N> {
+    fn default() -> Self {
+        Self { seen: VecDeque::new() }
     }
 }
 
@@ -106,13 +112,13 @@ mod tests {
     #[test]
     fn a_rate_is_growth_by_time() {
         let mut rate = Rate::default();
-        assert_eq!(None, rate.push(Monotonic(SECOND), 100));
-        assert_eq!(Some(50.0), rate.push(Monotonic(2 * SECOND), 150));
-        assert_eq!(Some(25.0), rate.push(Monotonic(3 * SECOND), 150));
+        assert_eq!(None, rate.push(Monotonic(SECOND), [100]));
+        assert_eq!(Some([50.0]), rate.push(Monotonic(2 * SECOND), [150]));
+        assert_eq!(Some([25.0]), rate.push(Monotonic(3 * SECOND), [150]));
         for s in 4..=20 {
-            rate.push(Monotonic(s * SECOND), 150);
+            rate.push(Monotonic(s * SECOND), [150]);
         }
-        assert_eq!(Some(0.0), rate.push(Monotonic(21 * SECOND), 150));
+        assert_eq!(Some([0.0]), rate.push(Monotonic(21 * SECOND), [150]));
     }
 
     proptest! {
