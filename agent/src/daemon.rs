@@ -4,7 +4,10 @@
 use std::{
     fs, io,
     net::{SocketAddr, TcpListener},
-    os::unix::{fs::PermissionsExt as _, net::UnixListener, net::UnixStream},
+    os::unix::{
+        fs::{FileTypeExt as _, PermissionsExt as _},
+        net::{UnixListener, UnixStream},
+    },
     path::{Path, PathBuf},
     sync::{Arc, mpsc},
     thread,
@@ -19,6 +22,7 @@ use tokio::{
 
 use crate::{
     config::{Config, ConfigError},
+    error,
     model::{Model, Settings, snapshot::Snapshot},
     publish::{
         exposition::{self, Format},
@@ -84,9 +88,22 @@ pub fn run(
         .enable_all()
         .build()
         .map_err(|source| DaemonError::Start { what: "the runtime", source })?;
+    // first: a signal that comes while the programs are loaded is answered after that
+    let signals = {
+        let _entered = runtime.enter();
+        Signals::take()
+            .map_err(|source| DaemonError::Start { what: "the signal handlers", source })?
+    };
     let (snapshots, seen) = watch::channel(None);
     let sampler = Sampler::start(&config, snapshots)?;
-    let result = runtime.block_on(serve(config, reload, tcp, listener, seen, &sampler));
+    let result = runtime.block_on(serve(
+        config,
+        reload,
+        Listeners { tcp, unix: listener },
+        signals,
+        seen,
+        &sampler,
+    ));
     sampler.stop();
     result
 }
@@ -204,9 +221,15 @@ impl UnixSocket {
         if let Some(dir) = path.parent() {
             fs::create_dir_all(dir)?;
         }
-        match fs::remove_file(path) {
-            Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(err),
-            Ok(()) | Err(_) => {}
+        match fs::symlink_metadata(path) {
+            // left by a daemon that was killed: nobody answered on it
+            Ok(found) if found.file_type().is_socket() => fs::remove_file(path)?,
+            Ok(_) => {
+                let text = "there is a file that is no socket, and it stays";
+                return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
+            }
+            Err(err) if err.kind() == io::ErrorKind::NotFound => {}
+            Err(err) => return Err(err),
         }
         let listener = UnixListener::bind(path)?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
@@ -245,16 +268,21 @@ impl Signals {
     }
 }
 
+/// What the servers listen on.
+struct Listeners {
+    tcp: TcpListener,
+    unix: Option<UnixListener>,
+}
+
 async fn serve(
     config: Config,
     reload: impl Fn() -> Result<Config, ConfigError>,
-    tcp: TcpListener,
-    unix: Option<UnixListener>,
+    Listeners { tcp, unix }: Listeners,
+    signals: Signals,
     snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     sampler: &Sampler,
 ) -> Result<(), DaemonError> {
     let failed = |what| move |source| DaemonError::Start { what, source };
-    let signals = Signals::take().map_err(failed("the signal handlers"))?;
     let router = http::router(http::App { snapshots: snapshots.clone() });
     let tcp = tokio::net::TcpListener::from_std(tcp).map_err(failed("the server"))?;
     let unix = unix
@@ -324,17 +352,33 @@ fn reloaded(
     let new = match reload() {
         Ok(new) => new,
         Err(err) => {
-            tracing::error!(error = %err, "not reloaded: the configuration stays as it was");
+            let error = error::chain(&err);
+            tracing::error!(%error, "not reloaded: the configuration stays as it was");
             return old;
         }
     };
-    let fixed = |c: &Config| (c.listen, c.socket.clone(), c.no_ebpf, c.slots);
-    if fixed(&new) != fixed(&old) {
-        tracing::warn!("listen, socket, no_ebpf and slots change at the next start only");
+    let fixed = [
+        ("listen", new.listen != old.listen),
+        ("socket", new.socket != old.socket),
+        ("no_ebpf", new.no_ebpf != old.no_ebpf),
+        ("slots", new.slots != old.slots),
+        ("log", new.log != old.log),
+        ("log_format", new.log_format != old.log_format),
+    ];
+    for (key, _) in fixed.iter().filter(|(_, differs)| *differs) {
+        tracing::warn!(key, "changed in the file: takes effect at the next start");
     }
     sampler.configure(&new);
     tracing::info!("reloaded");
-    Config { listen: old.listen, socket: old.socket, no_ebpf: old.no_ebpf, slots: old.slots, ..new }
+    Config {
+        listen: old.listen,
+        socket: old.socket,
+        no_ebpf: old.no_ebpf,
+        slots: old.slots,
+        log: old.log,
+        log_format: old.log_format,
+        ..new
+    }
 }
 
 /// Writes the metrics where node_exporter's textfile collector reads them: whole, or not at all.

@@ -64,6 +64,8 @@ pub struct Sample {
     pub processes: BTreeMap<Pid, ProcessSample>,
     /// Host totals.
     pub host: HostSample,
+    /// What could not be read, and why, by source.
+    pub degraded: BTreeMap<&'static str, String>,
     /// How long each source took.
     pub durations: Vec<(Source, Nanos)>,
 }

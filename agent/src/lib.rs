@@ -4,6 +4,7 @@
 //! how it is shown (`publish`, `cli`). `ARCHITECTURE.md` is the map.
 
 pub mod config;
+pub mod error;
 pub mod id;
 pub mod input;
 pub mod metric;

@@ -7,10 +7,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const LEAVES: &[&str] = &["id", "time", "metric", "input"];
+const LEAVES: &[&str] = &["error", "id", "time", "metric", "input"];
 
 /// Module, and what it may import beside itself and the leaves.
 const ARROWS: &[(&str, &[&str])] = &[
+    ("error", &[]),
     ("id", &[]),
     ("time", &[]),
     ("metric", &[]),

@@ -11,7 +11,6 @@ mod ebpf;
 mod elf;
 mod sh;
 mod test;
-// mod test;
 mod tools;
 
 use std::process::ExitCode;

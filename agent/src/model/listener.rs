@@ -39,6 +39,8 @@ pub(super) struct Tracked {
     v6only: bool,
     gone_since: Option<Monotonic>,
     was_full: bool,
+    /// Whether a part of what it did went uncounted, for want of a slot.
+    unseen: bool,
     /// What this sample's sockets showed as their longest queue, summed.
     round_highest: u64,
 }
@@ -79,7 +81,7 @@ impl Tracked {
         let gone = round.sockets.partition_point(|(_, socket)| socket.live.is_none());
         let live = &round.sockets[gone..];
         self.note_presence(live, round);
-        self.note_features(live, round.features);
+        self.note_features(live, round);
         let highest =
             self.highest.push(round.sample.at, self.round_highest, round.settings.window());
         self.round_highest = 0;
@@ -124,12 +126,18 @@ impl Tracked {
     }
 
     /// A counter of which a part goes unseen is absent, not too low.
-    fn note_features(&mut self, live: &[Of<'_>], features: &Features) {
-        let no_slot = live.iter().any(|(_, socket)| 1 < socket.without_record);
+    fn note_features(&mut self, live: &[Of<'_>], round: &Round<'_>) {
+        let never_had_a_slot = |socket: &Socket| {
+            let came_and_went = socket.live.is_none() && socket.record.is_none();
+            came_and_went || 1 < socket.without_record
+        };
+        self.unseen |= round.sockets.iter().any(|(_, socket)| never_had_a_slot(socket));
+        let no_slot = self.unseen;
         let nothing = !live.is_empty() && live.iter().all(|(_, socket)| socket.record.is_none());
         // it may just have been made: after the records were read, before the sockets were
         let too_early = nothing && self.established == Total::new();
-        let absent = features
+        let absent = round
+            .features
             .records
             .or(no_slot.then_some(Absent::NoSlot))
             .or(too_early.then_some(Absent::TooEarly));
@@ -240,7 +248,7 @@ fn syn_queue(live: &[Of<'_>], features: &Features) -> Known<u64> {
         .map(|(_, socket)| match socket.record.and_then(|record| record.syn_queue) {
             Some(length) => Ok(u64::from(length)),
             None if 1 < socket.without_record => Err(Absent::NoSlot),
-            None => Err(Absent::TooEarly),
+            None => Err(Absent::Unreadable),
         })
         .sum()
 }

@@ -158,6 +158,7 @@ impl Model {
             processes: processes(sample),
             host: sample.host,
             hooks: self.hooks.clone(),
+            degraded: sample.degraded.clone(),
             agent: self.show_agent(sample),
         }
     }
@@ -212,6 +213,7 @@ impl Model {
             self.sockets.values().filter_map(|socket| Some((socket.key?, socket))).collect();
         sockets.sort_unstable_by_key(|(key, socket)| (*key, socket.live.map(|live| live.cookie)));
         let retention = Nanos::from(self.settings.retention);
+        let unread = unread(sample);
         let mut rest = sockets.as_slice();
         let mut shown = Vec::with_capacity(self.listeners.len());
         for (key, tracked) in &mut self.listeners {
@@ -220,9 +222,10 @@ impl Model {
             let (ours, others) = rest.split_at(n);
             rest = others;
             let is_over = |since| retention < sample.at - since;
-            if tracked.gone_since().is_some_and(is_over)
-                && ours.iter().all(|(_, socket)| socket.live.is_none())
-            {
+            let is_gone = tracked.gone_since().is_some_and(is_over)
+                && ours.iter().all(|(_, socket)| socket.live.is_none());
+            // what could not be read is not known, neither as it was nor as gone
+            if is_gone || unread.contains(&key.netns) {
                 continue;
             }
             let round = Round {
@@ -254,12 +257,7 @@ impl Model {
 
     /// Drops what can never matter again, and keeps the rest bounded.
     fn forget(&mut self, sample: &Sample, records: &ByCookie<&SlotRecord>) {
-        let unread: BTreeSet<NetnsId> = sample
-            .namespaces
-            .iter()
-            .filter(|namespace| namespace.sockets.is_err())
-            .map(|namespace| namespace.netns)
-            .collect();
+        let unread = unread(sample);
         let listeners = &mut self.listeners;
         self.sockets.retain(|cookie, socket| {
             let finished =
@@ -316,6 +314,12 @@ impl Model {
             runs: slots.map(|slots| slots.runs.clone()).unwrap_or_default(),
         }
     }
+}
+
+/// Namespaces whose sockets could not be read.
+fn unread(sample: &Sample) -> BTreeSet<NetnsId> {
+    let namespaces = sample.namespaces.iter().filter(|namespace| namespace.sockets.is_err());
+    namespaces.map(|namespace| namespace.netns).collect()
 }
 
 fn processes(sample: &Sample) -> BTreeMap<Pid, Process> {

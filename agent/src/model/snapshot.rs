@@ -29,6 +29,8 @@ pub struct Snapshot {
     pub host: HostSample,
     /// How each event is obtained on this kernel.
     pub hooks: Arc<[Hook]>,
+    /// What could not be read this time, and why, by source.
+    pub degraded: BTreeMap<&'static str, String>,
     /// The agent itself.
     pub agent: Agent,
 }

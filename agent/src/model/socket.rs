@@ -50,6 +50,8 @@ pub(super) struct Socket {
     pub(super) accept_loop: AcceptLoop,
     /// Samples in which it was alive and had no record.
     pub(super) without_record: u32,
+    /// Samples in a row that had neither it nor its record.
+    missing: u32,
     /// Whether the last dump showed it longer than its limit.
     pub(super) was_full: bool,
     drops: Option<u32>,
@@ -78,6 +80,7 @@ impl Socket {
             counted: Counted::default(),
             accept_loop: AcceptLoop::Running,
             without_record: 0,
+            missing: 0,
             was_full: false,
             drops: None,
             previous_length: 0,
@@ -103,6 +106,8 @@ impl Socket {
         } else if sight.live.is_some() {
             self.without_record += 1;
         }
+        let is_missing = sight.live.is_none() && sight.record.is_none();
+        self.missing = if is_missing { self.missing + 1 } else { 0 };
         step.claim = self.claim(sight).unwrap_or_default();
         step.drops_absent = sight.live.and_then(|socket| socket.drops.err());
         let length = sight.live.map_or(0, |socket| socket.length);
@@ -128,9 +133,11 @@ impl Socket {
         (!record.adopted).then(|| self.counted.accepted.saturating_sub(self.counted.closed))
     }
 
-    /// Whether nothing more can come: the record has been given back, or there never was one.
+    /// Whether nothing more can come: it is destroyed and its record given back, or without a
+    /// record it was missing from two samples in a row. A dump is not atomic and can pass one by.
     pub(super) fn is_finished(&self, had_record: bool) -> bool {
-        self.live.is_none() && !had_record
+        let destroyed = self.record.is_some_and(|record| record.final_drops.is_some());
+        !had_record && (destroyed || 1 < self.missing)
     }
 
     /// Name of the task that called listen(2), where the programs saw it.

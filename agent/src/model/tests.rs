@@ -22,6 +22,8 @@ struct World {
     listen_drops: u64,
     sockets: Vec<ListenSocket>,
     records: Known<Vec<SlotRecord>>,
+    /// Whether the dump fails.
+    unreadable: bool,
 }
 
 impl World {
@@ -35,6 +37,7 @@ impl World {
             listen_drops: 0,
             sockets: Vec::new(),
             records: Ok(Vec::new()),
+            unreadable: false,
         }
     }
 
@@ -116,7 +119,10 @@ impl World {
             unix_time: UnixTime(0),
             namespaces: vec![NamespaceSample {
                 netns: NETNS,
-                sockets: Ok(self.sockets.clone()),
+                sockets: match self.unreadable {
+                    true => Err(Absent::Unreadable),
+                    false => Ok(self.sockets.clone()),
+                },
                 passive_opens: Ok(self.passive_opens),
                 passive_opens_after: None,
                 netstat: Ok(netstat),
@@ -130,6 +136,7 @@ impl World {
             owners: Arc::default(),
             processes: BTreeMap::new(),
             host: HostSample { open_fds: Ok(1), max_fds: Ok(2) },
+            degraded: BTreeMap::new(),
             durations: Vec::new(),
         };
         if let Ok(records) = &mut self.records {
@@ -401,4 +408,46 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_listener_without_a_slot_that_is_gone_has_no_counts_either() {
+    let mut world = World::new();
+    world.look();
+    world.listen(1, 80, 5);
+    world.records = Ok(Vec::new());
+    world.look();
+    world.sockets.clear();
+    for _ in 0..3 {
+        assert_eq!(Err(Absent::NoSlot), at(&world.look(), 80).counters.established);
+    }
+}
+
+#[test]
+fn a_listener_that_one_dump_passes_by_has_its_drops_counted_once() {
+    let mut world = World::new();
+    world.records = Err(Absent::NoEbpf);
+    world.listen(1, 80, 5);
+    world.socket(1).drops = Ok(1000);
+    world.look();
+    let socket = world.sockets.pop().expect("listens");
+    world.listen_drops = 500; // somebody else's
+    assert_eq!(Ok(1000), at(&world.look(), 80).counters.socket_drops);
+    world.sockets.push(socket);
+    let snapshot = world.look();
+    assert_eq!(Ok(1000), at(&snapshot, 80).counters.socket_drops);
+    assert_eq!(Ok(0), at(&snapshot, 80).counters.drops);
+}
+
+#[test]
+fn listeners_that_cannot_be_read_are_not_shown_as_they_were_and_go_on_afterwards() {
+    let mut world = World::new();
+    world.listen(1, 80, 5);
+    world.connect(1, 3);
+    world.look();
+    world.unreadable = true;
+    assert!(world.look().listeners.is_empty());
+    world.unreadable = false;
+    world.accept(1, 2);
+    assert_eq!([3, 2, 0, 1], flow(at(&world.look(), 80)));
 }

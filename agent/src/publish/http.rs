@@ -121,7 +121,9 @@ async fn readyz(State(server): State<Arc<Server>>) -> Response {
         let separator = if hook.why.is_empty() { "" } else { ": " };
         format!("{} {} {program}{separator}{}\n", hook.event, hook.tier.name(), hook.why)
     });
-    text(StatusCode::OK, lines.collect::<String>())
+    let degraded =
+        snapshot.degraded.iter().map(|(source, why)| format!("degraded {source}: {why}\n"));
+    text(StatusCode::OK, lines.chain(degraded).collect::<String>())
 }
 
 impl Server {

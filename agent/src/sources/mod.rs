@@ -19,7 +19,7 @@ pub mod sysctl;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt::Display,
+    error::Error,
     io,
     sync::Arc,
     time::Instant,
@@ -28,6 +28,7 @@ use std::{
 use thiserror::Error;
 
 use crate::{
+    error,
     id::{Inode, NetnsId},
     input::{
         Absent, HostSample, Known, ListenSocket, NamespaceSample, Sample, SlotsSample, Source,
@@ -117,12 +118,6 @@ impl Sources {
         self.hooks.clone()
     }
 
-    /// The namespace that is read.
-    #[must_use]
-    pub fn netns(&self) -> NetnsId {
-        self.netns
-    }
-
     /// One pass over the sources.
     pub fn sample(&mut self) -> Sample {
         let start = Instant::now();
@@ -153,6 +148,7 @@ impl Sources {
             owners: self.owners.owners(),
             processes: self.owners.processes().clone(),
             host,
+            degraded: self.degraded.clone(),
             durations: timer.durations.into_iter().collect(),
         }
     }
@@ -230,7 +226,10 @@ impl Sources {
     }
 
     /// Turns an error into an absent fact, and logs when it appears, changes or goes.
-    fn note<T, E: Display>(&mut self, what: &'static str, result: Result<T, E>) -> Known<T> {
+    fn note<T, E>(&mut self, what: &'static str, result: Result<T, E>) -> Known<T>
+    where
+        E: Into<Box<dyn Error>>,
+    {
         match result {
             Ok(value) => {
                 if self.degraded.remove(what).is_some() {
@@ -239,7 +238,7 @@ impl Sources {
                 Ok(value)
             }
             Err(err) => {
-                let text = err.to_string();
+                let text = error::chain(&*err.into());
                 if self.degraded.get(what) != Some(&text) {
                     tracing::warn!(source = what, error = %text, "not readable");
                     self.degraded.insert(what, text);
@@ -265,19 +264,13 @@ fn open_programs(options: &Options) -> (Known<Programs>, Arc<[Hook]>) {
                 let hooks = programs.hooks();
                 return (Ok(programs), hooks);
             }
-            Err(err) => chain(&err),
+            Err(err) => error::chain(&err),
         }
     } else {
         "switched off by no_ebpf".to_owned()
     };
     tracing::warn!(missing = %why, cost = COST, "no eBPF");
     (Err(Absent::NoEbpf), ebpf::load::hooks_without(&why))
-}
-
-/// An error with its causes, on one line.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |err| (**err).source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Durations of one pass.

@@ -109,7 +109,7 @@ impl Programs {
             slots,
             cells,
             hooks: hooks::with_programs(&failed),
-            iterator: if adopts { IteratorState::Works } else { IteratorState::Failed },
+            iterator: if adopts { IteratorState::Loaded } else { IteratorState::Refused },
             pass: 0,
             passes: 0,
             missed: Vec::new(),
@@ -132,7 +132,10 @@ fn attach_all(ebpf: &mut Ebpf, kernel: &Btf) -> Result<Vec<(&'static str, Arc<st
         };
         match (result, program.need) {
             (Ok(()), _) => tracing::debug!(program = program.name, "attached"),
-            (Err(why), Need::Optional) => failed.push((program.name, why.into())),
+            (Err(why), Need::Optional) => {
+                tracing::warn!(program = program.name, event = program.event, %why, "refused");
+                failed.push((program.name, why.into()));
+            }
             (Err(why), Need::Required) => {
                 return Err(LoadError::Program { program: program.name, why });
             }

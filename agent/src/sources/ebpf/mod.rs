@@ -64,8 +64,8 @@ pub struct Look {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum IteratorState {
-    Works,
-    Failed,
+    Loaded,
+    Refused,
 }
 
 impl Programs {
@@ -127,20 +127,17 @@ impl Programs {
     /// of their records, and says what it saw. `None` without the iterator.
     ///
     /// # Errors
-    /// As [`Programs::adopt`]; the first failure is final.
+    /// As [`Programs::adopt`].
     pub fn look(
         &mut self,
         sample: &mut SlotsSample,
         netns: NetnsId,
         n_listeners: usize,
     ) -> io::Result<Option<Look>> {
-        if self.iterator == IteratorState::Failed || n_listeners == 0 {
+        if self.iterator == IteratorState::Refused || n_listeners == 0 {
             return Ok(None);
         }
-        if let Err(err) = self.visit(n_listeners as u64) {
-            self.iterator = IteratorState::Failed;
-            return Err(err);
-        }
+        self.visit(n_listeners as u64)?;
         let unfollowed = self.cells.get(cell::UNFOLLOWED);
         let mut look = Look { unfollowed, ..Look::default() };
         for record in sample.records.iter_mut().filter(|record| record.netns == netns) {
