@@ -152,6 +152,8 @@ pub struct SlotsSample {
     pub no_slot: u64,
     /// Events of children whose slot had been given away.
     pub stale: u64,
+    /// Handshakes that the first copy of the program was skipped for.
+    pub second_copy: u64,
     /// Runs that the kernel skipped, since the programs started: event, program, count.
     pub missed: Vec<(&'static str, &'static str, u64)>,
     /// Run count and run time of each program; empty while the kernel's statistics are off.

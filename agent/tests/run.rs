@@ -177,3 +177,26 @@ fn the_textfile_is_whole_and_leaves_process_metrics_to_node_exporter() {
     assert!(text.contains("# TYPE backlogd_listener_accept_queue_length gauge"), "{text}");
     assert!(!text.lines().any(|line| line.starts_with("process_")), "{text}");
 }
+
+#[test]
+fn a_file_where_its_socket_should_be_stays() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("precious");
+    fs::write(&path, "precious").unwrap();
+    let file = dir.path().join("backlogd.toml");
+    fs::write(&file, "").unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_backlogd"))
+        .args(["run", "--no-ebpf", "--listen", "127.0.0.1:0", "--config"])
+        .arg(&file)
+        .arg("--socket")
+        .arg(&path)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(log.any(|line| line.contains("no socket, and it stays")));
+    assert!(log.any(|line| line.contains("started listen=")));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!("precious", fs::read_to_string(&path).unwrap());
+}

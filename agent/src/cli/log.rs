@@ -15,7 +15,12 @@ use crate::config::LogFormat;
 pub fn start(filter: &str, format: LogFormat, color: Color) -> anyhow::Result<()> {
     let filter = EnvFilter::builder().parse(filter).context("log filter")?;
     let ansi = color.applies(io::stderr().is_terminal());
-    let builder = fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(ansi);
+    // a log that nobody reads any more costs the log, not the agent
+    let builder = fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(ansi)
+        .log_internal_errors(false);
     match format {
         LogFormat::Text => builder.with_target(false).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),

@@ -310,6 +310,7 @@ impl Model {
             slots: slots.map(|slots| (used(slots.records.len()), slots.capacity)),
             no_slot: slots.map(|slots| slots.no_slot),
             stale: slots.map(|slots| slots.stale),
+            second_copy: slots.map(|slots| slots.second_copy),
             missed: slots.map(|slots| slots.missed.clone()).unwrap_or_default(),
             runs: slots.map(|slots| slots.runs.clone()).unwrap_or_default(),
         }

@@ -156,6 +156,8 @@ pub struct Agent {
     pub no_slot: Known<u64>,
     /// Events whose slot had been given away.
     pub stale: Known<u64>,
+    /// Handshakes that only the second copy of the program saw.
+    pub second_copy: Known<u64>,
     /// Runs that the kernel skipped: event, program, count.
     pub missed: Vec<(&'static str, &'static str, u64)>,
     /// Run count and run time of each program, while the kernel's statistics are on.

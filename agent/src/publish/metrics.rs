@@ -155,8 +155,9 @@ not edited by hand.
 
 `GET /metrics` answers in OpenMetrics 1.0 text, or in Prometheus text 0.0.4 where that is asked for (in which the
 type of an info is gauge). Units are base units: seconds, bytes, ratios of 1. What cannot be measured on
-this kernel is absent, never 0, and `backlogd_hook_info` says how each event is obtained. A counter starts at 0 with the
-listener's first snapshot and never goes back while the agent runs; a listener that is gone keeps its
+this kernel is absent, never 0, and `backlogd_hook_info` says how each event is obtained. A counter starts with the
+listener's first snapshot, at 0 but for what is found then (`established_total` at the queue's length,
+`socket_drops_total` at `sk_drops`), and never goes back while the agent runs; a listener that is gone keeps its
 counters for a while and loses its gauges. The label `comm` is left out while the owner is not known.
 
 | name | type | labels | meaning | source |

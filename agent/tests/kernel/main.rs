@@ -5,6 +5,7 @@
 //! the tests run one at a time: `cargo test --test kernel -- --ignored --test-threads=1`, as root.
 
 mod agent;
+mod binary;
 mod burst;
 mod clients;
 mod life;

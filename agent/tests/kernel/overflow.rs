@@ -74,6 +74,27 @@ fn drops_that_come_while_the_agent_looks_are_all_counted() {
 
 #[test]
 #[ignore = "kernel: needs root"]
+fn handshakes_that_wait_for_their_last_ack_are_the_syn_queue() {
+    in_own_netns(|| {
+        let mut agent = Agent::start();
+        // it takes the bare ACK for nothing, so that the request socks stay
+        let server = NeverAccepts::prepared("127.0.0.1:0", 100, defer_accept);
+        let clients = Clients::connect(20, server.addr);
+        for _ in 0..3 {
+            let (snapshot, _) = agent.settled();
+            let listener = find(&snapshot, server.addr);
+            assert_eq!((listener.syn_queue, listener.length), (Ok(20), 0));
+        }
+        clients.send();
+        wait_for("the queue", || agent.truth().at(server.addr).length == 20);
+        let (snapshot, _) = agent.settled();
+        let listener = find(&snapshot, server.addr);
+        assert_eq!((listener.syn_queue, listener.length), (Ok(0), 20));
+    });
+}
+
+#[test]
+#[ignore = "kernel: needs root"]
 fn deferred_handshakes_are_no_drops() {
     in_own_netns(|| {
         let mut agent = Agent::start();

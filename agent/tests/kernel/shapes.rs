@@ -191,6 +191,24 @@ fn a_thousand_listeners_all_have_the_right_numbers() {
 
 #[test]
 #[ignore = "kernel: needs root"]
+fn slots_are_given_back_and_used_again() {
+    in_own_netns(|| {
+        let mut agent = Agent::with(Options { ebpf: true, slots: 32 }, SETTINGS);
+        for n in 1..=100 {
+            let server = NeverAccepts::listen("127.0.0.1:4000", 5);
+            let client = Clients::connect(1, server.addr);
+            let addr = server.addr;
+            assert_eq!(find(&agent.look(), addr).counters.established, Ok(n));
+            drop((server, client));
+            agent.until("the slot to be free", |snapshot| {
+                find(snapshot, addr).counters.aborted_listener_closed == Ok(n)
+            });
+        }
+    });
+}
+
+#[test]
+#[ignore = "kernel: needs root"]
 fn a_listener_without_a_slot_keeps_its_gauges_and_says_what_is_missing() {
     in_own_netns(|| {
         let mut agent = Agent::with(Options { ebpf: true, slots: 4 }, SETTINGS);

@@ -37,7 +37,7 @@ pub(super) struct List {
     #[arg(long = "comm", value_name = "NAME")]
     comms: Vec<String>,
     /// Only listeners of this process; repeatable
-    #[arg(long = "pid", value_name = "PID")]
+    #[arg(long = "pid", value_name = "PID", value_parser = pid)]
     pids: Vec<u32>,
     /// What comes first
     #[arg(long, value_enum, default_value_t, value_name = "BY")]
@@ -149,6 +149,10 @@ fn redraw(text: &str, rows: usize, is_first: bool) -> String {
     let lines: Vec<_> = text.lines().take(rows.saturating_sub(1)).collect();
     let clear = if is_first { "\x1b[2J" } else { "" };
     format!("{clear}\x1b[?7l\x1b[H{}\x1b[K\n\x1b[J\x1b[?7h", lines.join("\x1b[K\n"))
+}
+
+fn pid(text: &str) -> Result<u32, &'static str> {
+    text.parse().map_err(|_| "expected a process id, a whole number")
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ pub enum Color {
     /// On a terminal, unless NO_COLOR is set or TERM is dumb
     #[default]
     Auto,
-    /// Also into a pipe
+    /// Also into a pipe, unless NO_COLOR is set
     Always,
     /// Not at all
     Never,
@@ -45,7 +45,7 @@ impl Color {
         let wanted = || env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         match self {
             Self::Auto => is_terminal && wanted() && !is_dumb(),
-            Self::Always => true,
+            Self::Always => wanted(),
             Self::Never => false,
         }
     }

@@ -87,6 +87,19 @@ pub(super) const FAMILIES: &[Family] = &[
     },
     Family {
         descriptor: Descriptor {
+            name: "backlogd_second_copy_total",
+            kind: Kind::Counter,
+            labels: &[],
+            help: "Handshakes that the kernel skipped the first copy of the program for, and that the second one counted",
+            source: "counters of the programs",
+        },
+        emit: |scrape, sink| match scrape.snapshot.agent.second_copy {
+            Ok(n) => sink(&[], Value::Unsigned(n)),
+            Err(_) => Ok(()),
+        },
+    },
+    Family {
+        descriptor: Descriptor {
             name: "backlogd_map_entries",
             kind: Kind::Gauge,
             labels: &["map"],

@@ -40,7 +40,7 @@ pub(super) const FAMILIES: &[Family] = &[
     Family {
         descriptor: gauge(
             "backlogd_listener_accept_queue_fill_ratio_max",
-            "length / limit of the fullest socket; above 1 it refuses connections. A limit of 0 counts as 1",
+            "length / limit of the fullest socket; above 1 it refuses connections. A limit of 0 counts as 1, and refuses at 1",
             "idiag_rqueue / idiag_wqueue of sock_diag",
         ),
         emit: |scrape, sink| level(scrape, sink, |l| l.fill_ratio_max.map(Value::Real)),

@@ -117,6 +117,7 @@ impl Programs {
             capacity: self.slots.capacity(),
             no_slot: self.cells.get(cell::NO_SLOT),
             stale: self.cells.get(cell::STALE),
+            second_copy: self.cells.get(cell::SECOND_COPY),
             missed: self.missed.clone(),
             runs: self.runs.clone(),
             records,

@@ -1,0 +1,84 @@
+//! The daemon with its programs, from the kernel to `/metrics`, through the real binary.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    process::{Child, Command, Stdio},
+};
+
+use crate::{
+    clients::Clients,
+    namespace::{in_own_netns, wait_for},
+    offenders::NeverAccepts,
+};
+
+/// Ends the daemon, however the test ends.
+struct Daemon(Child);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // both fail only when it has ended already
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The daemon and where it serves, once it has said so.
+fn start() -> (Daemon, SocketAddr) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_backlogd"))
+        .args(["run", "--listen", "127.0.0.1:0", "--socket", ""])
+        .args(["--sample-interval-seconds", "0.1", "--config", "/dev/null"])
+        .env("NO_COLOR", "1")
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary");
+    let log = BufReader::new(child.stderr.take().expect("piped"));
+    let daemon = Daemon(child);
+    let listen = log.lines().map_while(Result::ok).find_map(|line| {
+        let (_, after) = line.split_once("started listen=")?;
+        after.split(' ').next()?.parse().ok()
+    });
+    (daemon, listen.expect("it starts"))
+}
+
+fn get(addr: SocketAddr, path: &str) -> String {
+    let mut answer = String::new();
+    let mut stream = TcpStream::connect(addr).expect("the daemon listens");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").expect("sent");
+    stream.read_to_string(&mut answer).expect("an answer");
+    answer
+}
+
+#[test]
+#[ignore = "kernel: needs root"]
+fn what_the_kernel_counts_stands_in_metrics() {
+    in_own_netns(|| {
+        let (_daemon, addr) = start();
+        let server = NeverAccepts::listen("127.0.0.1:0", 5);
+        let clients = Clients::connect(3, server.addr);
+        drop(server.accept(1));
+        let port = server.addr.port();
+        let value = |text: &str, name: &str| {
+            let series = format!("{name}{{");
+            let of = |line: &&str| {
+                line.starts_with(&series) && line.contains(&format!("port=\"{port}\""))
+            };
+            text.lines().find(of).and_then(|line| line.rsplit(' ').next().map(str::to_owned))
+        };
+        let expected = [
+            ("backlogd_listener_established_total", "3"),
+            ("backlogd_listener_accepted_total", "1"),
+            ("backlogd_listener_accept_queue_length", "2"),
+            ("backlogd_listener_accept_queue_length_max", "3"),
+            ("backlogd_listener_accept_queue_limit", "5"),
+            ("backlogd_listener_drops_total", "0"),
+            ("backlogd_listener_syn_queue_length", "0"),
+        ];
+        wait_for("the numbers", || {
+            let text = get(addr, "/metrics");
+            expected.iter().all(|(name, number)| value(&text, name).as_deref() == Some(number))
+        });
+        assert!(get(addr, "/readyz").contains("established tracepoint state\n"));
+        drop(clients);
+    });
+}
