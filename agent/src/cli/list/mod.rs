@@ -3,7 +3,11 @@
 mod columns;
 mod select;
 
-use std::{thread, time::Duration};
+use std::{
+    io::{self, IsTerminal as _},
+    thread,
+    time::Duration,
+};
 
 use clap::Args;
 
@@ -72,7 +76,8 @@ impl List {
         };
         let mut reader = Reader::open(&config, request)?;
         let terminal = Terminal::new(color);
-        if verbose {
+        // people are told; JSON and YAML say it in `source`
+        if verbose || io::stderr().is_terminal() {
             out::note(&reader.describe());
         }
         let Some(pause) = self.watch else {
