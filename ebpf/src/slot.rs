@@ -9,7 +9,7 @@ use aya_ebpf::{
 use backlogd_abi::{ADOPTED, Record, cell};
 
 use crate::{
-    maps::{FREE, SLOTS, TAGS, Tag, count_cell},
+    maps::{FREE, SLOTS, TAGS, Tag, cell, count_cell},
     sock::{self, Sock},
 };
 
@@ -44,7 +44,7 @@ pub(crate) fn is_original(tag: *const Tag, sk: Sock) -> bool {
     unsafe { (*tag).owner == sk as u64 }
 }
 
-/// A listener's tag; it gets a slot from the free list when it has none.
+/// A listener's tag; in the agent's namespace it gets a slot from the free list when it has none.
 ///
 /// An accepted socket that was disconnected and made to listen still carries its copy: it stays
 /// unmeasured.
@@ -58,6 +58,9 @@ pub(crate) fn listener(sk: Sock, taker: Taker) -> Option<*mut Tag> {
 
 #[inline(always)]
 fn take(sk: Sock, taker: Taker) -> Option<*mut Tag> {
+    if u64::from(sock::netns(sk)) != cell(cell::NETNS) {
+        return None;
+    }
     let Ok(Some(slot)) = FREE.pop() else {
         count_cell(cell::NO_SLOT);
         return None;

@@ -94,7 +94,7 @@ impl Sources {
     pub fn open(options: &Options) -> Result<Self, OpenError> {
         let netns = netns::current().map_err(OpenError::Netns)?;
         let sock_diag = SockDiag::open().map_err(OpenError::SockDiag)?;
-        let (programs, hooks) = open_programs(options);
+        let (programs, hooks) = open_programs(options, netns);
         let mut sources = Self {
             netns,
             sock_diag,
@@ -250,11 +250,11 @@ impl Sources {
 }
 
 /// Loads the programs, or says on one line what is missing and what that costs.
-fn open_programs(options: &Options) -> (Known<Programs>, Arc<[Hook]>) {
+fn open_programs(options: &Options, netns: NetnsId) -> (Known<Programs>, Arc<[Hook]>) {
     const COST: &str = "sampled only: no established, accepted, closed or SYN-queue numbers, and \
                         peaks between samples are missed";
     let why = if options.ebpf {
-        let loaded = Programs::load(options.slots);
+        let loaded = Programs::load(options.slots, netns);
         heap::give_back();
         match loaded {
             Ok(mut programs) => {

@@ -191,6 +191,22 @@ fn a_thousand_listeners_all_have_the_right_numbers() {
 
 #[test]
 #[ignore = "kernel: needs root"]
+fn listeners_of_other_namespaces_take_no_slots() {
+    in_own_netns(|| {
+        let mut agent = Agent::with(Options { ebpf: true, slots: 16 }, SETTINGS);
+        in_own_netns(|| {
+            let servers = [(); 20].map(|()| NeverAccepts::listen("127.0.0.1:0", 5));
+            drop(servers.each_ref().map(|server| Clients::connect(1, server.addr)));
+        });
+        assert_eq!(agent.look().agent.no_slot, Ok(0));
+        let ours = [(); 20].map(|()| NeverAccepts::listen("127.0.0.1:0", 5));
+        assert_eq!(agent.look().agent.no_slot.map(|n| 4 <= n), Ok(true));
+        drop(ours);
+    });
+}
+
+#[test]
+#[ignore = "kernel: needs root"]
 fn slots_are_given_back_and_used_again() {
     in_own_netns(|| {
         let mut agent = Agent::with(Options { ebpf: true, slots: 32 }, SETTINGS);

@@ -115,8 +115,10 @@ pub mod cell {
     pub const PASS: u32 = 4;
     /// Listeners that the iterator visited and that have no slot.
     pub const UNFOLLOWED: u32 = 5;
+    /// Set by the agent: the namespace whose listeners get slots.
+    pub const NETNS: u32 = 6;
     /// How many cells there are.
-    pub const COUNT: u32 = 6;
+    pub const COUNT: u32 = 7;
 }
 
 /// Larger than the buffer of a BPF iterator (`BPF_ITER` allocates `PAGE_SIZE << 3`,

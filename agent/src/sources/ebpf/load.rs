@@ -7,7 +7,7 @@ use aya::{
     maps::{Map, MapData, Stack},
     programs::{Program as Loaded, ProgramError},
 };
-use backlogd_abi::Offsets;
+use backlogd_abi::{Offsets, cell};
 use thiserror::Error;
 
 use super::{
@@ -15,7 +15,7 @@ use super::{
     hooks::{self, Attach, Need, PROGRAMS},
     maps::{Cells, Slots},
 };
-use crate::input::Hook;
+use crate::{id::NetnsId, input::Hook};
 
 /// The programs, as `cargo xtask ebpf` built them.
 #[cfg(target_arch = "x86_64")]
@@ -73,15 +73,15 @@ pub fn hooks_without(why: &str) -> Arc<[Hook]> {
 }
 
 impl Programs {
-    /// Loads the programs with `slots` slots and attaches them.
+    /// Loads the programs with `slots` slots for the listeners of `netns`, and attaches them.
     ///
     /// # Errors
     /// [`LoadError`]: then nothing stays attached.
-    pub fn load(slots: u32) -> Result<Self, LoadError> {
-        Self::load_object(OBJECT, slots)
+    pub fn load(slots: u32, netns: NetnsId) -> Result<Self, LoadError> {
+        Self::load_object(OBJECT, slots, netns)
     }
 
-    fn load_object(object: &[u8], n_slots: u32) -> Result<Self, LoadError> {
+    fn load_object(object: &[u8], n_slots: u32, netns: NetnsId) -> Result<Self, LoadError> {
         let offsets = Constants(btf::read()?);
         let kernel = Btf::from_sys_fs().map_err(|err| LoadError::KernelBtf(last_cause(&err)))?;
         let mut loader = EbpfLoader::new();
@@ -93,6 +93,7 @@ impl Programs {
             .map_err(|source| LoadError::Mmap { map: "SLOTS", source })?;
         let cells = Cells::map(array(&ebpf, "CELLS")?.fd())
             .map_err(|source| LoadError::Mmap { map: "CELLS", source })?;
+        cells.set(cell::NETNS, netns.0.into());
         let mut free: Stack<MapData, u32> = ebpf
             .take_map("FREE")
             .and_then(|map| Stack::try_from(map).ok())
@@ -191,7 +192,7 @@ mod tests {
     #[test]
     fn a_truncated_object_is_an_error_of_one_line() {
         for end in [0, 4, 64, OBJECT.len() / 2] {
-            match Programs::load_object(&OBJECT[..end], 16).map(drop) {
+            match Programs::load_object(&OBJECT[..end], 16, NetnsId(1)).map(drop) {
                 Err(LoadError::Object(why)) => assert!(!why.contains('\n'), "{why:?}"),
                 Err(LoadError::Btf(_) | LoadError::KernelBtf(_)) => {}
                 other => panic!("{end} bytes: {other:?}"),
