@@ -141,14 +141,16 @@ impl Programs {
         self.visit(n_listeners as u64)?;
         let unfollowed = self.cells.get(cell::UNFOLLOWED);
         let mut look = Look { unfollowed, ..Look::default() };
-        for record in sample.records.iter_mut().filter(|record| record.netns == netns) {
+        // the slot of a socket that is gone can be another's since the records were read
+        let alive =
+            |record: &&mut SlotRecord| record.netns == netns && record.final_drops.is_none();
+        for record in sample.records.iter_mut().filter(alive) {
             match self.slots.visit(record.slot, self.pass) {
                 Some(visit) => {
                     record.syn_queue = Some(visit.syn_queue);
                     look.visits.push((record.cookie, visit));
                 }
-                None if record.final_drops.is_none() => look.missed += 1,
-                None => {}
+                None => look.missed += 1,
             }
         }
         Ok(Some(look))
