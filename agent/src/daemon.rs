@@ -30,6 +30,7 @@ use crate::{
         metrics::Scrape,
     },
     sources::{OpenError, Options, Sources},
+    sys::clock,
 };
 
 /// How long requests that are under way may take when the agent is told to stop.
@@ -283,7 +284,7 @@ async fn serve(
     sampler: &Sampler,
 ) -> Result<(), DaemonError> {
     let failed = |what| move |source| DaemonError::Start { what, source };
-    let router = http::router(http::App { snapshots: snapshots.clone() });
+    let router = http::router(http::App { snapshots: snapshots.clone(), now: clock::monotonic });
     let tcp = tokio::net::TcpListener::from_std(tcp).map_err(failed("the server"))?;
     let unix = unix
         .map(tokio::net::UnixListener::from_std)

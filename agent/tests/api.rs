@@ -11,9 +11,9 @@ use backlogd::{
         api::{Listeners, SnapshotDocument, Source},
         http::{App, router},
     },
+    sys::clock,
     time::{Monotonic, Nanos},
 };
-use rustix::time::{ClockId, clock_gettime};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -55,7 +55,8 @@ fn serve<F: Future>(
     runtime.expect("a runtime starts").block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
         let address = listener.local_addr().expect("it is bound");
-        let server = async { axum::serve(listener, router(App { snapshots })).await };
+        let server =
+            async { axum::serve(listener, router(App { snapshots, now: clock::monotonic })).await };
         tokio::select! {
             output = client(address) => output,
             _ = server => unreachable!("the server never returns"),
@@ -82,15 +83,9 @@ async fn request(address: std::net::SocketAddr, head: &str, headers: &[&str]) ->
     }
 }
 
-fn now() -> Monotonic {
-    let time = clock_gettime(ClockId::Monotonic);
-    let second = u64::try_from(time.tv_sec).expect("the clock starts at boot");
-    Monotonic(second * 1_000_000_000)
-}
-
 /// The fixture, taken now.
 fn fresh() -> Snapshot {
-    Snapshot { at: now(), ..fixture::snapshot() }
+    Snapshot { at: clock::monotonic(), ..fixture::snapshot() }
 }
 
 const OPENMETRICS: &str =
@@ -171,7 +166,7 @@ fn readyz_says_how_each_event_is_obtained() {
 fn healthz_notices_a_sampler_that_hangs_or_ends() {
     let (sampler, snapshots) = watch::channel(None);
     let aged = |seconds: u64, interval: u64| Snapshot {
-        at: Monotonic(now().0.saturating_sub(seconds * 1_000_000_000)),
+        at: Monotonic(clock::monotonic().0.saturating_sub(seconds * 1_000_000_000)),
         interval: Ok(Nanos(interval * 1_000_000_000)),
         ..fresh()
     };

@@ -21,7 +21,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("sources", &["sys"]),
     ("model", &[]),
     ("publish", &["model"]),
-    ("daemon", &["config", "sources", "model", "publish"]),
+    ("daemon", &["config", "sys", "sources", "model", "publish"]),
     ("cli", &["config", "sys", "sources", "model", "publish", "daemon"]),
 ];
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use rustix::time::{ClockId, clock_gettime};
+use backlogd::sys::clock;
 
 /// A server and its client.
 #[derive(Debug)]
@@ -72,8 +72,7 @@ pub(crate) struct Rate {
 
 /// CPU time of this thread.
 pub(crate) fn thread_cpu() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::try_from(time).unwrap_or_default()
+    Duration::from_nanos(clock::thread_cpu().0)
 }
 
 /// Connections leave no TIME_WAIT behind in this namespace: ports do not run out.

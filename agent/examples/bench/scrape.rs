@@ -18,6 +18,7 @@ use backlogd::{
     model::{Model, Settings, snapshot::Snapshot},
     publish::http,
     sources::{Options, Sources},
+    sys::clock,
 };
 use tokio::sync::{oneshot, watch};
 
@@ -132,7 +133,8 @@ fn serve(
     listener.set_nonblocking(true)?;
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        let server = axum::serve(listener, http::router(http::App { snapshots }));
+        let server =
+            axum::serve(listener, http::router(http::App { snapshots, now: clock::monotonic }));
         tokio::select! {
             ended = async { server.await } => Ok(ended?),
             _ = stopped => Ok(()),

@@ -59,7 +59,7 @@ impl Tracked {
         }
     }
 
-    /// Adds listen drops; `None`: they cannot be had this time.
+    /// Adds listen drops, or says why they cannot be had this time.
     pub(super) fn add_drops(&mut self, drops: Known<u64>) {
         self.drops.set_absent(drops.err());
         self.drops.add(drops.unwrap_or(0));

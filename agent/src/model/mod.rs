@@ -27,7 +27,7 @@ use crate::{
         drops::Claim,
         listener::{Round, Tracked},
         namespace::{NamespaceState, loss_absent},
-        snapshot::{Agent, Durations, Listener, Namespace, Process, Snapshot},
+        snapshot::{Agent, Durations, Listener, Namespace, Snapshot},
         socket::{Sight, Socket, Step},
     },
     time::{Monotonic, Nanos},
@@ -155,7 +155,7 @@ impl Model {
             interval: interval.ok_or(Absent::TooEarly),
             listeners,
             namespaces: self.show_namespaces(sample),
-            processes: processes(sample),
+            processes: sample.processes.clone(),
             host: sample.host,
             hooks: self.hooks.clone(),
             degraded: sample.degraded.clone(),
@@ -321,15 +321,6 @@ impl Model {
 fn unread(sample: &Sample) -> BTreeSet<NetnsId> {
     let namespaces = sample.namespaces.iter().filter(|namespace| namespace.sockets.is_err());
     namespaces.map(|namespace| namespace.netns).collect()
-}
-
-fn processes(sample: &Sample) -> BTreeMap<Pid, Process> {
-    let show = |process: &crate::input::ProcessSample| Process {
-        comm: process.comm.clone(),
-        open_fds: process.open_fds,
-        max_fds: process.max_fds,
-    };
-    sample.processes.iter().map(|(pid, process)| (*pid, show(process))).collect()
 }
 
 #[cfg(test)]

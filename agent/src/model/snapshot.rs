@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     id::{ListenerKey, NetnsId, Pid},
-    input::{Hook, HostSample, Known, Source},
+    input::{Hook, HostSample, Known, ProcessSample, Source},
     time::{Monotonic, Nanos, UnixTime},
 };
 
@@ -24,7 +24,7 @@ pub struct Snapshot {
     /// Namespaces, by id.
     pub namespaces: Vec<Namespace>,
     /// Processes that own listeners, by pid.
-    pub processes: BTreeMap<Pid, Process>,
+    pub processes: BTreeMap<Pid, ProcessSample>,
     /// Host totals.
     pub host: HostSample,
     /// How each event is obtained on this kernel.
@@ -132,17 +132,6 @@ pub struct Namespace {
     /// Handshakes that the kernel counted (PassiveOpens) and no program saw, as far as two
     /// samples in a row agree on it.
     pub lost_in_kernel: Known<u64>,
-}
-
-/// A process that owns listeners.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Process {
-    /// `/proc/PID/comm`
-    pub comm: Arc<str>,
-    /// Open descriptors.
-    pub open_fds: Known<u64>,
-    /// Soft limit of descriptors; `u64::MAX` is unlimited.
-    pub max_fds: Known<u64>,
 }
 
 /// The agent's account of itself.

@@ -245,7 +245,7 @@ impl Namespace {
 
 impl Process {
     /// `None`: it went away before it could be read.
-    fn new(pid: Pid, process: Option<&snapshot::Process>) -> Self {
+    fn new(pid: Pid, process: Option<&input::ProcessSample>) -> Self {
         let mut absent = AbsentFields::new();
         let gone = Err(Absent::Unreadable);
         let (open_fds, max_fds) = process.map_or((gone, gone), |p| (p.open_fds, p.max_fds));

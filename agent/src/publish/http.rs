@@ -19,7 +19,6 @@ use axum::{
     routing::get,
 };
 use flate2::{Compression, write::GzEncoder};
-use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use tokio::sync::watch;
 
@@ -41,11 +40,14 @@ pub struct App {
     /// The newest snapshot; `None` before the first. The sampler holds the sending end, and drops
     /// it when it ends.
     pub snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    /// The clock of [`Snapshot::at`].
+    pub now: fn() -> Monotonic,
 }
 
 /// What the handlers share.
 struct Server {
     snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    now: fn() -> Monotonic,
     started: Monotonic,
     process: SelfProcess,
 }
@@ -58,8 +60,8 @@ const TOO_OLD_INTERVALS: u64 = 10;
 
 /// The routes of `app`.
 pub fn router(app: App) -> Router {
-    let App { snapshots } = app;
-    let server = Server { snapshots, started: now(), process: SelfProcess::new() };
+    let App { snapshots, now } = app;
+    let server = Server { snapshots, now, started: now(), process: SelfProcess::new() };
     Router::new()
         .route("/", get(index))
         .route("/metrics", get(metrics))
@@ -108,7 +110,7 @@ async fn listeners(State(server): State<Arc<Server>>, request: HeaderMap) -> Res
 }
 
 async fn healthz(State(server): State<Arc<Server>>) -> Response {
-    match server.trouble(now()) {
+    match server.trouble((server.now)()) {
         None => text(StatusCode::OK, "ok\n"),
         Some(trouble) => text(StatusCode::SERVICE_UNAVAILABLE, trouble),
     }
@@ -146,14 +148,6 @@ impl Server {
             format!("no sample for {age:.0} s, expected one within {allowed:.0} s\n")
         })
     }
-}
-
-/// By the clock of [`Snapshot::at`].
-fn now() -> Monotonic {
-    let time = clock_gettime(ClockId::Monotonic);
-    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-    let nanos = u32::try_from(time.tv_nsec).unwrap_or(0);
-    Monotonic(Nanos::from(Duration::new(seconds, nanos)).0)
 }
 
 fn too_early() -> Response {

@@ -31,20 +31,18 @@ use crate::{
     error,
     id::{Inode, NetnsId},
     input::{
-        Absent, HostSample, Known, ListenSocket, NamespaceSample, Sample, SlotsSample, Source,
+        Absent, Hook, HostSample, Known, ListenSocket, NamespaceSample, Sample, SlotsSample, Source,
     },
     sources::{
         ebpf::{Look, Programs},
         live::Live,
         netstat::{Fields, Netstat},
         owners::Owners,
-        sock_diag::SockDiag,
+        sock_diag::{SockDiag, SockDiagError},
     },
     sys::{clock, heap, netns},
     time::{Monotonic, Nanos},
 };
-
-pub use crate::input::Hook;
 
 /// Limits change rarely: they are read in every tenth sample.
 const SYSCTLS_EVERY: u64 = 10;
@@ -66,7 +64,7 @@ pub enum OpenError {
     Netns(#[source] io::Error),
     /// Without sock_diag there are no listeners.
     #[error("sock_diag cannot be opened")]
-    SockDiag(#[source] sock_diag::SockDiagError),
+    SockDiag(#[source] SockDiagError),
 }
 
 /// Everything that reads the kernel. Belongs to the network namespace of the thread that opened
@@ -184,7 +182,9 @@ impl Sources {
         let sockets = timer.time(Source::SockDiag, || {
             let mut sockets = Vec::new();
             let result = self.sock_diag.listen(&mut sockets);
-            self.note("sock_diag", result).map(|()| sockets)
+            let absent = result.as_ref().map_err(SockDiagError::absent).err();
+            let known = self.note("sock_diag", result).map(|()| sockets);
+            known.map_err(|unreadable| absent.unwrap_or(unreadable))
         });
         self.live.dumped(sockets.as_deref().unwrap_or_default());
         // for the SYN queues, and for listeners that have no slot so far

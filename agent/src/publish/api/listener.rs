@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{AbsentFields, Process, known};
 use crate::{
     id::{ListenerKey, Pid},
+    input::ProcessSample,
     model::snapshot,
     time::Nanos,
 };
@@ -108,7 +109,7 @@ pub struct Member {
 impl Listener {
     pub(super) fn new(
         listener: &snapshot::Listener,
-        processes: &BTreeMap<Pid, snapshot::Process>,
+        processes: &BTreeMap<Pid, ProcessSample>,
     ) -> Self {
         let mut absent = AbsentFields::new();
         let (key, counters) = (listener.key, &listener.counters);

@@ -4,9 +4,9 @@ use std::{collections::BTreeMap, fmt};
 
 use super::{Family, Scrape, Sink, Value};
 use crate::{
-    input::Known,
+    input::{Known, ProcessSample},
     metric::{Descriptor, Kind},
-    model::snapshot::{Namespace, Process},
+    model::snapshot::Namespace,
 };
 
 pub(super) const FAMILIES: &[Family] = &[
@@ -118,7 +118,7 @@ struct Fds {
 }
 
 impl Fds {
-    fn of(process: &Process) -> Option<Self> {
+    fn of(process: &ProcessSample) -> Option<Self> {
         Some(Self { open: process.open_fds.ok()?, max: process.max_fds.ok()? })
     }
 
