@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    errno::Errno,
+    histogram::Histogram,
     id::{Cookie, Inode, NetnsId, Pid, Slot},
     time::{Monotonic, Nanos, UnixTime},
 };
@@ -146,6 +148,11 @@ pub struct ListenSocket {
 pub struct SlotsSample {
     /// Read before the sockets, so that `established - length` never runs ahead.
     pub records: Vec<SlotRecord>,
+    /// How long connections waited, of those accepted since the previous sample; none for a record
+    /// that accepted none.
+    pub waits: Vec<(Cookie, Histogram)>,
+    /// From accept to destruction, of connections destroyed since the previous sample, likewise.
+    pub durations: Vec<(Cookie, Histogram)>,
     /// How many slots there are.
     pub capacity: u32,
     /// Times that a listening socket asked for a slot in vain, since the programs started.
@@ -158,9 +165,32 @@ pub struct SlotsSample {
     pub missed: Vec<(&'static str, &'static str, u64)>,
     /// Run count and run time of each program; empty while the kernel's statistics are off.
     pub runs: Vec<(&'static str, u64, Nanos)>,
+    /// accept(2) and connect(2) that failed, since the programs started.
+    pub errors: CallErrors,
+    /// Entries that a map of the programs had no room for, since they started.
+    pub map_full: u64,
 }
 
-/// One record of the eBPF programs. Counters count since the slot was taken.
+/// System calls that failed, by the name of the task that called and the error.
+pub type ErrorCounts = BTreeMap<(Arc<str>, Errno), u64>;
+
+/// System calls that failed. A call is absent where no hook sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallErrors {
+    /// accept(2) and its kin, `EAGAIN` among them.
+    pub accept: Known<Arc<ErrorCounts>>,
+    /// connect(2) on TCP sockets; `EINPROGRESS` is no error.
+    pub connect: Known<Arc<ErrorCounts>>,
+}
+
+impl Default for CallErrors {
+    fn default() -> Self {
+        Self { accept: Err(Absent::NotOnThisKernel), connect: Err(Absent::NotOnThisKernel) }
+    }
+}
+
+/// One record of the eBPF programs. Counters count since the slot was taken; which of them a hook
+/// serves, the hooks say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlotRecord {
     /// Where it is.
@@ -185,8 +215,19 @@ pub struct SlotRecord {
     pub high_water: u32,
     /// Established and length as the newest enqueue saw them.
     pub last: (u64, u32),
-    /// Length when the slot was taken.
+    /// Connections that were queued when the slot was taken.
     pub base: u64,
+    /// Connections that had been accepted and were open when the programs started; `None`: not
+    /// looked for.
+    pub found: Option<u64>,
+    /// Returned by accept, without those of `base`.
+    pub accepted: u64,
+    /// SYNs that reached the listener.
+    pub syns: u64,
+    /// SYNs answered with a cookie.
+    pub cookies: u64,
+    /// Listen drops of which a hook told the reason.
+    pub drops: HookedDrops,
     /// SYN-queue length when the iterator came by in this pass; `None` when it did not.
     pub syn_queue: Option<u32>,
     /// `sk_drops` at the end; `None` while the socket lives.
@@ -195,6 +236,17 @@ pub struct SlotRecord {
     pub adopted: bool,
     /// Name of the task that called listen(2). `None` for an adopted one.
     pub listened_by: Option<[u8; 16]>,
+}
+
+/// Listen drops by reason, as the hooks saw them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HookedDrops {
+    /// SYNs refused since the accept queue was full.
+    pub full_syn: u64,
+    /// Last ACKs refused since the accept queue was full.
+    pub full_ack: u64,
+    /// SYNs refused since the SYN queue was full.
+    pub syn_queue_full: u64,
 }
 
 /// A process that owns a listening socket.
@@ -227,6 +279,19 @@ pub struct Hook {
     /// The program, or what stands for it; empty for none.
     pub program: &'static str,
     /// Why there is no better one; empty when there is nothing to say.
+    pub why: Arc<str>,
+    /// What was tried before, best first, and why it does not serve.
+    pub refused: Arc<[Refused]>,
+}
+
+/// A hook that this kernel did not take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Its kind.
+    pub tier: Tier,
+    /// The program.
+    pub program: &'static str,
+    /// What the kernel answered, or what it lacks.
     pub why: Arc<str>,
 }
 

@@ -4,7 +4,9 @@
 //! how it is shown (`publish`, `cli`). `ARCHITECTURE.md` is the map.
 
 pub mod config;
+pub mod errno;
 pub mod error;
+pub mod histogram;
 pub mod id;
 pub mod input;
 pub mod metric;

@@ -8,7 +8,7 @@ use crate::{
     model::{
         Features, Settings,
         delta::Total,
-        snapshot::{Counters, Listener, Member, Rates},
+        snapshot::{Counters, DropsBy, Listener, Member, Rates},
         socket::{Socket, Step},
         stall::AcceptLoop,
         window::{Highest, Rate},
@@ -96,6 +96,8 @@ impl Tracked {
             length_max: round.features.enqueue.and(counters.established).map(|_| highest),
             fill_ratio_max: members.iter().map(fill_ratio).reduce(f64::max),
             syn_queue: syn_queue(live, round.features),
+            accept_wait: Err(Absent::NotOnThisKernel),
+            connection_duration: Err(Absent::NotOnThisKernel),
             rates: self.rates(round.sample.at, &counters),
             open: open(round, counters.accepted),
             since_accept: counters.accepted.and_then(|_| {
@@ -183,7 +185,16 @@ impl Tracked {
             closed: self.closed.known(),
             aborted_listener_closed: self.discarded.known(),
             aborted_reset: self.resets.known(),
+            syns: Err(Absent::NotOnThisKernel),
+            syncookies: Err(Absent::NotOnThisKernel),
             drops: self.drops.known(),
+            drops_by: DropsBy {
+                accept_queue_full_syn: Err(Absent::NotOnThisKernel),
+                accept_queue_full_ack: Err(Absent::NotOnThisKernel),
+                syn_queue_full: Err(Absent::NotOnThisKernel),
+                other: Err(Absent::NotOnThisKernel),
+                unspecified: self.drops.known(),
+            },
             socket_drops: socket_drops.map(|drops| drops + self.departed_drops),
             full: self.full,
         }

@@ -157,6 +157,7 @@ impl Model {
             namespaces: self.show_namespaces(sample),
             processes: sample.processes.clone(),
             host: sample.host,
+            errors: sample.slots.as_ref().map(|s| s.errors.clone()).map_err(|absent| *absent),
             hooks: self.hooks.clone(),
             degraded: sample.degraded.clone(),
             agent: self.show_agent(sample),
@@ -311,6 +312,7 @@ impl Model {
             no_slot: slots.map(|slots| slots.no_slot),
             stale: slots.map(|slots| slots.stale),
             second_copy: slots.map(|slots| slots.second_copy),
+            map_full: slots.map(|slots| slots.map_full),
             missed: slots.map(|slots| slots.missed.clone()).unwrap_or_default(),
             runs: slots.map(|slots| slots.runs.clone()).unwrap_or_default(),
         }

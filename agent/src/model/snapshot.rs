@@ -3,8 +3,9 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
+    histogram::Histogram,
     id::{ListenerKey, NetnsId, Pid},
-    input::{Hook, HostSample, Known, ProcessSample, Source},
+    input::{CallErrors, Hook, HostSample, Known, ProcessSample, Source},
     time::{Monotonic, Nanos, UnixTime},
 };
 
@@ -27,6 +28,8 @@ pub struct Snapshot {
     pub processes: BTreeMap<Pid, ProcessSample>,
     /// Host totals.
     pub host: HostSample,
+    /// accept(2) and connect(2) that failed, since the agent started.
+    pub errors: Known<CallErrors>,
     /// How each event is obtained on this kernel.
     pub hooks: Arc<[Hook]>,
     /// What could not be read this time, and why, by source.
@@ -61,6 +64,11 @@ pub struct Listener {
     pub syn_queue: Known<u64>,
     /// What only grows.
     pub counters: Counters,
+    /// How long connections waited in the accept queue, counted at accept. As many as `accepted`
+    /// where a hook sees accept, less those that were accepted or queued before the agent.
+    pub accept_wait: Known<Arc<Histogram>>,
+    /// From accept to destruction.
+    pub connection_duration: Known<Arc<Histogram>>,
     /// Over the last samples.
     pub rates: Rates,
     /// Connections accepted and not destroyed.
@@ -101,12 +109,33 @@ pub struct Counters {
     pub aborted_listener_closed: Known<u64>,
     /// Reset by the peer while queued; a part of `accepted` or of the above.
     pub aborted_reset: Known<u64>,
-    /// Listen drops; no hook tells their reasons.
+    /// SYNs that reached the listener.
+    pub syns: Known<u64>,
+    /// SYNs answered with a cookie.
+    pub syncookies: Known<u64>,
+    /// Listen drops, of all reasons.
     pub drops: Known<u64>,
+    /// The same by reason.
+    pub drops_by: DropsBy,
     /// `sk_drops` of all its sockets so far, as it is.
     pub socket_drops: Known<u64>,
     /// Time in which a member was longer than its limit, by sampling.
     pub full: Nanos,
+}
+
+/// Listen drops by reason; together they are all. A reason that no hook tells is absent.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DropsBy {
+    /// SYNs refused since the accept queue was full.
+    pub accept_queue_full_syn: Known<u64>,
+    /// Last ACKs refused since the accept queue was full.
+    pub accept_queue_full_ack: Known<u64>,
+    /// SYNs refused since the SYN queue was full and no cookies are sent.
+    pub syn_queue_full: Known<u64>,
+    /// For none of these reasons; absent unless a hook tells each of them.
+    pub other: Known<u64>,
+    /// Reason not told; absent where `other` is not.
+    pub unspecified: Known<u64>,
 }
 
 /// Events per second over the last ten seconds of samples, or what there is of them.
@@ -147,6 +176,8 @@ pub struct Agent {
     pub stale: Known<u64>,
     /// Handshakes that only the second copy of the program saw.
     pub second_copy: Known<u64>,
+    /// Entries that a map of the programs had no room for.
+    pub map_full: Known<u64>,
     /// Runs that the kernel skipped: event, program, count.
     pub missed: Vec<(&'static str, &'static str, u64)>,
     /// Run count and run time of each program, while the kernel's statistics are on.

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     id::{Inode, Slot},
-    input::{HostSample, SlotsSample},
+    input::{HookedDrops, HostSample, SlotsSample},
     time::UnixTime,
 };
 
@@ -28,7 +28,13 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let hook = |event| Hook { event, tier: Tier::Tracepoint, program: "p", why: "".into() };
+        let hook = |event| Hook {
+            event,
+            tier: Tier::Tracepoint,
+            program: "p",
+            why: "".into(),
+            refused: Arc::default(),
+        };
         let settings = Settings { retention: Duration::from_secs(5), ..Settings::default() };
         Self {
             model: Model::new(settings, Arc::new([hook("enqueue"), hook("syn_queue")])),
@@ -68,6 +74,11 @@ impl World {
                 high_water: 0,
                 last: (0, 0),
                 base: 0,
+                found: None,
+                accepted: 0,
+                syns: 0,
+                cookies: 0,
+                drops: HookedDrops::default(),
                 syn_queue: Some(0),
                 final_drops: None,
                 adopted: false,

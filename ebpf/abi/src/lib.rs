@@ -3,7 +3,13 @@
 //! Both sides compile this file, so that neither can drift. Sizes and offsets are asserted here.
 #![no_std]
 
+pub mod event;
+pub mod histogram;
+
 use core::mem::{offset_of, size_of};
+
+use event::Event;
+use histogram::Histogram;
 
 /// Where the running kernel keeps the fields that the programs read, in bytes from the start of
 /// the structure. The agent takes them from the kernel's BTF and sets them before loading.
@@ -66,6 +72,23 @@ pub struct Record {
     pub base: u32,
     /// Connections in the accept queue, when the iterator last came by.
     pub length: u32,
+    /// Children returned by accept, as a hook saw it. Connections from before the programs are
+    /// not among them.
+    pub accepted: u64,
+    /// SYNs that reached the listener.
+    pub syns: u64,
+    /// SYNs answered with a cookie.
+    pub cookies: u64,
+    /// SYNs refused since the accept queue was full.
+    pub full_syn: u64,
+    /// Last ACKs refused since the accept queue was full.
+    pub full_ack: u64,
+    /// SYNs refused since the SYN queue was full.
+    pub syn_queue_full: u64,
+    /// Connections accepted before the programs and found open.
+    pub found: u32,
+    /// Set by the agent: whether events of this listener pass a filter by owner.
+    pub watched: u32,
     /// Local address; of an IPv4 socket the first four bytes.
     pub addr: [u8; 16],
     /// Name of the task that called listen(2); empty for an adopted listener.
@@ -126,7 +149,9 @@ pub mod cell {
 pub const OVERFLOW: usize = 32 << 10;
 
 const _: () = assert!(size_of::<Offsets>() == 14 * 4);
-const _: () = assert!(size_of::<Record>() == 128);
+const _: () = assert!(size_of::<Record>() == 184);
 const _: () = assert!(offset_of!(Record, high_water) == 40);
-const _: () = assert!(offset_of!(Record, addr) == 64);
-const _: () = assert!(offset_of!(Record, family) == 122);
+const _: () = assert!(offset_of!(Record, addr) == 120);
+const _: () = assert!(offset_of!(Record, family) == 178);
+const _: () = assert!(size_of::<Event>() == 96);
+const _: () = assert!(size_of::<Histogram>() == 528);

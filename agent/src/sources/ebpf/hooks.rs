@@ -65,7 +65,9 @@ pub(super) fn with_programs(failed: &[(&'static str, Arc<str>)]) -> Arc<[Hook]> 
         let why = failed.iter().find(|(name, _)| *name == program).map(|(_, why)| why.clone());
         match why {
             None => hook(event, Tier::Tracepoint, program, ""),
-            Some(why) => Hook { event, tier: Tier::None, program: "", why },
+            Some(why) => {
+                Hook { event, tier: Tier::None, program: "", why, refused: Arc::default() }
+            }
         }
     };
     Arc::new([
@@ -96,5 +98,5 @@ pub(super) fn without_programs(why: &str) -> Arc<[Hook]> {
 }
 
 fn hook(event: &'static str, tier: Tier, program: &'static str, why: &str) -> Hook {
-    Hook { event, tier, program, why: why.into() }
+    Hook { event, tier, program, why: why.into(), refused: Arc::default() }
 }

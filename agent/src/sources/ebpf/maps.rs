@@ -15,7 +15,7 @@ use backlogd_abi::{ADOPTED, DESTROYED, LENGTH_BITS, Record, cell};
 
 use crate::{
     id::{Cookie, NetnsId, Slot},
-    input::SlotRecord,
+    input::{HookedDrops, SlotRecord},
     sys::mmap::SharedWords,
 };
 
@@ -202,6 +202,15 @@ fn decode(slot: Slot, copy: &[u64; WORDS]) -> SlotRecord {
         high_water: u32::try_from(word(offset_of!(Record, high_water))).unwrap_or(u32::MAX),
         last: (last >> LENGTH_BITS, u32::try_from(last & length_mask).unwrap_or(u32::MAX)),
         base: four(copy, offset_of!(Record, base)).into(),
+        found: None,
+        accepted: word(offset_of!(Record, accepted)),
+        syns: word(offset_of!(Record, syns)),
+        cookies: word(offset_of!(Record, cookies)),
+        drops: HookedDrops {
+            full_syn: word(offset_of!(Record, full_syn)),
+            full_ack: word(offset_of!(Record, full_ack)),
+            syn_queue_full: word(offset_of!(Record, syn_queue_full)),
+        },
         syn_queue: None,
         final_drops: (flags & DESTROYED != 0).then(|| four(copy, offset_of!(Record, drops))),
         adopted: flags & ADOPTED != 0,

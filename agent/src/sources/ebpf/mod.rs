@@ -26,7 +26,7 @@ use backlogd_abi::cell;
 
 use crate::{
     id::{Cookie, NetnsId, Slot},
-    input::{Hook, SlotRecord, SlotsSample},
+    input::{CallErrors, Hook, SlotRecord, SlotsSample},
     time::Nanos,
 };
 
@@ -120,6 +120,10 @@ impl Programs {
             second_copy: self.cells.get(cell::SECOND_COPY),
             missed: self.missed.clone(),
             runs: self.runs.clone(),
+            errors: CallErrors::default(),
+            map_full: 0,
+            waits: Vec::new(),
+            durations: Vec::new(),
             records,
         }
     }
