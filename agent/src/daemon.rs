@@ -123,7 +123,7 @@ impl Sampler {
     ) -> Result<Self, DaemonError> {
         let (commands, orders) = mpsc::channel();
         let (opened, result) = mpsc::channel();
-        let options = Options { ebpf: !config.no_ebpf, slots: config.slots };
+        let options = options(config);
         let (settings, interval) = (settings(config), config.sample_interval);
         let thread = thread::Builder::new()
             .name("sampler".to_owned())
@@ -179,6 +179,17 @@ fn sample(
                 Ok(Command::Stop) | Err(mpsc::RecvTimeoutError::Disconnected) => return,
             }
         }
+    }
+}
+
+/// How the sources are opened by `config`.
+pub(crate) fn options(config: &Config) -> Options {
+    Options {
+        ebpf: !config.no_ebpf,
+        slots: config.slots,
+        tier: config.tier,
+        accept_tracepoints: config.accept_tracepoints,
+        ..Options::default()
     }
 }
 
@@ -362,6 +373,8 @@ fn reloaded(
         ("listen", new.listen != old.listen),
         ("socket", new.socket != old.socket),
         ("no_ebpf", new.no_ebpf != old.no_ebpf),
+        ("tier", new.tier != old.tier),
+        ("accept_tracepoints", new.accept_tracepoints != old.accept_tracepoints),
         ("slots", new.slots != old.slots),
         ("log", new.log != old.log),
         ("log_format", new.log_format != old.log_format),
@@ -375,6 +388,8 @@ fn reloaded(
         listen: old.listen,
         socket: old.socket,
         no_ebpf: old.no_ebpf,
+        tier: old.tier,
+        accept_tracepoints: old.accept_tracepoints,
         slots: old.slots,
         log: old.log,
         log_format: old.log_format,

@@ -1,5 +1,5 @@
-//! Counts what happens to each TCP listener: no event crosses to user space, nothing is looked up
-//! by key.
+//! Counts what happens to each TCP listener: no event crosses to user space unless somebody watches,
+//! and nothing is looked up by key where the kernel lets a program use socket storage.
 //!
 //! A listener's socket storage names its slot. The storage map is `BPF_F_CLONE`: the kernel itself
 //! copies the value to every child that it makes (`bpf_sk_storage_clone`,
@@ -13,14 +13,20 @@
 #![allow(internal_features, reason = "the only atomics there are on this target")]
 
 mod hooks {
+    pub(crate) mod accept;
+    pub(crate) mod ack;
     pub(crate) mod adopt;
     pub(crate) mod close;
     pub(crate) mod enqueue;
+    pub(crate) mod failure;
     pub(crate) mod state;
+    pub(crate) mod syn;
 }
 mod maps;
+mod probe;
 mod slot;
 mod sock;
+mod watch;
 
 #[cfg(not(test))]
 #[panic_handler]

@@ -8,10 +8,15 @@ use core::{
 
 use aya_ebpf::{
     bindings::{BPF_F_CLONE, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, bpf_map_type},
+    helpers::bpf_ktime_get_ns,
     macros::{btf_map, map},
-    maps::{Array, Stack},
+    maps::{Array, HashMap, PerCpuArray, RingBuf, Stack},
 };
-use backlogd_abi::{OVERFLOW, Record, SLOTS as DEFAULT_SLOTS, cell};
+use backlogd_abi::{
+    FAILED_CALLS, FailedCall, Holder, OVERFLOW, Place, Record, SLOTS as DEFAULT_SLOTS, cell,
+    event::Filter,
+    histogram::{self, BUCKETS, Histogram},
+};
 
 /// The storage of a listener, and the first value of each of its children's.
 #[repr(C)]
@@ -19,12 +24,15 @@ use backlogd_abi::{OVERFLOW, Record, SLOTS as DEFAULT_SLOTS, cell};
 pub(crate) struct Tag {
     /// Address of the listener: tells the original from the copies, never dereferenced.
     pub(crate) owner: u64,
-    /// Index of the listener's record.
-    pub(crate) slot: u32,
-    /// The record's generation when the slot was taken.
-    pub(crate) generation: u32,
+    /// The listener's record.
+    pub(crate) holder: Holder,
     /// Which events of this socket are counted: see [`once`].
     pub(crate) done: u64,
+    /// Of a child, when it was made, in nanoseconds; 0 for one from before the programs.
+    pub(crate) born: u64,
+    /// Of a child, when accept returned it; 0 where no program of the kind that can write here saw
+    /// that.
+    pub(crate) accepted: u64,
 }
 
 /// [`Tag::done`]: counted as established.
@@ -35,6 +43,8 @@ pub(crate) const CLOSED: u64 = 2;
 pub(crate) const RESET: u64 = 4;
 /// [`Tag::done`]: of a listener, what was queued when it left LISTEN is counted.
 pub(crate) const DISCARDED: u64 = 8;
+/// [`Tag::done`]: counted as accepted, or accepted before the programs.
+pub(crate) const ACCEPTED: u64 = 16;
 
 /// aya-ebpf's own `SkStorage` fixes the flags and takes cgroup contexts only.
 #[repr(C)]
@@ -58,6 +68,63 @@ pub(crate) static TAGS: ClonedStorage<Tag> = ClonedStorage {
     map_flags: ptr::null(),
 };
 
+/// A child for programs that know it by its address alone: a kprobe or a system call's tracepoint
+/// may not use socket storage.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Child {
+    /// The listener's record.
+    pub(crate) holder: Holder,
+    /// As [`Tag::born`].
+    pub(crate) born: u64,
+    /// As [`Tag::accepted`].
+    pub(crate) accepted: u64,
+}
+
+/// How many children can be known by address: those that are queued or open. What finds no room is
+/// counted, and its accept is seen by the identity alone.
+const MAX_CHILDREN: u32 = 1 << 18;
+
+/// Children by address; empty unless [`cell::BY_ADDRESS`] is set.
+#[map]
+pub(crate) static CHILDREN: HashMap<u64, Child> =
+    HashMap::with_max_entries(MAX_CHILDREN, BPF_F_NO_PREALLOC);
+
+/// Listeners by the address of their socket, for the same programs.
+#[map]
+pub(crate) static LISTENERS: HashMap<u64, Holder> = HashMap::with_max_entries(DEFAULT_SLOTS, 0);
+
+/// Listeners by address and port, while connections from before the programs are looked for.
+#[map]
+pub(crate) static PLACES: HashMap<Place, Holder> =
+    HashMap::with_max_entries(DEFAULT_SLOTS, BPF_F_NO_PREALLOC);
+
+/// How long connections waited, a histogram to each slot.
+#[map]
+pub(crate) static WAITS: Array<Histogram> = Array::with_max_entries(DEFAULT_SLOTS, BPF_F_MMAPABLE);
+
+/// From accept to destruction, likewise.
+#[map]
+pub(crate) static DURATIONS: Array<Histogram> =
+    Array::with_max_entries(DEFAULT_SLOTS, BPF_F_MMAPABLE);
+
+/// System calls that failed, and how often.
+#[map]
+pub(crate) static FAILED: HashMap<FailedCall, u64> = HashMap::with_max_entries(FAILED_CALLS, 0);
+
+/// Whose SYN this CPU is working on, for the cookie that may answer it: slot plus one in the upper
+/// half, generation in the lower.
+#[map]
+pub(crate) static REQUEST: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// What somebody who watches wants to see; written by the agent.
+#[map]
+pub(crate) static FILTER: Array<Filter> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Events for somebody who watches. The agent sets the size.
+#[map]
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(4096, 0);
+
 /// The records, mapped into the agent's memory.
 #[map]
 pub(crate) static SLOTS: Array<Record> = Array::with_max_entries(DEFAULT_SLOTS, BPF_F_MMAPABLE);
@@ -75,13 +142,34 @@ pub(crate) static CELLS: Array<u64> = Array::with_max_entries(cell::COUNT, BPF_F
 #[map]
 pub(crate) static FILLING: Array<[u8; OVERFLOW]> = Array::with_max_entries(1, 0);
 
-/// Adds one to a counter in a map value.
+/// Adds one to a counter in a map value; what it was before.
 ///
 /// Never Relaxed: with it LLVM 22 emits an add without a result and hands the operand back as one.
 #[inline(always)]
-pub(crate) fn count(counter: *mut u64) {
+pub(crate) fn count(counter: *mut u64) -> u64 {
     // SAFETY: `counter` lies in a map value, aligned.
-    unsafe { atomic_xadd::<u64, u64, { SeqCst }>(counter, 1) };
+    unsafe { atomic_xadd::<u64, u64, { SeqCst }>(counter, 1) }
+}
+
+/// `CLOCK_MONOTONIC`, in nanoseconds.
+#[inline(always)]
+pub(crate) fn now() -> u64 {
+    // SAFETY: no arguments.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+/// Adds a duration to a histogram of a slot.
+#[inline(always)]
+pub(crate) fn observe(histograms: &Array<Histogram>, slot: u32, nanos: u64) {
+    let Some(histogram) = histograms.get_ptr_mut(slot) else { return };
+    let at = histogram::bucket(nanos);
+    if BUCKETS <= at {
+        return;
+    }
+    // SAFETY: a map value, aligned, and `at` is in bounds.
+    unsafe { atomic_xadd::<u64, u64, { SeqCst }>(&raw mut (*histogram).sum, nanos) };
+    // SAFETY: as above.
+    unsafe { atomic_xadd::<u32, u32, { SeqCst }>(&raw mut (*histogram).buckets[at], 1) };
 }
 
 /// A host-wide cell that the agent sets.

@@ -6,10 +6,10 @@ use aya_ebpf::{
     bindings::BPF_SK_STORAGE_GET_F_CREATE,
     helpers::{bpf_get_current_comm, generated},
 };
-use backlogd_abi::{ADOPTED, Record, cell};
+use backlogd_abi::{ADOPTED, Holder, Record, cell};
 
 use crate::{
-    maps::{FREE, SLOTS, TAGS, Tag, cell, count_cell},
+    maps::{FREE, LISTENERS, SLOTS, TAGS, Tag, cell, count_cell},
     sock::{self, Sock},
 };
 
@@ -68,20 +68,35 @@ fn take(sk: Sock, taker: Taker) -> Option<*mut Tag> {
     let record = SLOTS.get_ptr_mut(slot)?;
     // SAFETY: a map value.
     let generation = unsafe { (*record).generation };
-    let tag = Tag { owner: sk as u64, slot, generation, done: 0 };
+    let holder = Holder { slot, generation };
+    let tag = Tag { owner: sk as u64, holder, done: 0, born: 0, accepted: 0 };
     let Some(tag) = storage(sk, &tag, BPF_SK_STORAGE_GET_F_CREATE) else {
         // no memory: the next pass of the iterator tries again
         let _ = FREE.push(slot, 0);
         return None;
     };
     // SAFETY: a storage value.
-    if unsafe { (*tag).slot } != slot {
+    if unsafe { (*tag).holder.slot } != slot {
         // another CPU was first, and the helper gave us its tag
         let _ = FREE.push(slot, 0);
         return Some(tag);
     }
     fill(record, sk, taker);
+    if LISTENERS.insert(&(sk as u64), &holder, 0).is_err() {
+        count_cell(cell::MAP_FULL);
+    }
     Some(tag)
+}
+
+/// The tag of a connection from before the programs, made anew with what is `done` of it. `None`
+/// when it has one, or there is no memory.
+#[inline(always)]
+pub(crate) fn tag_anew(sk: Sock, holder: Holder, done: u64) -> Option<*mut Tag> {
+    if tag_of(sk).is_some() {
+        return None;
+    }
+    let tag = Tag { owner: 0, holder, done, born: 0, accepted: 0 };
+    storage(sk, &tag, BPF_SK_STORAGE_GET_F_CREATE)
 }
 
 #[inline(always)]
@@ -115,7 +130,13 @@ fn fill(record: *mut Record, sk: Sock, taker: Taker) {
 #[inline(always)]
 pub(crate) fn record_of(tag: *const Tag) -> Option<*mut Record> {
     // SAFETY: a storage value.
-    let (slot, generation) = unsafe { ((*tag).slot, (*tag).generation) };
+    held(unsafe { (*tag).holder })
+}
+
+/// The record of `holder`, unless its slot has been given to another listener since.
+#[inline(always)]
+pub(crate) fn held(holder: Holder) -> Option<*mut Record> {
+    let Holder { slot, generation } = holder;
     let record = SLOTS.get_ptr_mut(slot)?;
     // SAFETY: a map value.
     if unsafe { (*record).generation } == generation {

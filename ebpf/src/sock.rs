@@ -1,8 +1,6 @@
 //! Reads of kernel structures, by plain dereference of pointers that the verifier knows: a load
 //! that cannot fault, and no `bpf_probe_read_kernel`, which lockdown refuses.
 
-use core::ptr;
-
 use backlogd_abi::Offsets;
 
 /// A pointer that the verifier knows to be a `struct sock`.
@@ -16,11 +14,13 @@ pub(crate) const TCP_CLOSE_WAIT: i32 = 8;
 pub(crate) const TCP_LISTEN: i32 = 10;
 
 const IPPROTO_TCP: u16 = 6;
-const AF_INET: u16 = 2;
+pub(crate) const AF_INET: u16 = 2;
+pub(crate) const AF_INET6: u16 = 10;
+const IPPROTO_MPTCP: u16 = 262;
 
 /// Set by the agent before loading.
 #[unsafe(no_mangle)]
-static OFFSETS: Offsets = Offsets {
+pub(crate) static OFFSETS: Offsets = Offsets {
     state: 0,
     family: 0,
     port: 0,
@@ -35,29 +35,72 @@ static OFFSETS: Offsets = Offsets {
     err: 0,
     socket: 0,
     qlen: 0,
+    peer_port: 0,
+    peer4: 0,
+    peer6: 0,
+    syncookies: 0,
+    skb_protocol: 0,
+    skb_head: 0,
+    skb_network: 0,
+    skb_transport: 0,
+    socket_sk: 0,
+    files: 0,
+    fdt: 0,
+    fd: 0,
+    private_data: 0,
+    first_argument: 0,
+    io_file: 0,
+    io_result: 0,
+    listen_overflow: 0,
+    may_probe: 0,
 };
+
+/// One of [`OFFSETS`].
+macro_rules! offset {
+    ($offset:ident) => {
+        // SAFETY: the agent wrote OFFSETS before the program was loaded; volatile keeps rustc
+        // from using the zeros above.
+        unsafe { core::ptr::read_volatile(&raw const $crate::sock::OFFSETS.$offset) }
+    };
+}
+pub(crate) use offset;
 
 /// A member of a kernel structure.
 macro_rules! field {
     ($base:expr, $offset:ident, $type:ty) => {{
         let base: *const u8 = $base;
-        // SAFETY: the agent wrote OFFSETS before the program was loaded; volatile keeps rustc
-        // from using the zeros above.
-        let offset = unsafe { ptr::read_volatile(&raw const OFFSETS.$offset) };
+        let offset = $crate::sock::offset!($offset);
         // SAFETY: the verifier checks base and offset against the kernel's BTF.
         unsafe { base.byte_add(offset as usize).cast::<$type>().read_volatile() }
     }};
 }
+pub(crate) use field;
 
 #[inline(always)]
 pub(crate) fn is_listening(sk: Sock) -> bool {
-    i32::from(field!(sk, state, u8)) == TCP_LISTEN
+    state(sk) == TCP_LISTEN
 }
 
 /// Not MPTCP: of its two sockets only the TCP one is in the tables that sock_diag shows.
 #[inline(always)]
 pub(crate) fn is_tcp(sk: Sock) -> bool {
-    field!(sk, protocol, u16) == IPPROTO_TCP
+    protocol(sk) == IPPROTO_TCP
+}
+
+/// Whether user space takes it for a TCP socket.
+#[inline(always)]
+pub(crate) fn is_tcp_to_users(protocol: u16, family: u16) -> bool {
+    matches!(protocol, IPPROTO_TCP | IPPROTO_MPTCP) && matches!(family, AF_INET | AF_INET6)
+}
+
+#[inline(always)]
+pub(crate) fn state(sk: Sock) -> i32 {
+    field!(sk, state, u8).into()
+}
+
+#[inline(always)]
+pub(crate) fn protocol(sk: Sock) -> u16 {
+    field!(sk, protocol, u16)
 }
 
 #[inline(always)]
@@ -76,11 +119,35 @@ pub(crate) fn addr(sk: Sock) -> [u64; 2] {
     if family(sk) == AF_INET {
         return [field!(sk, addr4, u32).into(), 0];
     }
-    // SAFETY: as in `field`; the second half of the 16 bytes of a struct in6_addr.
-    let offset = unsafe { ptr::read_volatile(&raw const OFFSETS.addr6) } as usize;
-    // SAFETY: the verifier checks the load against the kernel's BTF.
-    let low = unsafe { sk.byte_add(offset + 8).cast::<u64>().read_volatile() };
+    let second_half = offset!(addr6) as usize + 8;
+    // SAFETY: the verifier checks the load against the kernel's BTF; 16 bytes, a struct in6_addr.
+    let low = unsafe { sk.byte_add(second_half).cast::<u64>().read_volatile() };
     [field!(sk, addr6, u64), low]
+}
+
+/// The peer's address, likewise. `sk` can be a `struct request_sock`: both begin with a
+/// `struct sock_common`.
+#[inline(always)]
+pub(crate) fn peer(sk: Sock) -> [u64; 2] {
+    if family(sk) == AF_INET {
+        return [field!(sk, peer4, u32).into(), 0];
+    }
+    let second_half = offset!(peer6) as usize + 8;
+    // SAFETY: as in `addr`.
+    let low = unsafe { sk.byte_add(second_half).cast::<u64>().read_volatile() };
+    [field!(sk, peer6, u64), low]
+}
+
+/// The peer's port; of a `struct request_sock` likewise.
+#[inline(always)]
+pub(crate) fn peer_port(sk: Sock) -> u16 {
+    u16::from_be(field!(sk, peer_port, u16))
+}
+
+/// What a SYN without a cookie needs: 0 never, 1 when the SYN queue is full, 2 always a cookie.
+#[inline(always)]
+pub(crate) fn syncookies(sk: Sock) -> u8 {
+    field!(field!(sk, net, *const u8), syncookies, u8)
 }
 
 #[inline(always)]

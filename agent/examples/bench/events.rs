@@ -166,13 +166,13 @@ impl PerConnection {
 
 fn program_time(report: &mut Report) -> Result<()> {
     let server = Loop::new()?;
-    let sources = Sources::open(&Options { ebpf: true, slots: 4096 })?;
+    let sources = Sources::open(&Options::default())?;
     let meter = Meter::new()?;
     let followed = per_connection(&meter, &server)?;
     let leave_state = refused(&meter, followed.empty)?;
     let leave_data = data(&meter, &server, followed.empty)?;
     drop((sources, meter));
-    let _sources = Sources::open(&Options { ebpf: true, slots: 1 })?;
+    let _sources = Sources::open(&Options { slots: 1, ..Options::default() })?;
     let without_slot = Loop::new()?;
     let unfollowed = per_connection(&Meter::new()?, &without_slot)?;
 
@@ -251,7 +251,7 @@ fn memory(report: &mut Report) -> Result<()> {
     let mut caches: BTreeMap<String, f64> = BTreeMap::new();
     for _ in 0..PAIRS {
         let without = slab_growth(OPEN)?;
-        let sources = Sources::open(&Options { ebpf: true, slots: 4096 })?;
+        let sources = Sources::open(&Options::default())?;
         let with = slab_growth(OPEN)?;
         drop(sources);
         let mut sum = 0.0;
@@ -356,7 +356,7 @@ fn parts(report: &mut Report) -> Result<()> {
     for round in 0..ROUNDS {
         for case in (0..3).map(|case| (case + round) % 3) {
             let slots = [None, Some(1), Some(4096)][case];
-            let open = |slots| Sources::open(&Options { ebpf: true, slots });
+            let open = |slots| Sources::open(&Options { slots, ..Options::default() });
             let _sources = slots.map(open).transpose()?;
             let server = Loop::new()?;
             micros[case].push(server.flat_out(SLICE)?.cpu_micros);

@@ -125,7 +125,7 @@ impl Cost {
 
 /// The part of this program that samples, in a process of its own.
 pub(crate) fn measure() -> Result<Value> {
-    let mut sources = Sources::open(&Options { ebpf: true, slots: 4096 })?;
+    let mut sources = Sources::open(&Options::default())?;
     let mut model = Model::new(Settings::default(), sources.hooks());
     let start = Instant::now();
     while start.elapsed() < WARM_UP {

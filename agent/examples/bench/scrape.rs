@@ -156,7 +156,7 @@ fn sample(
     snapshots: &watch::Sender<Option<Arc<Snapshot>>>,
     addr: SocketAddr,
 ) -> Result<(Cadence, Cadence, u32)> {
-    let mut sources = Sources::open(&Options { ebpf: true, slots: 4096 })?;
+    let mut sources = Sources::open(&Options::default())?;
     let mut model = Model::new(Settings::default(), sources.hooks());
     // as the daemon's sampler waits: for an order that does not come
     let (_orders, wait) = mpsc::channel::<()>();

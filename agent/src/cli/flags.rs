@@ -102,7 +102,11 @@ fn flag(key: &'static Key) -> Arg {
         .value_parser(check)
         .help_heading(HEADING)
         .help(match key.kind {
-            Kind::Seconds(..) | Kind::Whole(..) | Kind::Log(_) | Kind::LogFormat(_) => {
+            Kind::Seconds(..)
+            | Kind::Whole(..)
+            | Kind::Log(_)
+            | Kind::LogFormat(_)
+            | Kind::Tier(_) => {
                 format!("{}: {} [default: {default}]", key.help, key.kind.expected())
             }
             Kind::Address(_) | Kind::Switch(_) | Kind::Path(..) => {
@@ -116,6 +120,7 @@ fn flag(key: &'static Key) -> Arg {
         Kind::Path(..) => flag.value_name("PATH"),
         Kind::Log(_) => flag.value_name("FILTER"),
         Kind::LogFormat(_) => flag.value_name("FORMAT"),
+        Kind::Tier(_) => flag.value_name("TIER"),
         Kind::Switch(_) => flag
             .value_name("BOOL")
             .num_args(0..=1)

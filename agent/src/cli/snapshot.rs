@@ -13,7 +13,7 @@ use crate::{
     daemon,
     model::Model,
     publish::api::{Listeners, SCHEMA_VERSION, Source},
-    sources::{Options, Sources},
+    sources::Sources,
 };
 
 /// How to get data.
@@ -80,7 +80,7 @@ impl Reader {
 
 impl Own {
     fn open(config: &Config, interval: Duration) -> anyhow::Result<Self> {
-        let options = Options { ebpf: !config.no_ebpf, slots: config.slots };
+        let options = daemon::options(config);
         let sources = Sources::open(&options).context("cannot take own samples")?;
         let model = Model::new(daemon::settings(config), sources.hooks());
         Ok(Self { sources, model, interval, has_sampled: false })

@@ -6,6 +6,10 @@ use serde_json::Value;
 use tracing_subscriber::EnvFilter;
 
 use super::{Config, LogFormat};
+use crate::input::Tier;
+
+/// The tiers that can be asked for.
+const TIERS: [Tier; 4] = [Tier::Fentry, Tier::Kprobe, Tier::Tracepoint, Tier::Sampled];
 
 /// One setting. Its default is what [`Config::default`] has.
 #[derive(Debug)]
@@ -36,6 +40,8 @@ pub enum Kind {
     Log(fn(&mut Config) -> &mut String),
     /// One of [`LogFormat::ALL`].
     LogFormat(fn(&mut Config) -> &mut LogFormat),
+    /// One of [`TIERS`].
+    Tier(fn(&mut Config) -> &mut Tier),
 }
 
 /// A value as it was given.
@@ -48,7 +54,7 @@ pub enum Raw<'a> {
 }
 
 /// All settings, in the order of the example file.
-pub const KEYS: [Key; 11] = [
+pub const KEYS: [Key; 13] = [
     Key {
         name: "listen",
         help: "Address of /metrics, the API and the page for people",
@@ -69,6 +75,18 @@ pub const KEYS: [Key; 11] = [
         name: "no_ebpf",
         help: "Do without eBPF programs: only what sampling can tell, and no privileges",
         kind: Kind::Switch(|config| &mut config.no_ebpf),
+    },
+    Key {
+        name: "tier",
+        help: "The best kind of hook to try; each event falls to the next kind where the kernel \
+               refuses: fentry, then kprobe, then tracepoint, then sampled, which is none",
+        kind: Kind::Tier(|config| &mut config.tier),
+    },
+    Key {
+        name: "accept_tracepoints",
+        help: "Where neither fentry nor kprobe works, see accept and connect by the tracepoints of \
+               system calls; every system call of the host becomes some 20 % slower",
+        kind: Kind::Switch(|config| &mut config.accept_tracepoints),
     },
     Key {
         name: "slots",
@@ -141,6 +159,7 @@ impl Key {
             Kind::Switch(at) => (*at(config)).into(),
             Kind::Path(_, at) => at(config).as_ref().map(|path| path.to_string_lossy()).into(),
             Kind::Log(at) => at(config).as_str().into(),
+            Kind::Tier(at) => at(config).name().into(),
             Kind::LogFormat(at) => {
                 let format = *at(config);
                 LogFormat::ALL.iter().find(|(_, it)| *it == format).map(|&(name, _)| name).into()
@@ -170,6 +189,7 @@ impl Kind {
                     .into()
             }
             Self::LogFormat(_) => LogFormat::ALL.map(|(name, _)| name).join(" or "),
+            Self::Tier(_) => TIERS.map(Tier::name).join(", "),
         }
     }
 
@@ -190,6 +210,10 @@ impl Kind {
                 *at(config) = (!path.is_empty()).then(|| path.into());
             }
             Self::Log(at) => *at(config) = raw.text().filter(|text| is_log(text))?.into(),
+            Self::Tier(at) => {
+                let text = raw.text()?;
+                *at(config) = TIERS.into_iter().find(|tier| tier.name() == text)?;
+            }
             Self::LogFormat(at) => {
                 let text = raw.text()?;
                 *at(config) = LogFormat::ALL.into_iter().find(|(name, _)| *name == text)?.1;

@@ -22,6 +22,7 @@ use serde::Serialize;
 
 pub use self::error::ConfigError;
 use self::key::{KEYS, Key, Raw};
+use crate::input::Tier;
 
 /// Where the configuration is looked for when nobody names a file.
 pub const DEFAULT_FILE: &str = "/etc/backlogd/backlogd.toml";
@@ -40,6 +41,10 @@ pub struct Config {
     pub sample_interval: Duration,
     /// Whether to do without eBPF programs.
     pub no_ebpf: bool,
+    /// The best kind of hook to try.
+    pub tier: Tier,
+    /// Whether the tracepoints of system calls may be on for good.
+    pub accept_tracepoints: bool,
     /// How many listening sockets the eBPF programs can count for.
     pub slots: u32,
     /// How long a listener is remembered after nobody listens there any more.
@@ -63,6 +68,8 @@ impl Default for Config {
             socket: Some("/run/backlogd/backlogd.sock".into()),
             sample_interval: Duration::from_secs(1),
             no_ebpf: false,
+            tier: Tier::Fentry,
+            accept_tracepoints: false,
             slots: 4096,
             listener_retention: Duration::from_secs(300),
             length_max_window: Duration::from_secs(60),

@@ -31,10 +31,11 @@ use crate::{
     error,
     id::{Inode, NetnsId},
     input::{
-        Absent, Hook, HostSample, Known, ListenSocket, NamespaceSample, Sample, SlotsSample, Source,
+        Absent, Hook, HostSample, Known, ListenSocket, NamespaceSample, Sample, SlotsSample,
+        Source, Tier,
     },
     sources::{
-        ebpf::{Look, Programs},
+        ebpf::{Look, Programs, load::LoadOptions},
         live::Live,
         netstat::{Fields, Netstat},
         owners::Owners,
@@ -54,6 +55,24 @@ pub struct Options {
     pub ebpf: bool,
     /// How many listening sockets the programs can follow.
     pub slots: u32,
+    /// The best kind of hook that may be tried. [`Tier::Sampled`]: no programs.
+    pub tier: Tier,
+    /// Whether the tracepoints of system calls may be on for good, where nothing else sees accept.
+    pub accept_tracepoints: bool,
+    /// Bytes of the ring buffer for events; a power of two, at least a page.
+    pub events_bytes: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            ebpf: true,
+            slots: backlogd_abi::SLOTS,
+            tier: Tier::Fentry,
+            accept_tracepoints: false,
+            events_bytes: 4096,
+        }
+    }
 }
 
 /// Why nothing at all can be read.
@@ -253,8 +272,18 @@ impl Sources {
 fn open_programs(options: &Options, netns: NetnsId) -> (Known<Programs>, Arc<[Hook]>) {
     const COST: &str = "sampled only: no established, accepted, closed or SYN-queue numbers, and \
                         peaks between samples are missed";
-    let why = if options.ebpf {
-        let loaded = Programs::load(options.slots, netns);
+    let why = if !options.ebpf {
+        "switched off by no_ebpf".to_owned()
+    } else if Tier::Sampled <= options.tier {
+        format!("switched off by tier {}", options.tier.name())
+    } else {
+        let loaded = Programs::load(&LoadOptions {
+            slots: options.slots,
+            netns,
+            best: options.tier,
+            accept_tracepoints: options.accept_tracepoints,
+            events_bytes: options.events_bytes,
+        });
         heap::give_back();
         match loaded {
             Ok(mut programs) => {
@@ -266,8 +295,6 @@ fn open_programs(options: &Options, netns: NetnsId) -> (Known<Programs>, Arc<[Ho
             }
             Err(err) => error::chain(&err),
         }
-    } else {
-        "switched off by no_ebpf".to_owned()
     };
     tracing::warn!(missing = %why, cost = COST, "no eBPF");
     (Err(Absent::NoEbpf), ebpf::load::hooks_without(&why))

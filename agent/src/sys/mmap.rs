@@ -6,6 +6,15 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 const PAGE: usize = 4096;
 
+/// When the pages of a mapping are brought in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pages {
+    /// With the mapping: what reads it must not fault.
+    AtOnce,
+    /// Each when it is first touched: most never are.
+    WhenTouched,
+}
+
 /// An array map created with `BPF_F_MMAPABLE`, in our memory until dropped.
 ///
 /// The programs write whole words, with or without atomics; so the words are atomics here.
@@ -19,15 +28,18 @@ pub struct SharedWords {
 unsafe impl Send for SharedWords {}
 
 impl SharedWords {
-    /// Maps the first `n_words` words of `map`, with all pages present (a sample must not fault).
+    /// Maps the first `n_words` words of `map`.
     ///
     /// # Errors
     /// What mmap(2) answers: `EPERM` for a map without `BPF_F_MMAPABLE`, `EINVAL` when the map is
     /// smaller.
-    pub fn map(map: BorrowedFd<'_>, n_words: usize) -> io::Result<Self> {
+    pub fn map(map: BorrowedFd<'_>, n_words: usize, pages: Pages) -> io::Result<Self> {
         let length = (n_words * size_of::<u64>()).next_multiple_of(PAGE);
-        let (access, how) =
-            (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED | MapFlags::POPULATE);
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        let how = match pages {
+            Pages::AtOnce => MapFlags::SHARED | MapFlags::POPULATE,
+            Pages::WhenTouched => MapFlags::SHARED,
+        };
         // SAFETY: no address is asked for, so no other mapping is touched.
         let start = unsafe { mmap(ptr::null_mut(), length, access, how, map, 0) }?;
         let start = ptr::NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;

@@ -50,12 +50,12 @@ pub(crate) const SETTINGS: Settings = Settings {
 impl Agent {
     /// Starts with eBPF and takes the first look.
     pub(crate) fn start() -> Self {
-        Self::with(Options { ebpf: true, slots: 2048 }, SETTINGS)
+        Self::with(Options { slots: 2048, ..Options::default() }, SETTINGS)
     }
 
     /// Starts without eBPF.
     pub(crate) fn sampled() -> Self {
-        Self::with(Options { ebpf: false, slots: 2048 }, SETTINGS)
+        Self::with(Options { ebpf: false, slots: 2048, ..Options::default() }, SETTINGS)
     }
 
     /// Starts where the kernel refuses the programs that it asks for.

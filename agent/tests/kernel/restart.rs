@@ -14,7 +14,7 @@ use crate::{
 /// An agent that forgets a listener a second after it was gone.
 fn forgetful() -> Agent {
     let settings = Settings { retention: Duration::from_secs(1), ..SETTINGS };
-    Agent::with(Options { ebpf: true, slots: 2048 }, settings)
+    Agent::with(Options { slots: 2048, ..Options::default() }, settings)
 }
 
 #[test]

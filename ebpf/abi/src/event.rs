@@ -92,7 +92,7 @@ pub struct Filter {
     pub kinds: u32,
     /// Only this network namespace.
     pub netns: u32,
-    /// Only this process: as the one in whose context it happens, or by `Record::watched`.
+    /// Only this process: as the one in whose context it happens, or by `WATCHED` of the record.
     pub pid: u32,
     /// Only this local port.
     pub port: u16,

@@ -44,7 +44,46 @@ pub struct Offsets {
     pub socket: u32,
     /// `tcp_sock.inet_conn.icsk_accept_queue.qlen`: the SYN-queue length
     pub qlen: u32,
+    /// `sock.__sk_common.skc_dport`: the peer's port, byte order of the wire
+    pub peer_port: u32,
+    /// `sock.__sk_common.skc_daddr`: the peer's IPv4 address
+    pub peer4: u32,
+    /// `sock.__sk_common.skc_v6_daddr`: the peer's IPv6 address
+    pub peer6: u32,
+    /// `net.ipv4.sysctl_tcp_syncookies`; or [`ABSENT`], like all that follow
+    pub syncookies: u32,
+    /// `sk_buff.protocol`
+    pub skb_protocol: u32,
+    /// `sk_buff.head`
+    pub skb_head: u32,
+    /// `sk_buff.network_header`
+    pub skb_network: u32,
+    /// `sk_buff.transport_header`
+    pub skb_transport: u32,
+    /// `socket.sk`
+    pub socket_sk: u32,
+    /// `task_struct.files`
+    pub files: u32,
+    /// `files_struct.fdt`
+    pub fdt: u32,
+    /// `fdtable.fd`
+    pub fd: u32,
+    /// `file.private_data`
+    pub private_data: u32,
+    /// `pt_regs.di`: the first argument of a system call
+    pub first_argument: u32,
+    /// `io_kiocb.file`
+    pub io_file: u32,
+    /// `io_kiocb.cqe.res`
+    pub io_result: u32,
+    /// `SKB_DROP_REASON_TCP_LISTEN_OVERFLOW` of `enum skb_drop_reason`: no offset, but the number
+    pub listen_overflow: u32,
+    /// No offset: 1 where programs may call `bpf_probe_read_kernel`, which lockdown refuses, else 0
+    pub may_probe: u32,
 }
+
+/// An offset that this kernel does not have; the programs that need it are not loaded.
+pub const ABSENT: u32 = u32::MAX;
 
 /// One listening socket. The programs fill it; the agent reads it in place, clears it and gives
 /// the slot back.
@@ -87,8 +126,8 @@ pub struct Record {
     pub syn_queue_full: u64,
     /// Connections accepted before the programs and found open.
     pub found: u32,
-    /// Set by the agent: whether events of this listener pass a filter by owner.
-    pub watched: u32,
+    /// Set by the agent: [`WATCHED`], [`SEARCHED`].
+    pub marks: u32,
     /// Local address; of an IPv4 socket the first four bytes.
     pub addr: [u8; 16],
     /// Name of the task that called listen(2); empty for an adopted listener.
@@ -117,6 +156,10 @@ pub struct Record {
 pub const ADOPTED: u32 = 1;
 /// [`Record::flags`]: the listening socket is gone; its children may live on.
 pub const DESTROYED: u32 = 2;
+/// [`Record::marks`]: events of this listener pass a filter by owner.
+pub const WATCHED: u32 = 1;
+/// [`Record::marks`]: connections from before the programs were looked for.
+pub const SEARCHED: u32 = 2;
 
 /// Width of the length in [`Record::last`].
 pub const LENGTH_BITS: u32 = 24;
@@ -140,15 +183,68 @@ pub mod cell {
     pub const UNFOLLOWED: u32 = 5;
     /// Set by the agent: the namespace whose listeners get slots.
     pub const NETNS: u32 = 6;
+    /// Set by the agent: 1 where accept is seen by a program that knows a child by its address
+    /// alone.
+    pub const BY_ADDRESS: u32 = 7;
+    /// Set by the agent: 1 while connections from before the programs are looked for.
+    pub const SEARCH: u32 = 8;
+    /// Events that the ring buffer had no room for.
+    pub const EVENTS_LOST: u32 = 9;
+    /// Entries that a map had no room for.
+    pub const MAP_FULL: u32 = 10;
+    /// Failed calls that were counted: tells the agent when to read them again.
+    pub const ERRORS: u32 = 11;
     /// How many cells there are.
-    pub const COUNT: u32 = 7;
+    pub const COUNT: u32 = 12;
 }
+
+/// A listener by its address, in the map of listeners from before the programs.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Local address, as in [`Record::addr`].
+    pub addr: [u8; 16],
+    /// Local port, host byte order.
+    pub port: u16,
+    /// `AF_INET` or `AF_INET6`.
+    pub family: u16,
+}
+
+/// What names a record for good: its slot, and which of the listeners that had it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Holder {
+    /// Index of the record.
+    pub slot: u32,
+    /// [`Record::generation`] when the slot was taken.
+    pub generation: u32,
+}
+
+/// A system call that fails, in the map of failed calls.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FailedCall {
+    /// Name of the calling task.
+    pub comm: [u8; 16],
+    /// Positive error number.
+    pub errno: u32,
+    /// [`ACCEPT`] or [`CONNECT`].
+    pub call: u32,
+}
+
+/// [`FailedCall::call`]: accept(2), accept4(2), or by io_uring.
+pub const ACCEPT: u32 = 0;
+/// [`FailedCall::call`]: connect(2) of a TCP socket, or by io_uring.
+pub const CONNECT: u32 = 1;
+
+/// How many different [`FailedCall`]s can be counted.
+pub const FAILED_CALLS: u32 = 1024;
 
 /// Larger than the buffer of a BPF iterator (`BPF_ITER` allocates `PAGE_SIZE << 3`,
 /// kernel/bpf/bpf_iter.c): writing this much ends the iteration.
 pub const OVERFLOW: usize = 32 << 10;
 
-const _: () = assert!(size_of::<Offsets>() == 14 * 4);
+const _: () = assert!(size_of::<Offsets>() == 32 * 4);
 const _: () = assert!(size_of::<Record>() == 184);
 const _: () = assert!(offset_of!(Record, high_water) == 40);
 const _: () = assert!(offset_of!(Record, addr) == 120);

@@ -4,17 +4,18 @@
 //! The iterator visits the listeners of the reader's namespace first, then every connection
 //! (`bpf_iter_tcp_batch`, net/ipv4/tcp_ipv4.c). After the last listener the program writes more
 //! than the iterator's buffer holds, which ends the walk (`bpf_seq_read`, kernel/bpf/bpf_iter.c):
-//! the cost is that of the listeners alone.
+//! the cost is that of the listeners alone. Once, at the start, it goes on and tags the connections
+//! that are there already, so that their end is counted.
 
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated;
-use backlogd_abi::{OVERFLOW, cell};
+use backlogd_abi::{Holder, OVERFLOW, Place, cell};
 
 use crate::{
-    maps::{self, FILLING, count_cell},
-    slot::{self, Taker, record_of},
-    sock::{self, Sock},
+    maps::{self, ACCEPTED, ESTABLISHED, FILLING, PLACES, count_cell},
+    slot::{self, Taker, held, record_of},
+    sock::{self, Sock, TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_SYN_RECV},
 };
 
 /// `struct bpf_iter_meta`, include/linux/bpf.h
@@ -48,6 +49,10 @@ fn adopt(ctx: *mut c_void) -> i32 {
     if listening && visit(sk).is_none() {
         count_cell(cell::UNFOLLOWED);
     }
+    if !listening && maps::cell(cell::SEARCH) != 0 {
+        find(sk);
+        return 0;
+    }
     if !listening || seen + 1 >= maps::cell(cell::VISIT) {
         if let Some(filling) = FILLING.get_ptr_mut(0) {
             // SAFETY: a map value of that size; failing is the purpose.
@@ -55,6 +60,49 @@ fn adopt(ctx: *mut c_void) -> i32 {
         }
     }
     0
+}
+
+/// Tags a connection from before the programs for the listener at its local address.
+#[inline(always)]
+fn find(sk_common: Sock) -> Option<()> {
+    // SAFETY: as in `visit`; request socks and TIME_WAIT give nothing.
+    let sk = unsafe { generated::bpf_skc_to_tcp_sock(sk_common.cast_mut().cast()) };
+    let sk: Sock = sk.cast::<u8>().cast_const();
+    if sk.is_null() || !sock::is_tcp(sk) {
+        return None;
+    }
+    let holder = listener_of(sk)?;
+    let record = held(holder)?;
+    // an orphan has no file either, but is past these states
+    let is_young = matches!(sock::state(sk), TCP_ESTABLISHED | TCP_CLOSE_WAIT | TCP_SYN_RECV);
+    if is_young && !sock::has_file(sk) {
+        slot::tag_anew(sk, holder, ESTABLISHED)?;
+        // SAFETY: a map value, of which only this program writes the field.
+        unsafe { (*record).base += 1 };
+    } else {
+        slot::tag_anew(sk, holder, ESTABLISHED | ACCEPTED)?;
+        // SAFETY: as above.
+        unsafe { (*record).found += 1 };
+    }
+    Some(())
+}
+
+/// Who listens at the local address of a connection, or at any address.
+#[inline(always)]
+fn listener_of(sk: Sock) -> Option<Holder> {
+    if u64::from(sock::netns(sk)) != maps::cell(cell::NETNS) {
+        return None;
+    }
+    let mut place = Place { addr: [0; 16], port: sock::port(sk), family: sock::family(sk) };
+    // SAFETY: 16 bytes; BPF stores need no alignment beyond the stack's.
+    unsafe { (&raw mut place.addr).cast::<[u64; 2]>().write_unaligned(sock::addr(sk)) };
+    // SAFETY: the entry is copied at once.
+    if let Some(holder) = unsafe { PLACES.get(&place) } {
+        return Some(*holder);
+    }
+    place.addr = [0; 16];
+    // SAFETY: as above.
+    unsafe { PLACES.get(&place) }.copied()
 }
 
 #[inline(always)]

@@ -1,20 +1,29 @@
-//! `sk_data_ready` on a listener (6.3 and newer): a child is in the queue; how long is it?
+//! A child is in the queue; how long is it? For kernels that refuse to let `state.rs` read the
+//! listener by its address: `sk_data_ready` (6.3 and newer) or `sock_def_readable` on the listener,
+//! which run for every socket that has something to read.
 //!
 //! Not the place to count: a child that accept(2) has locked already gets no call
 //! (`tcp_child_process`, net/ipv4/tcp_minisocks.c).
 
-use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
-use backlogd_abi::LENGTH_BITS;
+use aya_ebpf::{
+    macros::{btf_tracepoint, fentry},
+    programs::{BtfTracePointContext, FEntryContext},
+};
 
 use crate::{
-    hooks::state::learn_port,
-    maps::raise,
+    hooks::state::{learn_port, note_length},
     slot::{self, Taker, record_of},
     sock::{self, Sock},
 };
 
 #[btf_tracepoint(function = "sk_data_ready")]
 fn enqueue(ctx: BtfTracePointContext) -> i32 {
+    enqueued(ctx.arg(0));
+    0
+}
+
+#[fentry(function = "sock_def_readable")]
+fn enqueue_fentry(ctx: FEntryContext) -> i32 {
     enqueued(ctx.arg(0));
     0
 }
@@ -28,11 +37,7 @@ fn enqueued(sk: Sock) -> Option<()> {
     // SAFETY: a map value.
     let established = unsafe { (&raw const (*record).established).read_volatile() };
     // after `established`, so that the difference never runs ahead
-    let length = u64::from(sock::ack_backlog(sk));
-    // SAFETY: a map value.
-    raise(unsafe { &raw mut (*record).last }, established << LENGTH_BITS | length);
-    // SAFETY: a map value.
-    raise(unsafe { &raw mut (*record).high_water }, length);
+    note_length(record, established, sock::ack_backlog(sk).into());
     learn_port(record, sk);
     Some(())
 }

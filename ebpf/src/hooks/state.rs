@@ -5,12 +5,17 @@
 //! would lose its event. So the program is there twice, and the tag says what is counted.
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
-use backlogd_abi::{DESTROYED, Record, cell};
+use backlogd_abi::{DESTROYED, LENGTH_BITS, Record, cell, event::kind};
 
 use crate::{
-    maps::{DISCARDED, ESTABLISHED, RESET, count, count_cell, once},
+    maps::{
+        self, CHILDREN, Child, DISCARDED, ESTABLISHED, LISTENERS, RESET, count, count_cell, now,
+        once, raise,
+    },
+    probe::{self, at},
     slot::{self, Taker, record_of, tag_of},
     sock::{self, Sock, TCP_CLOSE, TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_LISTEN, TCP_SYN_RECV},
+    watch::{Detail, peer_of, tell},
 };
 
 /// Which of the two copies runs.
@@ -36,22 +41,73 @@ fn state_2(ctx: BtfTracePointContext) -> i32 {
 fn changed(ctx: &BtfTracePointContext, copy: Copy) -> Option<()> {
     let (sk, old, new): (Sock, i32, i32) = (ctx.arg(0), ctx.arg(1), ctx.arg(2));
     match (old, new) {
-        (TCP_SYN_RECV, TCP_ESTABLISHED) => {
-            let tag = tag_of(sk)?;
-            if once(tag, ESTABLISHED) {
-                // SAFETY: a map value.
-                count(unsafe { &raw mut (*record_of(tag)?).established });
-                if copy == Copy::Second {
-                    count_cell(cell::SECOND_COPY);
-                }
-            }
-        }
+        (TCP_LISTEN, TCP_SYN_RECV) => born(sk)?,
+        (TCP_SYN_RECV, TCP_ESTABLISHED) => established(sk, copy)?,
         (_, TCP_LISTEN) if sock::is_tcp(sk) => _ = listen(sk)?,
         (TCP_LISTEN, TCP_CLOSE) => stop(sk)?,
         (TCP_ESTABLISHED | TCP_CLOSE_WAIT, TCP_CLOSE) => reset(sk)?,
         _ => {}
     }
     Some(())
+}
+
+/// The kernel makes a child, in the softirq that puts it on the queue
+/// (`inet_csk_clone_lock`, net/ipv4/inet_connection_sock.c).
+#[inline(always)]
+fn born(sk: Sock) -> Option<()> {
+    let tag = tag_of(sk)?;
+    // SAFETY: a storage value of a child that nobody else knows so far.
+    let holder = unsafe {
+        if (*tag).born != 0 {
+            return None;
+        }
+        (*tag).born = now();
+        (*tag).holder
+    };
+    if maps::cell(cell::BY_ADDRESS) != 0 {
+        // SAFETY: as above.
+        let child = Child { holder, born: unsafe { (*tag).born }, accepted: 0 };
+        if CHILDREN.insert(&(sk as u64), &child, 0).is_err() {
+            count_cell(cell::MAP_FULL);
+        }
+    }
+    Some(())
+}
+
+/// The handshake is complete. The child has just been queued: how long is the queue?
+#[inline(always)]
+fn established(sk: Sock, copy: Copy) -> Option<()> {
+    let tag = tag_of(sk)?;
+    if !once(tag, ESTABLISHED) {
+        return None;
+    }
+    let record = record_of(tag)?;
+    // SAFETY: a map value.
+    let n = count(unsafe { &raw mut (*record).established }) + 1;
+    if copy == Copy::Second {
+        count_cell(cell::SECOND_COPY);
+    }
+    learn_port(record, sk);
+    // SAFETY: a storage value and a map value.
+    let (owner, is_gone) = unsafe { ((*tag).owner, (*record).flags & DESTROYED != 0) };
+    if probe::is_allowed()
+        && !is_gone
+        // after the count, so that the difference never runs ahead
+        && let Some(length) = at!(owner, ack_backlog, u32)
+    {
+        note_length(record, n, length.into());
+    }
+    tell(kind::ESTABLISHED, record, || Detail { peer: peer_of(sk), ..Detail::INTERRUPT });
+    Some(())
+}
+
+/// Notes the queue's length after an enqueue, and how many were established before it was read.
+#[inline(always)]
+pub(crate) fn note_length(record: *mut Record, established: u64, length: u64) {
+    // SAFETY: a map value.
+    raise(unsafe { &raw mut (*record).last }, established << LENGTH_BITS | length);
+    // SAFETY: a map value.
+    raise(unsafe { &raw mut (*record).high_water }, length);
 }
 
 /// listen(2), perhaps on a socket that was shut down: it keeps its slot, what it may throw away
@@ -65,6 +121,7 @@ fn listen(sk: Sock) -> Option<()> {
         (*tag).done = 0;
         (*record).port = sock::port(sk);
     }
+    tell(kind::LISTEN, record, || Detail::TASK);
     Some(())
 }
 
@@ -81,6 +138,7 @@ fn stop(sk: Sock) -> Option<()> {
     // SAFETY: a map value; nobody else adds to `discarded`.
     unsafe { (*record).discarded += u64::from(sock::ack_backlog(sk)) };
     learn_port(record, sk);
+    tell(kind::UNLISTEN, record, || Detail::TASK);
     Some(())
 }
 
@@ -94,8 +152,10 @@ fn reset(sk: Sock) -> Option<()> {
     }
     let tag = tag_of(sk)?;
     if once(tag, RESET) {
+        let record = record_of(tag)?;
         // SAFETY: a map value.
-        count(unsafe { &raw mut (*record_of(tag)?).resets });
+        count(unsafe { &raw mut (*record).resets });
+        tell(kind::RESET, record, || Detail { peer: peer_of(sk), ..Detail::INTERRUPT });
     }
     Some(())
 }
@@ -120,4 +180,6 @@ pub(crate) fn bury(record: *mut Record, sk: Sock) {
         (*record).drops = sock::drops(sk);
         (*record).flags |= DESTROYED;
     }
+    // it has none when the map was full
+    let _ = LISTENERS.remove(&(sk as u64));
 }

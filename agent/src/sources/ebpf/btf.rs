@@ -1,11 +1,9 @@
-//! Field offsets from the running kernel's BTF.
-//!
-//! In: /sys/kernel/btf/vmlinux (include/uapi/linux/btf.h; Documentation/bpf/btf.rst). Out:
-//! [`Offsets`]. Cost: some 10 ms, once. aya parses the same file but keeps the members to itself.
+//! What the kernel's BTF says of structures, functions and enumerations
+//! (include/uapi/linux/btf.h; Documentation/bpf/btf.rst). aya parses the same file but keeps
+//! members and parameters to itself.
 
 use std::{collections::HashMap, io};
 
-use backlogd_abi::Offsets;
 use thiserror::Error;
 
 /// Where the kernel shows its BTF.
@@ -13,10 +11,13 @@ pub const PATH: &str = "/sys/kernel/btf/vmlinux";
 
 const MAGIC: u16 = 0xeb9f;
 const KIND_INT: u32 = 1;
+const KIND_PTR: u32 = 2;
 const KIND_ARRAY: u32 = 3;
 const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
 const KIND_ENUM: u32 = 6;
+const KIND_TYPEDEF: u32 = 8;
+const KIND_FUNC: u32 = 12;
 const KIND_FUNC_PROTO: u32 = 13;
 const KIND_VAR: u32 = 14;
 const KIND_DATASEC: u32 = 15;
@@ -50,47 +51,33 @@ pub enum BtfError {
     },
 }
 
-/// Reads the offsets of the running kernel.
-///
-/// # Errors
-/// [`BtfError`]: no BTF, broken BTF, or a field that this kernel lacks.
-pub fn read() -> Result<Offsets, BtfError> {
-    offsets(&std::fs::read(PATH)?)
-}
-
-fn offsets(data: &[u8]) -> Result<Offsets, BtfError> {
-    let btf = Btf::parse(data)?;
-    Ok(Offsets {
-        state: btf.offset("sock", "__sk_common.skc_state")?,
-        family: btf.offset("sock", "__sk_common.skc_family")?,
-        port: btf.offset("sock", "__sk_common.skc_num")?,
-        addr4: btf.offset("sock", "__sk_common.skc_rcv_saddr")?,
-        addr6: btf.offset("sock", "__sk_common.skc_v6_rcv_saddr")?,
-        net: btf.offset("sock", "__sk_common.skc_net.net")?,
-        inum: btf.offset("net", "ns.inum")?,
-        protocol: btf.offset("sock", "sk_protocol")?,
-        ack_backlog: btf.offset("sock", "sk_ack_backlog")?,
-        max_ack_backlog: btf.offset("sock", "sk_max_ack_backlog")?,
-        drops: btf.offset("sock", "sk_drops")?,
-        err: btf.offset("sock", "sk_err")?,
-        socket: btf.offset("sock", "sk_socket")?,
-        qlen: btf.offset("tcp_sock", "inet_conn.icsk_accept_queue.qlen")?,
-    })
-}
-
-struct Btf<'a> {
+/// The kernel's types.
+pub(super) struct Btf<'a> {
     data: &'a [u8],
     /// Where the names begin.
     strings: usize,
     /// Where each type's record begins, by type id; 0 is void.
     types: Vec<usize>,
     structs: HashMap<&'a [u8], u32>,
+    functions: HashMap<&'a [u8], u32>,
+    enums: HashMap<&'a [u8], u32>,
 }
 
 impl<'a> Btf<'a> {
-    fn parse(data: &'a [u8]) -> Result<Self, BtfError> {
+    /// Indexes the types of `data`.
+    ///
+    /// # Errors
+    /// [`BtfError::Broken`].
+    pub(super) fn parse(data: &'a [u8]) -> Result<Self, BtfError> {
         let broken = |at| BtfError::Broken { size: data.len(), at };
-        let mut btf = Self { data, strings: 0, types: vec![0], structs: HashMap::new() };
+        let mut btf = Self {
+            data,
+            strings: 0,
+            types: vec![0],
+            structs: HashMap::new(),
+            functions: HashMap::new(),
+            enums: HashMap::new(),
+        };
         if data.get(..2) != Some(&MAGIC.to_ne_bytes()) {
             return Err(broken(0));
         }
@@ -102,10 +89,13 @@ impl<'a> Btf<'a> {
         let end = at + length;
         while at < end {
             let next = at + btf.record_size(at).ok_or_else(|| broken(at))?;
-            if btf.kind(at) == Some(KIND_STRUCT)
-                && let (Some(name), Ok(id)) = (btf.name(at), u32::try_from(btf.types.len()))
-            {
-                btf.structs.insert(name, id);
+            if let (Some(name), Ok(id)) = (btf.name(at), u32::try_from(btf.types.len())) {
+                match btf.kind(at) {
+                    Some(KIND_STRUCT) => _ = btf.structs.insert(name, id),
+                    Some(KIND_FUNC) => _ = btf.functions.insert(name, id),
+                    Some(KIND_ENUM) => _ = btf.enums.insert(name, id),
+                    _ => {}
+                }
             }
             btf.types.push(at);
             at = next;
@@ -113,8 +103,72 @@ impl<'a> Btf<'a> {
         Ok(btf)
     }
 
+    /// For each parameter of a function the name of the structure that it points to; empty for
+    /// anything else. `None` when there is no such function.
+    pub(super) fn parameters(&self, function: &str) -> Option<Vec<&'a [u8]>> {
+        let function = self.record(*self.functions.get(function.as_bytes())?)?;
+        self.prototype(self.word(function + 8)?)
+    }
+
+    /// The same of a tracepoint, without the first parameter, which is the tracer's own
+    /// (`__DEFINE_EVENT`, include/trace/bpf_probe.h).
+    pub(super) fn tracepoint(&self, name: &str) -> Option<Vec<&'a [u8]>> {
+        let typedef = format!("btf_trace_{name}");
+        let at = *self.types.iter().find(|&&at| {
+            self.kind(at) == Some(KIND_TYPEDEF) && self.name(at) == Some(typedef.as_bytes())
+        })?;
+        let pointer = self.record(self.word(at + 8)?)?;
+        Some(self.prototype(self.word(pointer + 8)?)?.split_off(1))
+    }
+
+    fn prototype(&self, id: u32) -> Option<Vec<&'a [u8]>> {
+        let at = self.record(id)?;
+        if self.kind(at)? != KIND_FUNC_PROTO {
+            return None;
+        }
+        let parameter = |i| {
+            let pointer = self.record(self.word(at + 12 + 8 * i + 4)?)?;
+            if self.kind(pointer)? != KIND_PTR {
+                return None;
+            }
+            let target = self.resolved(self.word(pointer + 8)?)?;
+            (self.kind(target)? == KIND_STRUCT).then(|| self.name(target))?
+        };
+        let n = Self::vlen(self.word(at + 4)?);
+        Some((0..n).map(|i| parameter(i).unwrap_or_default()).collect())
+    }
+
+    /// The number of an enumerator.
+    pub(super) fn enumerator(&self, of: &str, name: &str) -> Option<u32> {
+        let at = self.record(*self.enums.get(of.as_bytes())?)?;
+        let n = Self::vlen(self.word(at + 4)?);
+        let found =
+            (0..n).map(|i| at + 12 + 8 * i).find(|&e| self.name(e) == Some(name.as_bytes()));
+        self.word(found? + 4)
+    }
+
+    fn record(&self, id: u32) -> Option<usize> {
+        self.types.get(usize::try_from(id).ok()?).copied()
+    }
+
+    /// The record of a type, through typedef, volatile, const, restrict and type_tag.
+    fn resolved(&self, id: u32) -> Option<usize> {
+        let mut at = self.record(id)?;
+        for _ in 0..MAX_DEPTH {
+            if !matches!(self.kind(at)?, KIND_TYPEDEF..=11 | 18) {
+                return Some(at);
+            }
+            at = self.record(self.word(at + 8)?)?;
+        }
+        None
+    }
+
     /// Byte offset of `path` ("a.b.c") in `structure`. Unnamed members are looked through.
-    fn offset(&self, structure: &'static str, path: &'static str) -> Result<u32, BtfError> {
+    pub(super) fn offset(
+        &self,
+        structure: &'static str,
+        path: &'static str,
+    ) -> Result<u32, BtfError> {
         let find = || {
             let mut at = (0_u32, *self.structs.get(structure.as_bytes())?);
             for name in path.split('.') {
@@ -128,17 +182,8 @@ impl<'a> Btf<'a> {
 
     /// Bit offset and type of a member.
     fn member(&self, id: u32, name: &[u8], depth: u32) -> Option<(u32, u32)> {
-        let mut at = *self.types.get(usize::try_from(id).ok()?)?;
-        let mut hops = depth;
-        // through typedef, volatile, const, restrict, type_tag
-        while matches!(self.kind(at)?, 8..=11 | 18) {
-            hops += 1;
-            at = *self.types.get(self.size(at + 8)?)?;
-            if MAX_DEPTH < hops {
-                return None;
-            }
-        }
-        if MAX_DEPTH < hops || !matches!(self.kind(at)?, KIND_STRUCT | KIND_UNION) {
+        let at = self.resolved(id)?;
+        if MAX_DEPTH < depth || !matches!(self.kind(at)?, KIND_STRUCT | KIND_UNION) {
             return None;
         }
         let info = self.word(at + 4)?;
@@ -148,7 +193,7 @@ impl<'a> Btf<'a> {
             let m = at + 12 + 12 * i;
             let (bits, kind) = (self.word(m + 8)? & mask, self.word(m + 4)?);
             let found = match self.name(m)? {
-                b"" => self.member(kind, name, hops + 1),
+                b"" => self.member(kind, name, depth + 1),
                 n => (n == name).then_some((0, kind)),
             };
             if let Some((further, kind)) = found {
@@ -202,18 +247,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_every_field_of_the_running_kernel_or_says_which_is_missing() {
-        match read() {
-            Ok(found) => {
-                assert!(found.family < found.ack_backlog, "{found:?}");
-                assert_ne!(0, found.qlen);
-            }
-            Err(BtfError::Unreadable(_)) => {}
-            Err(err) => panic!("{err}"),
-        }
-    }
-
-    #[test]
     fn a_field_that_is_not_there_is_named() {
         let Ok(data) = std::fs::read(PATH) else { return };
         let btf = Btf::parse(&data).expect("the kernel's own");
@@ -225,7 +258,32 @@ mod tests {
     fn truncated_btf_is_an_error_wherever_it_ends() {
         let Ok(data) = std::fs::read(PATH) else { return };
         for end in [0, 1, 7, 23, 24, 1000, data.len() / 2] {
-            offsets(&data[..end]).expect_err("truncated");
+            Btf::parse(&data[..end]).map(drop).expect_err("truncated");
+        }
+    }
+
+    #[test]
+    fn parameters_are_named_by_what_they_point_to() {
+        let Ok(data) = std::fs::read(PATH) else { return };
+        let btf = Btf::parse(&data).expect("the kernel's own");
+        let names = |names: &[&'static str]| names.iter().map(|name| name.as_bytes()).collect();
+        let request = ["request_sock_ops", "tcp_request_sock_ops", "sock", "sk_buff"];
+        assert_eq!(Some(names(&request)), btf.parameters("tcp_conn_request"));
+        assert_eq!(Some(names(&["sock", "", ""])), btf.tracepoint("inet_sock_set_state"));
+        assert_eq!(None, btf.parameters("tcp_nonsense"));
+        assert_eq!(None, btf.tracepoint("tcp_nonsense"));
+        assert_eq!(None, btf.enumerator("skb_drop_reason", "NONSENSE"));
+    }
+
+    /// Asks everything that can be asked.
+    fn look(data: &[u8]) {
+        if let Ok(btf) = Btf::parse(data) {
+            let _ = crate::sources::ebpf::offsets::offsets(&btf);
+            let names: Vec<_> =
+                btf.functions.keys().map(|name| String::from_utf8_lossy(name)).collect();
+            names.iter().for_each(|name| drop(btf.parameters(name)));
+            btf.tracepoint("");
+            btf.enumerator("", "");
         }
     }
 
@@ -235,13 +293,13 @@ mod tests {
             mut data in prop::collection::vec(any::<u8>(), 0..400),
             types in 0_u32..300,
         ) {
-            let _ = offsets(&data);
+            look(&data);
             // with a header that passes, so that the walk is reached
             if 24 <= data.len() {
                 data[..2].copy_from_slice(&MAGIC.to_ne_bytes());
                 let words = [24, 0, types, types, 100].map(u32::to_ne_bytes).concat();
                 data[4..24].copy_from_slice(&words);
-                let _ = offsets(&data);
+                look(&data);
             }
         }
     }

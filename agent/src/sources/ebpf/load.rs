@@ -1,29 +1,33 @@
-//! Loads the object, attaches what this kernel takes, and says why not.
+//! Loads the object and its maps, and has its programs attached.
 
-use std::{error::Error, io, iter, sync::Arc};
+use std::{fs, io, sync::Arc};
 
 use aya::{
-    Btf, Ebpf, EbpfLoader, Pod,
+    Btf as KernelBtf, Ebpf, EbpfLoader, Pod,
     maps::{Map, MapData, Stack},
-    programs::{Program as Loaded, ProgramError},
 };
 use backlogd_abi::{Offsets, cell};
+use rustix::process::{Resource, Rlimit, setrlimit};
 use thiserror::Error;
 
 use super::{
-    IteratorState, Programs, btf,
-    hooks::{self, Attach, Need, PROGRAMS},
+    Programs,
+    attach::{self, Attached, Attacher, last_cause},
+    btf::{self, Btf},
+    failed,
+    histograms::Histograms,
     maps::{Cells, Slots},
+    offsets,
 };
-use crate::{id::NetnsId, input::Hook};
+use crate::{
+    id::NetnsId,
+    input::{Hook, Tier},
+};
 
 /// The programs, as `cargo xtask ebpf` built them.
 #[cfg(target_arch = "x86_64")]
 static OBJECT: &[u8] =
     aya::include_bytes_aligned!("../../../../ebpf/prebuilt/backlogd.x86_64.bpf.o");
-
-/// Of a verifier's log, how much is shown at debug level.
-const LOG_TAIL: usize = 1000;
 
 /// Why no program runs.
 #[derive(Debug, Error)]
@@ -63,54 +67,99 @@ pub enum LoadError {
 struct Constants(Offsets);
 
 #[expect(unsafe_code, reason = "aya asks for the promise that the type is plain data")]
-// SAFETY: fourteen u32, without padding.
+// SAFETY: nothing but u32, without padding.
 unsafe impl Pod for Constants {}
 
 /// How each event is obtained without any program, and why there is none.
 #[must_use]
 pub fn hooks_without(why: &str) -> Arc<[Hook]> {
-    hooks::without_programs(why)
+    attach::without_programs(why)
+}
+
+/// What to load, and how far to go.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadOptions {
+    /// How many listening sockets can be followed.
+    pub slots: u32,
+    /// Whose listeners are followed.
+    pub netns: NetnsId,
+    /// The best tier that may be tried.
+    pub best: Tier,
+    /// Whether system calls' exits may be switched on for good.
+    pub accept_tracepoints: bool,
+    /// Bytes of the ring buffer for events; a power of two, at least a page.
+    pub events_bytes: u32,
 }
 
 impl Programs {
-    /// Loads the programs with `slots` slots for the listeners of `netns`, and attaches them.
+    /// Loads the programs and attaches them.
     ///
     /// # Errors
     /// [`LoadError`]: then nothing stays attached.
-    pub fn load(slots: u32, netns: NetnsId) -> Result<Self, LoadError> {
-        Self::load_object(OBJECT, slots, netns)
+    pub fn load(options: &LoadOptions) -> Result<Self, LoadError> {
+        let data = fs::read(btf::PATH).map_err(btf::BtfError::from)?;
+        let types = Btf::parse(&data)?;
+        let offsets = offsets::offsets(&types)?;
+        let _ = lift_memory_limit();
+        match Self::load_object(OBJECT, &types, offsets, options) {
+            // lockdown refuses programs that read kernel memory by address
+            Err(LoadError::Program { program, why }) => {
+                tracing::debug!(program, %why, "once more, without reads of kernel memory");
+                let offsets = Offsets { may_probe: 0, ..offsets };
+                Self::load_object(OBJECT, &types, offsets, options)
+            }
+            result => result,
+        }
     }
 
-    fn load_object(object: &[u8], n_slots: u32, netns: NetnsId) -> Result<Self, LoadError> {
-        let offsets = Constants(btf::read()?);
-        let kernel = Btf::from_sys_fs().map_err(|err| LoadError::KernelBtf(last_cause(&err)))?;
-        let mut loader = EbpfLoader::new();
-        loader.btf(Some(&kernel)).override_global("OFFSETS", &offsets, true);
-        loader.map_max_entries("SLOTS", n_slots).map_max_entries("FREE", n_slots);
-        let mut ebpf = loader.load(object).map_err(|err| LoadError::Object(last_cause(&err)))?;
-
-        let slots = Slots::map(array(&ebpf, "SLOTS")?.fd(), n_slots)
+    fn load_object(
+        object: &[u8],
+        types: &Btf<'_>,
+        offsets: Offsets,
+        options: &LoadOptions,
+    ) -> Result<Self, LoadError> {
+        let kernel =
+            KernelBtf::from_sys_fs().map_err(|err| LoadError::KernelBtf(last_cause(&err)))?;
+        let mut ebpf = load_maps(object, &kernel, offsets, options)?;
+        let slots = Slots::map(array(&ebpf, "SLOTS")?.fd(), options.slots)
             .map_err(|source| LoadError::Mmap { map: "SLOTS", source })?;
         let cells = Cells::map(array(&ebpf, "CELLS")?.fd())
             .map_err(|source| LoadError::Mmap { map: "CELLS", source })?;
-        cells.set(cell::NETNS, netns.0.into());
-        let mut free: Stack<MapData, u32> = ebpf
-            .take_map("FREE")
-            .and_then(|map| Stack::try_from(map).ok())
-            .ok_or(LoadError::Map("FREE"))?;
-        for slot in (0..n_slots).rev() {
-            free.push(slot, 0).map_err(|err| LoadError::Object(last_cause(&err)))?;
-        }
-
-        let failed = attach_all(&mut ebpf, &kernel)?;
-        let adopts = failed.iter().all(|(name, _)| *name != "adopt");
+        let histograms = |map| {
+            Histograms::map(array(&ebpf, map)?.fd(), options.slots)
+                .map_err(|source| LoadError::Mmap { map, source })
+        };
+        let (waits, durations) = (histograms("WAITS")?, histograms("DURATIONS")?);
+        cells.set(cell::NETNS, options.netns.0.into());
+        let free = fill_free(&mut ebpf, options.slots)?;
+        let failed = failed::FailedCalls::take(&mut ebpf).ok_or(LoadError::Map("FAILED"))?;
+        let mut attacher = Attacher {
+            ebpf: &mut ebpf,
+            kernel: &kernel,
+            btf: types,
+            offsets: &offsets,
+            best: options.best,
+            syscalls: options.accept_tracepoints,
+        };
+        let Attached { mut hooks, by_address } = attacher.attach_all();
+        cells.set(cell::BY_ADDRESS, by_address.into());
+        let required = attacher
+            .attach_required()
+            .map_err(|(program, why)| LoadError::Program { program, why: with_advice(why) })?;
+        hooks.splice(..0, required);
+        hooks.push(attach::drop_row(&hooks));
         Ok(Self {
             ebpf,
+            kernel,
             free,
             slots,
             cells,
-            hooks: hooks::with_programs(&failed),
-            iterator: if adopts { IteratorState::Loaded } else { IteratorState::Refused },
+            waits,
+            durations,
+            failed,
+            hooks: hooks.into(),
+            best: options.best,
+            offsets,
             pass: 0,
             passes: 0,
             missed: Vec::new(),
@@ -119,40 +168,46 @@ impl Programs {
     }
 }
 
-/// Which optional programs do not run, and why.
-fn attach_all(ebpf: &mut Ebpf, kernel: &Btf) -> Result<Vec<(&'static str, Arc<str>)>, LoadError> {
-    let mut failed = Vec::new();
-    for program in PROGRAMS {
-        let loaded = ebpf.program_mut(program.name);
-        let result = match loaded {
-            Some(loaded) => attach(loaded, program.attach, kernel).map_err(|err| {
-                log_verifier(program.name, &err);
-                last_cause(&err)
-            }),
-            None => Err("not in the object".to_owned()),
-        };
-        match (result, program.need) {
-            (Ok(()), _) => tracing::debug!(program = program.name, "attached"),
-            (Err(why), Need::Optional) => {
-                tracing::warn!(program = program.name, event = program.event, %why, "refused");
-                failed.push((program.name, why.into()));
-            }
-            (Err(why), Need::Required) => {
-                return Err(LoadError::Program { program: program.name, why });
-            }
-        }
+/// The object with its maps, in the sizes asked for; no program so far.
+fn load_maps(
+    object: &[u8],
+    kernel: &KernelBtf,
+    offsets: Offsets,
+    options: &LoadOptions,
+) -> Result<Ebpf, LoadError> {
+    let constants = Constants(offsets);
+    let mut loader = EbpfLoader::new();
+    loader.btf(Some(kernel)).override_global("OFFSETS", &constants, true);
+    for map in ["SLOTS", "FREE", "WAITS", "DURATIONS", "LISTENERS", "PLACES"] {
+        loader.map_max_entries(map, options.slots);
     }
-    Ok(failed)
+    loader.map_max_entries("EVENTS", options.events_bytes);
+    loader.load(object).map_err(|err| LoadError::Object(last_cause(&err)))
 }
 
-fn attach(program: &mut Loaded, how: Attach, kernel: &Btf) -> Result<(), ProgramError> {
-    match (program, how) {
-        (Loaded::BtfTracePoint(program), Attach::Tracepoint(target)) => {
-            program.load(target, kernel)?;
-            program.attach().map(drop)
-        }
-        (Loaded::Iter(program), Attach::Iterator(target)) => program.load(target, kernel),
-        _ => Err(ProgramError::UnexpectedProgramType),
+fn fill_free(ebpf: &mut Ebpf, n_slots: u32) -> Result<Stack<MapData, u32>, LoadError> {
+    let mut free: Stack<MapData, u32> = ebpf
+        .take_map("FREE")
+        .and_then(|map| Stack::try_from(map).ok())
+        .ok_or(LoadError::Map("FREE"))?;
+    for slot in (0..n_slots).rev() {
+        free.push(slot, 0).map_err(|err| LoadError::Object(last_cause(&err)))?;
+    }
+    Ok(free)
+}
+
+/// Before 5.11 the memory of maps counts against RLIMIT_MEMLOCK. Only this process' own limit is
+/// lifted; where that is refused, the maps may still fit.
+fn lift_memory_limit() -> io::Result<()> {
+    let unlimited = Rlimit { current: None, maximum: None };
+    Ok(setrlimit(Resource::Memlock, unlimited)?)
+}
+
+fn with_advice(why: String) -> String {
+    if why.starts_with("Operation not permitted") {
+        format!("{why}: needs CAP_BPF and CAP_PERFMON, and a kernel that grants them")
+    } else {
+        why
     }
 }
 
@@ -163,38 +218,26 @@ fn array<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a MapData, LoadErro
     }
 }
 
-fn log_verifier(program: &str, error: &ProgramError) {
-    if let ProgramError::LoadError { verifier_log, .. } = error {
-        let log = verifier_log.to_string();
-        let tail = log.get(log.len().saturating_sub(LOG_TAIL)..).unwrap_or(&log);
-        tracing::debug!(program, log = tail, "refused by the verifier");
-    }
-}
-
-/// The innermost cause, on one line: aya's own texts repeat or drop it.
-fn last_cause(error: &(dyn Error + 'static)) -> String {
-    let causes = iter::successors(Some(error), |err| (**err).source());
-    let Some(cause) = causes.last() else { return String::new() };
-    let text = cause.to_string();
-    let line = text.lines().next().unwrap_or_default();
-    match cause.downcast_ref::<io::Error>().map(io::Error::kind) {
-        Some(io::ErrorKind::PermissionDenied) => {
-            format!("{line}: needs CAP_BPF and CAP_PERFMON, and a kernel that grants them")
-        }
-        _ => line.to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_truncated_object_is_an_error_of_one_line() {
+        let options = LoadOptions {
+            slots: 16,
+            netns: NetnsId(1),
+            best: Tier::Fentry,
+            accept_tracepoints: false,
+            events_bytes: 4096,
+        };
+        let Ok(data) = fs::read(btf::PATH) else { return };
+        let types = Btf::parse(&data).expect("the kernel's own");
         for end in [0, 4, 64, OBJECT.len() / 2] {
-            match Programs::load_object(&OBJECT[..end], 16, NetnsId(1)).map(drop) {
+            let object = &OBJECT[..end];
+            match Programs::load_object(object, &types, Offsets::default(), &options).map(drop) {
                 Err(LoadError::Object(why)) => assert!(!why.contains('\n'), "{why:?}"),
-                Err(LoadError::Btf(_) | LoadError::KernelBtf(_)) => {}
+                Err(LoadError::KernelBtf(_)) => {}
                 other => panic!("{end} bytes: {other:?}"),
             }
         }

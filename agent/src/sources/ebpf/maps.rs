@@ -1,6 +1,6 @@
 //! The programs' records and cells, as user space sees them.
 //!
-//! In: the mapped words of SLOTS and CELLS. Out: [`SlotRecord`]. Cost: sixteen loads per slot in
+//! In: the mapped words of SLOTS and CELLS. Out: [`SlotRecord`]. Cost: twenty-three loads per slot in
 //! use, one per slot that was used before; no system call.
 
 use std::{
@@ -11,12 +11,14 @@ use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::Release},
 };
 
-use backlogd_abi::{ADOPTED, DESTROYED, LENGTH_BITS, Record, cell};
+use backlogd_abi::{
+    ADOPTED, DESTROYED, Holder, LENGTH_BITS, Place, Record, SEARCHED, WATCHED, cell,
+};
 
 use crate::{
     id::{Cookie, NetnsId, Slot},
     input::{HookedDrops, SlotRecord},
-    sys::mmap::SharedWords,
+    sys::mmap::{Pages, SharedWords},
 };
 
 const WORDS: usize = size_of::<Record>() / 8;
@@ -43,7 +45,7 @@ impl Slots {
     /// What mmap(2) answers.
     pub fn map(map: impl AsFd, capacity: u32) -> io::Result<Self> {
         let n_words = usize::try_from(capacity).map_err(io::Error::other)? * WORDS;
-        Ok(Self { words: SharedWords::map(map.as_fd(), n_words)?, capacity })
+        Ok(Self { words: SharedWords::map(map.as_fd(), n_words, Pages::AtOnce)?, capacity })
     }
 
     /// How many there are.
@@ -106,6 +108,55 @@ impl Slots {
         }
     }
 
+    /// Where a record's listener listens, and what names the record.
+    #[must_use]
+    pub fn place(&self, slot: Slot) -> (Place, Holder) {
+        let copy = self.copy(slot);
+        let place = Place {
+            addr: sixteen(&copy, offset_of!(Record, addr)),
+            port: two(&copy, offset_of!(Record, port)),
+            family: two(&copy, offset_of!(Record, family)),
+        };
+        let generation = four(&copy, offset_of!(Record, generation));
+        (place, Holder { slot: slot.0, generation })
+    }
+
+    /// Before connections from before the programs are looked for: none is found so far, neither
+    /// queued nor accepted.
+    pub fn begin_search(&self, slot: Slot) {
+        self.set_four(slot, offset_of!(Record, base), 0);
+        self.set_four(slot, offset_of!(Record, found), 0);
+    }
+
+    /// After it: `length` is the queue as the iterator saw it then. What is in the queue and was
+    /// neither found nor established since has been reset, and is in no table of sockets.
+    pub fn end_search(&self, slot: Slot, length: u32) {
+        let copy = self.copy(slot);
+        let base = four(&copy, offset_of!(Record, base));
+        let established = copy[offset_of!(Record, established) / 8];
+        let known = u64::from(base).saturating_add(established);
+        let reset = u64::from(length).saturating_sub(known);
+        let base = base.saturating_add(u32::try_from(reset).unwrap_or(0));
+        self.set_four(slot, offset_of!(Record, base), base);
+        self.set_four(slot, offset_of!(Record, marks), SEARCHED);
+    }
+
+    /// Whether events of a listener pass a filter by owner.
+    pub fn set_watched(&self, slot: Slot, watched: bool) {
+        let searched = four(&self.copy(slot), offset_of!(Record, marks)) & SEARCHED;
+        let watched = if watched { WATCHED } else { 0 };
+        self.set_four(slot, offset_of!(Record, marks), searched | watched);
+    }
+
+    /// Sets half of a word. The other half is the agent's own, or written by the iterator alone,
+    /// which does not run meanwhile.
+    fn set_four(&self, slot: Slot, offset: usize, value: u32) {
+        let word = &self.record(slot)[offset / 8];
+        let mut bytes = word.load(Relaxed).to_ne_bytes();
+        bytes[offset % 8..offset % 8 + 4].copy_from_slice(&value.to_ne_bytes());
+        word.store(u64::from_ne_bytes(bytes), Release);
+    }
+
     fn copy(&self, slot: Slot) -> [u64; WORDS] {
         let record = self.record(slot);
         std::array::from_fn(|at| record[at].load(Relaxed))
@@ -143,7 +194,7 @@ impl Cells {
     /// What mmap(2) answers.
     pub fn map(map: impl AsFd) -> io::Result<Self> {
         let n_words = usize::try_from(cell::COUNT).map_err(io::Error::other)?;
-        Ok(Self { words: SharedWords::map(map.as_fd(), n_words)? })
+        Ok(Self { words: SharedWords::map(map.as_fd(), n_words, Pages::AtOnce)? })
     }
 
     /// Reads one cell of `backlogd_abi::cell`.
@@ -202,7 +253,8 @@ fn decode(slot: Slot, copy: &[u64; WORDS]) -> SlotRecord {
         high_water: u32::try_from(word(offset_of!(Record, high_water))).unwrap_or(u32::MAX),
         last: (last >> LENGTH_BITS, u32::try_from(last & length_mask).unwrap_or(u32::MAX)),
         base: four(copy, offset_of!(Record, base)).into(),
-        found: None,
+        found: (four(copy, offset_of!(Record, marks)) & SEARCHED != 0)
+            .then(|| four(copy, offset_of!(Record, found)).into()),
         accepted: word(offset_of!(Record, accepted)),
         syns: word(offset_of!(Record, syns)),
         cookies: word(offset_of!(Record, cookies)),
@@ -241,17 +293,21 @@ mod tests {
         flags[at % 8..at % 8 + 4].copy_from_slice(&DESTROYED.to_ne_bytes());
         words[at / 8] = u64::from_ne_bytes(flags);
         let record = decode(Slot(7), &words);
-        let four = |at: u8| u32::from_ne_bytes([at, at + 1, at + 2, at + 3]);
+        let byte = |at: usize| u8::try_from(at).unwrap();
+        let four = |at: usize| u32::from_ne_bytes([0, 1, 2, 3].map(|i| byte(at + i)));
         assert_eq!(Slot(7), record.slot);
         assert_eq!(words[1], record.established);
-        assert_eq!(u64::from(four(56)), record.base);
-        assert_eq!(NetnsId(four(96)), record.netns);
-        assert_eq!(Some(four(108)), record.final_drops);
-        let comm: [u8; 16] = std::array::from_fn(|i| 80 + u8::try_from(i).unwrap());
+        assert_eq!(words[offset_of!(Record, full_ack) / 8], record.drops.full_ack);
+        assert_eq!(u64::from(four(offset_of!(Record, base))), record.base);
+        assert_eq!(NetnsId(four(offset_of!(Record, netns))), record.netns);
+        assert_eq!(Some(four(offset_of!(Record, drops))), record.final_drops);
+        assert_eq!(Some(four(offset_of!(Record, found)).into()), record.found);
+        let comm: [u8; 16] = std::array::from_fn(|i| byte(offset_of!(Record, comm) + i));
         assert_eq!(Some(comm), record.listened_by);
-        assert_eq!(u16::from_ne_bytes([120, 121]), record.port);
+        let port = offset_of!(Record, port);
+        assert_eq!(u16::from_ne_bytes([byte(port), byte(port + 1)]), record.port);
         let IpAddr::V6(addr) = record.addr else { panic!("{record:?}") };
-        assert_eq!([64, 65, 66, 67], addr.octets()[..4]);
+        assert_eq!(byte(offset_of!(Record, addr)), addr.octets()[0]);
         assert!(!record.adopted);
     }
 }

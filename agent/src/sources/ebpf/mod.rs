@@ -4,29 +4,33 @@
 //! 60–100 ms at start; a sample reads mapped memory and runs the iterator over the listeners of one
 //! namespace.
 
+mod adopt;
+mod attach;
 pub mod btf;
-pub mod hooks;
+mod failed;
+mod histograms;
+mod hooks;
 pub mod load;
 pub mod maps;
+mod offsets;
+mod statistics;
 
 use std::{
-    collections::BTreeMap,
-    fs::{self, File},
+    fs::File,
     io::{self, Read as _},
-    os::fd::{AsFd as _, AsRawFd as _},
     sync::Arc,
 };
 
 use aya::{
-    Ebpf,
+    Btf as KernelBtf, Ebpf,
     maps::{MapData, Stack},
     programs::{Iter, Program},
 };
-use backlogd_abi::cell;
+use backlogd_abi::{Offsets, cell};
 
 use crate::{
     id::{Cookie, NetnsId, Slot},
-    input::{CallErrors, Hook, SlotRecord, SlotsSample},
+    input::{Absent, CallErrors, Hook, Known, SlotRecord, SlotsSample, Tier},
     time::Nanos,
 };
 
@@ -39,11 +43,17 @@ const STATISTICS_EVERY: u32 = 10;
 /// way.
 pub struct Programs {
     ebpf: Ebpf,
+    kernel: KernelBtf,
     free: Stack<MapData, u32>,
     slots: maps::Slots,
     cells: maps::Cells,
+    waits: histograms::Histograms,
+    durations: histograms::Histograms,
+    failed: failed::FailedCalls,
     hooks: Arc<[Hook]>,
-    iterator: IteratorState,
+    /// The best tier that may be used.
+    best: Tier,
+    offsets: Offsets,
     /// The number of the iterator's newest pass.
     pass: u32,
     passes: u32,
@@ -60,12 +70,6 @@ pub struct Look {
     pub unfollowed: u64,
     /// Sockets that are not destroyed and that it did not come by.
     pub missed: u64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum IteratorState {
-    Loaded,
-    Refused,
 }
 
 impl Programs {
@@ -95,12 +99,10 @@ impl Programs {
         }
     }
 
-    /// Adopts every listener of this thread's namespace.
-    ///
-    /// # Errors
-    /// What bpf(2) or read(2) answers; the listeners from before are then not followed.
-    pub fn adopt(&mut self) -> io::Result<()> {
-        self.visit(u64::MAX)
+    /// Whether a program serves an event.
+    fn served(&self, event: &str) -> Known<()> {
+        let served = |hook: &Hook| hook.event == event && hook.tier < Tier::Sampled;
+        if self.hooks.iter().any(served) { Ok(()) } else { Err(Absent::NotOnThisKernel) }
     }
 
     /// The records of all namespaces, as they are now. Gives back the slots of listeners that are
@@ -108,7 +110,21 @@ impl Programs {
     pub fn read(&mut self) -> SlotsSample {
         let mut records = Vec::new();
         self.slots.read(&mut records);
+        let mut waits = Vec::new();
+        let mut durations = Vec::new();
+        for record in &mut records {
+            let (slot, cookie) = (record.slot, record.cookie);
+            waits.extend(self.waits.growth(slot, record.accepted).map(|more| (cookie, more)));
+            // what the histogram holds, so that the two agree at every sample
+            record.accepted = self.waits.count(slot);
+            durations.extend(self.durations.growth(slot, record.closed).map(|more| (cookie, more)));
+        }
         self.recycle(&records);
+        let [accept, connect] = self.failed.read(self.cells.get(cell::ERRORS));
+        let errors = CallErrors {
+            accept: self.served("accept_error").map(|()| accept),
+            connect: self.served("connect_error").map(|()| connect),
+        };
         if self.passes.is_multiple_of(STATISTICS_EVERY) {
             self.read_statistics();
         }
@@ -120,10 +136,10 @@ impl Programs {
             second_copy: self.cells.get(cell::SECOND_COPY),
             missed: self.missed.clone(),
             runs: self.runs.clone(),
-            errors: CallErrors::default(),
-            map_full: 0,
-            waits: Vec::new(),
-            durations: Vec::new(),
+            errors,
+            map_full: self.cells.get(cell::MAP_FULL),
+            waits,
+            durations,
             records,
         }
     }
@@ -139,7 +155,7 @@ impl Programs {
         netns: NetnsId,
         n_listeners: usize,
     ) -> io::Result<Option<Look>> {
-        if self.iterator == IteratorState::Refused || n_listeners == 0 {
+        if self.served("syn_queue").is_err() || n_listeners == 0 {
             return Ok(None);
         }
         self.visit(n_listeners as u64)?;
@@ -184,49 +200,12 @@ impl Programs {
 
     fn give_back(&mut self, slot: Slot) {
         self.slots.clear(slot);
+        self.waits.clear(slot);
+        self.durations.clear(slot);
         // it has room for every slot
         if let Err(err) = self.free.push(slot.0, 0) {
             tracing::debug!(slot = slot.0, error = %err, "slot not given back");
         }
-    }
-
-    /// What aya's `ProgramInfo` leaves out is in the program's fdinfo (`bpf_prog_show_fdinfo`,
-    /// kernel/bpf/syscall.c).
-    fn read_statistics(&mut self) {
-        let mut numbers = BTreeMap::new();
-        for program in hooks::PROGRAMS {
-            let fd = self.ebpf.program(program.name).and_then(|p| p.fd().ok());
-            let Some(fd) = fd else { continue };
-            let path = format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd());
-            if let Ok(text) = fs::read_to_string(path) {
-                numbers.insert(program.name, (program.event, parse_fdinfo(&text)));
-            }
-        }
-        self.missed = numbers.iter().map(|(name, (event, n))| (*event, *name, n.missed)).collect();
-        self.runs = numbers
-            .iter()
-            .filter(|(_, (_, n))| 0 < n.runs)
-            .map(|(name, (_, n))| (*name, n.runs, Nanos(n.nanos)))
-            .collect();
-    }
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Statistics {
-    runs: u64,
-    nanos: u64,
-    missed: u64,
-}
-
-fn parse_fdinfo(text: &str) -> Statistics {
-    let number = |key| {
-        let value = text.lines().find_map(|line| line.strip_prefix(key))?;
-        value.trim().parse().ok()
-    };
-    Statistics {
-        runs: number("run_cnt:").unwrap_or(0),
-        nanos: number("run_time_ns:").unwrap_or(0),
-        missed: number("recursion_misses:").unwrap_or(0),
     }
 }
 
@@ -236,22 +215,4 @@ fn open_iterator(program: &mut Iter) -> io::Result<File> {
     let link = program.attach().map_err(io::Error::other)?;
     let link = program.take_link(link).map_err(io::Error::other)?;
     link.into_file().map_err(io::Error::other)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check(text: &str, expected: (u64, u64, u64)) {
-        let got = parse_fdinfo(text);
-        assert_eq!(expected, (got.runs, got.nanos, got.missed), "{text:?}");
-    }
-
-    #[test]
-    fn statistics_are_read_where_the_kernel_gives_them() {
-        check("run_time_ns:\t84\nrun_cnt:\t2\nrecursion_misses:\t1\n", (2, 84, 1));
-        check("pos:\t0\nrun_cnt:\tmany\n", (0, 0, 0));
-        check("", (0, 0, 0));
-    }
 }

@@ -1,0 +1,107 @@
+//! Connections that accept returns, and how long they waited.
+//!
+//! `security_sock_graft` (`sock_graft`, include/net/sock.h) runs after the wait, for every way to
+//! accept: threads that were blocked before the program, io_uring. Not for a connection of an MPTCP
+//! listener that speaks MPTCP: what is grafted then is the MPTCP socket, which has no tag.
+
+use aya_ebpf::{
+    macros::{fentry, kprobe, tracepoint},
+    programs::{FEntryContext, ProbeContext, TracePointContext},
+};
+use backlogd_abi::{
+    ACCEPT,
+    event::{UNKNOWN, kind},
+};
+
+use crate::{
+    hooks::failure::failed,
+    maps::{ACCEPTED, CHILDREN, WAITS, count, now, observe, once},
+    probe::{self, Address},
+    slot::{held, record_of, tag_of},
+    sock::Sock,
+    watch::{Detail, peer_of, tell},
+};
+
+#[fentry(function = "security_sock_graft")]
+fn accept(ctx: FEntryContext) -> i32 {
+    accepted(ctx.arg(0));
+    0
+}
+
+#[inline(always)]
+fn accepted(sk: Sock) -> Option<()> {
+    let tag = tag_of(sk)?;
+    if !once(tag, ACCEPTED) {
+        return None;
+    }
+    let accepted_at = now();
+    // SAFETY: a storage value; `once` lets one program come here.
+    let (born, slot) = unsafe {
+        (*tag).accepted = accepted_at;
+        ((*tag).born, (*tag).holder.slot)
+    };
+    let record = record_of(tag)?;
+    // one that was queued before the programs is in the record's base
+    let wait = if born == 0 { UNKNOWN } else { accepted_at.saturating_sub(born) };
+    if born != 0 {
+        observe(&WAITS, slot, wait);
+        // SAFETY: a map value.
+        count(unsafe { &raw mut (*record).accepted });
+    }
+    tell(kind::ACCEPT, record, || Detail { span: wait, peer: peer_of(sk), ..Detail::TASK });
+    Some(())
+}
+
+#[kprobe]
+fn accept_kprobe(ctx: ProbeContext) -> u32 {
+    if let Some(sk) = ctx.arg::<u64>(0) {
+        accepted_by_address(sk);
+    }
+    0
+}
+
+#[inline(always)]
+fn accepted_by_address(sk: Address) -> Option<()> {
+    let child = CHILDREN.get_ptr_mut(&sk)?;
+    let accepted_at = now();
+    // SAFETY: a map value; a connection is accepted once, by one task.
+    let (born, holder) = unsafe {
+        if (*child).accepted != 0 {
+            return None;
+        }
+        (*child).accepted = accepted_at;
+        ((*child).born, (*child).holder)
+    };
+    let record = held(holder)?;
+    let wait = accepted_at.saturating_sub(born);
+    observe(&WAITS, holder.slot, wait);
+    // SAFETY: a map value.
+    count(unsafe { &raw mut (*record).accepted });
+    tell(kind::ACCEPT, record, || Detail {
+        span: wait,
+        peer: probe::peer(sk).unwrap_or_default(),
+        ..Detail::TASK
+    });
+    Some(())
+}
+
+#[tracepoint]
+fn exit_accept(ctx: TracePointContext) -> u32 {
+    exited(probe::returned(&ctx));
+    0
+}
+
+#[tracepoint]
+fn exit_accept4(ctx: TracePointContext) -> u32 {
+    exited(probe::returned(&ctx));
+    0
+}
+
+#[inline(always)]
+fn exited(returned: i64) -> Option<()> {
+    if 0 <= returned {
+        return accepted_by_address(probe::socket_of(returned as u64)?);
+    }
+    let listener = probe::socket_of(probe::first_argument()?)?;
+    failed(ACCEPT, -returned as u32, listener)
+}
