@@ -217,6 +217,8 @@ pub struct SlotRecord {
     pub last: (u64, u32),
     /// Connections that were queued when the slot was taken.
     pub base: u64,
+    /// How many of `base` have no tag: their end is not in `closed`.
+    pub untagged: u64,
     /// Connections that had been accepted and were open when the programs started; `None`: not
     /// looked for.
     pub found: Option<u64>,
@@ -236,6 +238,14 @@ pub struct SlotRecord {
     pub adopted: bool,
     /// Name of the task that called listen(2). `None` for an adopted one.
     pub listened_by: Option<[u8; 16]>,
+}
+
+impl SlotRecord {
+    /// Connections whose end is counted in `closed`.
+    #[must_use]
+    pub fn tagged(&self) -> u64 {
+        self.established + self.found.unwrap_or(0) + (self.base - self.untagged)
+    }
 }
 
 /// Listen drops by reason, as the hooks saw them.

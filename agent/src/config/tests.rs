@@ -80,7 +80,7 @@ fn a_file_is_taken_or_its_mistake_is_named_with_its_place() {
     check_file(
         "slots = 16\nslotz = 3",
         Err("f.toml:2:1: got unknown key `slotz`, expected one of listen, socket, \
-             sample_interval_seconds, no_ebpf, slots, listener_retention_seconds, \
+             sample_interval_seconds, no_ebpf, tier, accept_tracepoints, slots, listener_retention_seconds, \
              length_max_window_seconds, stalled_after_seconds, textfile, log, log_format"),
     );
 }

@@ -3,11 +3,13 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
+    histogram::Histogram,
     id::{ListenerKey, Pid},
-    input::{Absent, Known, Sample},
+    input::{Absent, HookedDrops, Known, Sample},
     model::{
         Features, Settings,
         delta::Total,
+        drops::Share,
         snapshot::{Counters, DropsBy, Listener, Member, Rates},
         socket::{Socket, Step},
         stall::AcceptLoop,
@@ -24,7 +26,12 @@ pub(super) struct Tracked {
     closed: Total,
     discarded: Total,
     resets: Total,
+    syns: Total,
+    cookies: Total,
     drops: Total,
+    hooked: HookedDrops,
+    waits: Arc<Histogram>,
+    durations: Arc<Histogram>,
     /// `sk_drops` of the sockets that are gone.
     departed_drops: u64,
     full: Nanos,
@@ -53,6 +60,8 @@ impl Tracked {
         self.closed.add(step.counted.closed);
         self.discarded.add(step.counted.discarded);
         self.resets.add(step.counted.resets);
+        self.syns.add(step.counted.syns);
+        self.cookies.add(step.counted.cookies);
         self.round_highest += step.highest;
         if 0 < step.counted.accepted {
             self.last_accept = Some(at);
@@ -60,9 +69,22 @@ impl Tracked {
     }
 
     /// Adds listen drops, or says why they cannot be had this time.
-    pub(super) fn add_drops(&mut self, drops: Known<u64>) {
+    pub(super) fn add_drops(&mut self, drops: Known<Share>) {
         self.drops.set_absent(drops.err());
-        self.drops.add(drops.unwrap_or(0));
+        let share = drops.unwrap_or_default();
+        self.drops.add(share.total());
+        self.hooked.full_syn += share.hooked.full_syn;
+        self.hooked.full_ack += share.hooked.full_ack;
+        self.hooked.syn_queue_full += share.hooked.syn_queue_full;
+    }
+
+    /// Adds durations.
+    pub(super) fn add_durations(&mut self, more: &Histogram, span: Span) {
+        let all = match span {
+            Span::Wait => &mut self.waits,
+            Span::Open => &mut self.durations,
+        };
+        Arc::make_mut(all).add(more);
     }
 
     /// Adds the final `sk_drops` of a socket that is gone.
@@ -87,7 +109,7 @@ impl Tracked {
         self.round_highest = 0;
         self.note_owners(live, round);
         let members: Vec<Member> = live.iter().filter_map(|(_, socket)| member(socket)).collect();
-        let counters = self.counters(round.sockets);
+        let counters = self.counters(round);
         Listener {
             key,
             v6only: self.v6only,
@@ -96,8 +118,11 @@ impl Tracked {
             length_max: round.features.enqueue.and(counters.established).map(|_| highest),
             fill_ratio_max: members.iter().map(fill_ratio).reduce(f64::max),
             syn_queue: syn_queue(live, round.features),
-            accept_wait: Err(Absent::NotOnThisKernel),
-            connection_duration: Err(Absent::NotOnThisKernel),
+            accept_wait: counters.accepted.and(round.features.accept).map(|()| self.waits.clone()),
+            connection_duration: counters
+                .closed
+                .and(round.features.accept)
+                .map(|()| self.durations.clone()),
             rates: self.rates(round.sample.at, &counters),
             open: open(round, counters.accepted),
             since_accept: counters.accepted.and_then(|_| {
@@ -149,6 +174,8 @@ impl Tracked {
             &mut self.closed,
             &mut self.discarded,
             &mut self.resets,
+            &mut self.syns,
+            &mut self.cookies,
         ] {
             total.set_absent(absent);
         }
@@ -171,8 +198,9 @@ impl Tracked {
         }
     }
 
-    fn counters(&self, sockets: &[Of<'_>]) -> Counters {
-        let socket_drops = sockets
+    fn counters(&self, round: &Round<'_>) -> Counters {
+        let socket_drops = round
+            .sockets
             .iter()
             .map(|(_, socket)| match socket.live {
                 Some(live) => live.drops.map(u64::from),
@@ -185,18 +213,28 @@ impl Tracked {
             closed: self.closed.known(),
             aborted_listener_closed: self.discarded.known(),
             aborted_reset: self.resets.known(),
-            syns: Err(Absent::NotOnThisKernel),
-            syncookies: Err(Absent::NotOnThisKernel),
+            syns: round.features.syn.and(self.syns.known()),
+            syncookies: round.features.syn_cookie.and(self.cookies.known()),
             drops: self.drops.known(),
-            drops_by: DropsBy {
-                accept_queue_full_syn: Err(Absent::NotOnThisKernel),
-                accept_queue_full_ack: Err(Absent::NotOnThisKernel),
-                syn_queue_full: Err(Absent::NotOnThisKernel),
-                other: Err(Absent::NotOnThisKernel),
-                unspecified: self.drops.known(),
-            },
+            drops_by: self.drops_by(round.features),
             socket_drops: socket_drops.map(|drops| drops + self.departed_drops),
             full: self.full,
+        }
+    }
+
+    fn drops_by(&self, features: &Features) -> DropsBy {
+        let HookedDrops { full_syn, full_ack, syn_queue_full } = self.hooked;
+        let rest = self.drops.known().map(|all| all - full_syn - full_ack - syn_queue_full);
+        let told = features.syn_drop.and(features.ack_drop);
+        DropsBy {
+            accept_queue_full_syn: features.syn_drop.map(|()| full_syn),
+            accept_queue_full_ack: features.ack_drop.map(|()| full_ack),
+            syn_queue_full: features.syn_drop.map(|()| syn_queue_full),
+            other: told.and(rest),
+            unspecified: match told {
+                Ok(()) => Err(Absent::NotOnThisKernel),
+                Err(_) => rest,
+            },
         }
     }
 
@@ -213,6 +251,15 @@ impl Tracked {
         });
         Rates { established, accepted, drops }
     }
+}
+
+/// What a duration is the duration of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Span {
+    /// From the queue to accept.
+    Wait,
+    /// From accept to the end.
+    Open,
 }
 
 /// A socket of the listener.

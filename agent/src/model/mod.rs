@@ -22,10 +22,13 @@ use std::{
 
 use crate::{
     id::{Cookie, Inode, ListenerKey, NetnsId, Pid},
-    input::{Absent, Hook, Known, ListenSocket, NamespaceSample, Sample, SlotRecord, Source, Tier},
+    input::{
+        Absent, Hook, Known, ListenSocket, NamespaceSample, Sample, SlotRecord, SlotsSample,
+        Source, Tier,
+    },
     model::{
-        drops::Claim,
-        listener::{Round, Tracked},
+        drops::Claims,
+        listener::{Round, Span, Tracked},
         namespace::{NamespaceState, loss_absent},
         snapshot::{Agent, Durations, Listener, Namespace, Snapshot},
         socket::{Sight, Socket, Step},
@@ -96,6 +99,16 @@ struct Features {
     enqueue: Known<()>,
     /// SYN-queue length.
     syn_queue: Known<()>,
+    /// SYNs that reach a listener.
+    syn: Known<()>,
+    /// SYNs answered with a cookie.
+    syn_cookie: Known<()>,
+    /// SYNs refused since a queue was full.
+    syn_drop: Known<()>,
+    /// Last ACKs refused since the accept queue was full.
+    ack_drop: Known<()>,
+    /// Each accept, and so how long a connection waited and lived.
+    accept: Known<()>,
 }
 
 /// Everything that is kept from sample to sample.
@@ -144,6 +157,9 @@ impl Model {
         for namespace in &sample.namespaces {
             self.see_namespace(namespace, &records, sample.at);
         }
+        if let Ok(slots) = &sample.slots {
+            self.add_durations(slots);
+        }
         let interval = self.previous.replace(sample.at).map(|before| sample.at - before);
         self.samples += 1;
         let listeners = self.show_listeners(sample, interval.unwrap_or_default());
@@ -180,7 +196,7 @@ impl Model {
         for cookie in live.keys().copied().chain(ours.map(|record| record.cookie)) {
             self.sockets.entry(cookie).or_insert_with(|| Socket::new(namespace.netns));
         }
-        let mut steps: Vec<(ListenerKey, Step)> = Vec::with_capacity(self.sockets.len());
+        let mut steps: Vec<(ListenerKey, Cookie, Step)> = Vec::with_capacity(self.sockets.len());
         let known = self.sockets.iter_mut().filter(|(_, s)| s.netns == namespace.netns);
         for (cookie, socket) in known {
             let step = socket.see(Sight {
@@ -191,18 +207,34 @@ impl Model {
                 stalled_after: self.settings.stalled_after.into(),
             });
             state.handshakes += step.handshakes;
-            steps.extend(socket.key.map(|key| (key, step)));
+            steps.extend(socket.key.map(|key| (key, *cookie, step)));
         }
         let moved = state.listen_drops(namespace);
-        let claims: Vec<Claim> = steps.iter().map(|(_, step)| step.claim).collect();
+        let claims: Vec<Claims> = steps.iter().map(|(.., step)| step.claims).collect();
         let shares = state.allowance.share(moved.unwrap_or(0), &claims);
-        for ((key, step), share) in steps.iter().zip(shares) {
+        for ((key, cookie, step), (share, unpaid)) in steps.iter().zip(shares) {
+            if let Some(socket) = self.sockets.get_mut(cookie) {
+                socket.settle(unpaid);
+            }
             let listener = self.listeners.entry(*key).or_default();
             listener.add(step, at);
             listener.add_drops(match step.drops_absent {
                 Some(absent) => Err(absent),
                 None => moved.map(|_| share).ok_or(Absent::Unreadable),
             });
+        }
+    }
+
+    /// How long connections waited and lived, for the listeners of the records.
+    fn add_durations(&mut self, slots: &SlotsSample) {
+        let grown = slots.waits.iter().map(|(cookie, more)| (cookie, more, Span::Wait));
+        let durations = slots.durations.iter();
+        let grown = grown.chain(durations.map(|(cookie, more)| (cookie, more, Span::Open)));
+        for (cookie, more, span) in grown {
+            let key = self.sockets.get(cookie).and_then(|socket| socket.key);
+            if let Some(listener) = key.and_then(|key| self.listeners.get_mut(&key)) {
+                listener.add_durations(more, span);
+            }
         }
     }
 
@@ -246,14 +278,23 @@ impl Model {
         let records = sample.slots.as_ref().err().copied();
         let hook = |event| {
             let served =
-                self.hooks.iter().any(|hook| hook.event == event && hook.tier != Tier::None);
+                self.hooks.iter().any(|hook| hook.event == event && hook.tier < Tier::Sampled);
             match records {
                 Some(absent) => Err(absent),
                 None if served => Ok(()),
                 None => Err(Absent::NotOnThisKernel),
             }
         };
-        Features { records, enqueue: hook("enqueue"), syn_queue: hook("syn_queue") }
+        Features {
+            records,
+            enqueue: hook("enqueue"),
+            syn_queue: hook("syn_queue"),
+            syn: hook("syn"),
+            syn_cookie: hook("syn_cookie"),
+            syn_drop: hook("syn_drop"),
+            ack_drop: hook("ack_drop"),
+            accept: hook("accept"),
+        }
     }
 
     /// Drops what can never matter again, and keeps the rest bounded.

@@ -2,10 +2,10 @@
 
 use crate::{
     id::{ListenerKey, NetnsId},
-    input::{Absent, ListenSocket, SlotRecord},
+    input::{Absent, HookedDrops, ListenSocket, SlotRecord},
     model::{
         delta::{moved, moved_u32},
-        drops::Claim,
+        drops::{Claim, Claims},
         stall::{AcceptLoop, Seen},
     },
     time::{Monotonic, Nanos},
@@ -21,6 +21,8 @@ pub(super) struct Counted {
     pub(super) closed: u64,
     pub(super) discarded: u64,
     pub(super) resets: u64,
+    pub(super) syns: u64,
+    pub(super) cookies: u64,
 }
 
 /// What one sample added.
@@ -29,8 +31,8 @@ pub(super) struct Step {
     pub(super) counted: Counted,
     /// The longest queue since the sample before, as far as known.
     pub(super) highest: u64,
-    /// Growth of `sk_drops`.
-    pub(super) claim: Claim,
+    /// What it shows of drops.
+    pub(super) claims: Claims,
     /// Why that cannot be had.
     pub(super) drops_absent: Option<Absent>,
     /// Handshakes since the programs run, without the queue that was found.
@@ -55,6 +57,9 @@ pub(super) struct Socket {
     /// Whether the last dump showed it longer than its limit.
     pub(super) was_full: bool,
     drops: Option<u32>,
+    hooked_drops: HookedDrops,
+    /// What it showed of drops and did not get.
+    unpaid: Claim,
     previous_length: u32,
 }
 
@@ -83,6 +88,8 @@ impl Socket {
             missing: 0,
             was_full: false,
             drops: None,
+            hooked_drops: HookedDrops::default(),
+            unpaid: Claim::default(),
             previous_length: 0,
         }
     }
@@ -108,7 +115,7 @@ impl Socket {
         }
         let is_missing = sight.live.is_none() && sight.record.is_none();
         self.missing = if is_missing { self.missing + 1 } else { 0 };
-        step.claim = self.claim(sight).unwrap_or_default();
+        step.claims = self.claims(sight);
         step.drops_absent = sight.live.and_then(|socket| socket.drops.err());
         let length = sight.live.map_or(0, |socket| socket.length);
         let high_water = sight.record.map_or(0, |record| record.high_water);
@@ -127,10 +134,16 @@ impl Socket {
     }
 
     /// Connections accepted and not destroyed; `None` where part of them is from before the
-    /// programs.
+    /// programs and was not looked for.
     pub(super) fn open(&self) -> Option<u64> {
         let record = self.record?;
-        (!record.adopted).then(|| self.counted.accepted.saturating_sub(self.counted.closed))
+        let is_whole = !record.adopted || record.found.is_some();
+        is_whole.then(|| self.counted.accepted.saturating_sub(self.counted.closed))
+    }
+
+    /// Keeps what it showed of drops and did not get.
+    pub(super) fn settle(&mut self, unpaid: Claim) {
+        self.unpaid = unpaid;
     }
 
     /// Whether nothing more can come: it is destroyed and its record given back, or without a
@@ -165,9 +178,10 @@ impl Socket {
     /// length is never ahead of what was accepted; at a quiet instant it is exact.
     fn count(&mut self, record: &SlotRecord, live: Option<ListenSocket>) -> Counted {
         let before = self.counted;
-        let established = record.base + record.established;
-        let left = established.saturating_sub(record.discarded);
-        let accepted = match (record.final_drops, live) {
+        let found = record.found.unwrap_or(0);
+        let queued = record.base + record.established;
+        let left = queued.saturating_sub(record.discarded);
+        let by_identity = match (record.final_drops, live) {
             (Some(_), _) => left,
             (None, Some(socket)) => {
                 // (0, 0): no enqueue so far, and no pair
@@ -182,16 +196,30 @@ impl Socket {
             // shut down: in no dump, alive, and the record includes what was thrown away
             (None, None) if self.rests(record) => left,
             // on its way out: what is queued is neither accepted nor thrown away
-            (None, None) => before.accepted,
+            (None, None) => before.accepted.saturating_sub(found),
         };
-        let accepted = accepted.max(before.accepted);
-        // of what was thrown away, connections from before the adoption are not in `closed`
-        let untagged = record.base.saturating_sub(accepted).min(record.discarded);
-        let closed = record.closed.saturating_sub(record.discarded - untagged).max(before.closed);
+        // those of the base are at the head of the queue: whoever is accepted, they were before
+        let by_hook = match record.accepted {
+            0 => 0,
+            n => n + record.base.saturating_sub(record.discarded),
+        };
+        let accepted = (found + by_identity.max(by_hook)).max(before.accepted);
+        let established = (found + queued).max(before.established);
+        // connections that have no tag are not in `closed`: neither thrown away nor accepted
+        let waiting = record.base.saturating_sub(accepted - found.min(accepted));
+        let thrown_away = waiting.min(record.untagged).min(record.discarded);
+        let reset = match record.found {
+            Some(_) => record.untagged - waiting.min(record.untagged),
+            None => 0,
+        };
+        let closed = record.closed.saturating_sub(record.discarded - thrown_away) + reset;
+        let closed = closed.max(before.closed);
         self.counted = Counted {
-            established: established.max(before.established),
+            established,
             accepted,
             closed,
+            syns: record.syns.max(before.syns),
+            cookies: record.cookies.max(before.cookies),
             discarded: record.discarded.max(before.discarded),
             resets: record.resets.max(before.resets),
         };
@@ -201,6 +229,8 @@ impl Socket {
             closed: self.counted.closed - before.closed,
             discarded: self.counted.discarded - before.discarded,
             resets: self.counted.resets - before.resets,
+            syns: self.counted.syns - before.syns,
+            cookies: self.counted.cookies - before.cookies,
         }
     }
 
@@ -210,19 +240,36 @@ impl Socket {
         self.live.is_none() && self.record.as_ref().map(counted) == Some(counted(record))
     }
 
-    fn claim(&mut self, sight: Sight) -> Option<Claim> {
+    fn claims(&mut self, sight: Sight) -> Claims {
+        let seen = sight.record.map_or(self.hooked_drops, |record| record.drops);
+        let before = std::mem::replace(&mut self.hooked_drops, seen);
+        let hooked = HookedDrops {
+            full_syn: moved(before.full_syn, seen.full_syn),
+            full_ack: moved(before.full_ack, seen.full_ack),
+            syn_queue_full: moved(before.syn_queue_full, seen.syn_queue_full),
+        };
+        let growth = self.drops_growth(sight).unwrap_or(0);
+        let full_now = sight.live.is_some_and(|socket| socket.limit < socket.length);
+        let peaked = match (sight.record, sight.live.or(self.live)) {
+            (Some(record), Some(socket)) => socket.limit < record.high_water,
+            _ => false,
+        };
+        Claims {
+            old: std::mem::take(&mut self.unpaid),
+            new: Claim::new(hooked, growth),
+            was_full: full_now || peaked || self.was_full,
+        }
+    }
+
+    /// How far `sk_drops` moved.
+    fn drops_growth(&mut self, sight: Sight) -> Option<u64> {
         let now = match (sight.record.and_then(|record| record.final_drops), sight.live) {
             (Some(drops), _) => Some(drops),
             (None, Some(socket)) => socket.drops.ok(),
             (None, None) => None,
         }?;
         let before = self.drops.replace(now).unwrap_or(if sight.first { now } else { 0 });
-        let full_now = sight.live.is_some_and(|socket| socket.limit < socket.length);
-        let peaked = match (sight.record, sight.live.or(self.live)) {
-            (Some(record), Some(socket)) => socket.limit < record.high_water,
-            _ => false,
-        };
-        Some(Claim { moved: moved_u32(before, now), was_full: full_now || peaked || self.was_full })
+        Some(moved_u32(before, now))
     }
 
     /// `sk_drops` as last seen.

@@ -74,6 +74,7 @@ impl World {
                 high_water: 0,
                 last: (0, 0),
                 base: 0,
+                untagged: 0,
                 found: None,
                 accepted: 0,
                 syns: 0,

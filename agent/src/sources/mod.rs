@@ -1,7 +1,7 @@
 //! I/O in, ground facts out: one pass over the sources makes a [`Sample`].
 //!
-//! The order within a pass is what makes its numbers fit each other: PassiveOpens, then the
-//! records of the eBPF programs, then the sockets, then ListenDrops. A source that fails leaves
+//! The order within a pass is what makes its numbers fit each other: PassiveOpens and ListenDrops,
+//! then the records of the eBPF programs, then the sockets. A source that fails leaves
 //! its own part absent, is logged when that changes, and the pass goes on.
 //!
 //! While the set of listeners stays as it is, the sockets' numbers come from the iterator alone,
@@ -142,11 +142,13 @@ impl Sources {
         let mut timer = Timer::default();
         let mut fields = Fields::new();
         let passive_opens = timer.time(Source::Netstat, || self.read_snmp(&mut fields));
+        let netstat = timer.time(Source::Netstat, || self.read_netstat(&mut fields));
         let mut slots = timer.time(Source::Ebpf, || self.read_slots());
         let first = self.passes == 0;
-        let passive_opens_after = if first { self.read_snmp(&mut fields).ok() } else { None };
+        let passive_opens_after =
+            if first { self.read_snmp(&mut Fields::new()).ok() } else { None };
         let sockets = self.read_sockets(&mut slots, &mut timer);
-        let netstat = timer.time(Source::Netstat, || self.read_netstat(fields));
+        let netstat = netstat.map(|()| fields);
         let host = timer.time(Source::Process, || self.read_owners(at, &sockets));
         self.passes += 1;
         timer.add(Source::Total, start);
@@ -217,13 +219,13 @@ impl Sources {
         self.note("iterator", result).ok().flatten()
     }
 
-    fn read_netstat(&mut self, mut fields: Fields) -> Known<Fields> {
+    fn read_netstat(&mut self, fields: &mut Fields) -> Known<()> {
         if self.passes.is_multiple_of(SYSCTLS_EVERY) {
             self.sysctls = sysctl::read();
         }
         let Ok(netstat) = &mut self.netstat else { return Err(Absent::Unreadable) };
-        let result = netstat.netstat(&mut fields);
-        self.note("netstat", result).map(|()| fields)
+        let result = netstat.netstat(fields);
+        self.note("netstat", result)
     }
 
     fn read_owners(&mut self, at: Monotonic, sockets: &Known<Vec<ListenSocket>>) -> HostSample {

@@ -32,6 +32,7 @@ const QUARTERS: [u64; 3] = [2_553_802_834, 3_037_000_500, 3_611_622_603];
 /// it.
 #[inline(always)]
 #[must_use]
+#[expect(clippy::cast_possible_truncation, reason = "an index below BUCKETS")]
 pub const fn bucket(nanos: u64) -> usize {
     // longer than any bound, and short enough for the multiplication
     let nanos = if nanos < 1 << 43 { nanos } else { 1 << 43 };

@@ -126,7 +126,7 @@ pub struct Record {
     pub syn_queue_full: u64,
     /// Connections accepted before the programs and found open.
     pub found: u32,
-    /// Set by the agent: [`WATCHED`], [`SEARCHED`].
+    /// Set by the agent: [`WATCHED`], [`SEARCHED`], and a count from [`RESET_SHIFT`] on.
     pub marks: u32,
     /// Local address; of an IPv4 socket the first four bytes.
     pub addr: [u8; 16],
@@ -160,6 +160,9 @@ pub const DESTROYED: u32 = 2;
 pub const WATCHED: u32 = 1;
 /// [`Record::marks`]: connections from before the programs were looked for.
 pub const SEARCHED: u32 = 2;
+/// [`Record::marks`]: from this bit on, how many of these were queued and already reset, which no
+/// table of sockets shows.
+pub const RESET_SHIFT: u32 = 8;
 
 /// Width of the length in [`Record::last`].
 pub const LENGTH_BITS: u32 = 24;

@@ -191,7 +191,7 @@ pub(super) const GROUPS: &[Group] = &[
                 &[counted(
                     with(
                         program("connect", Attach::Fexit, "inet_stream_connect"),
-                        &[(0, "socket"), (1, "sockaddr")],
+                        &[(0, "socket")],
                     ),
                     4,
                 )],

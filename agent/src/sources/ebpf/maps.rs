@@ -12,7 +12,7 @@ use std::{
 };
 
 use backlogd_abi::{
-    ADOPTED, DESTROYED, Holder, LENGTH_BITS, Place, Record, SEARCHED, WATCHED, cell,
+    ADOPTED, DESTROYED, Holder, LENGTH_BITS, Place, RESET_SHIFT, Record, SEARCHED, WATCHED, cell,
 };
 
 use crate::{
@@ -135,17 +135,16 @@ impl Slots {
         let base = four(&copy, offset_of!(Record, base));
         let established = copy[offset_of!(Record, established) / 8];
         let known = u64::from(base).saturating_add(established);
-        let reset = u64::from(length).saturating_sub(known);
-        let base = base.saturating_add(u32::try_from(reset).unwrap_or(0));
-        self.set_four(slot, offset_of!(Record, base), base);
-        self.set_four(slot, offset_of!(Record, marks), SEARCHED);
+        let reset = u64::from(length).saturating_sub(known).min(u64::from(u32::MAX >> RESET_SHIFT));
+        let reset = u32::try_from(reset).unwrap_or(0) << RESET_SHIFT;
+        self.set_four(slot, offset_of!(Record, marks), reset | SEARCHED);
     }
 
     /// Whether events of a listener pass a filter by owner.
     pub fn set_watched(&self, slot: Slot, watched: bool) {
-        let searched = four(&self.copy(slot), offset_of!(Record, marks)) & SEARCHED;
+        let others = four(&self.copy(slot), offset_of!(Record, marks)) & !WATCHED;
         let watched = if watched { WATCHED } else { 0 };
-        self.set_four(slot, offset_of!(Record, marks), searched | watched);
+        self.set_four(slot, offset_of!(Record, marks), others | watched);
     }
 
     /// Sets half of a word. The other half is the agent's own, or written by the iterator alone,
@@ -235,6 +234,9 @@ fn decode(slot: Slot, copy: &[u64; WORDS]) -> SlotRecord {
     let comm = sixteen(copy, offset_of!(Record, comm));
     let flags: u32 = four(copy, offset_of!(Record, flags));
     let last = word(offset_of!(Record, last));
+    let marks = four(copy, offset_of!(Record, marks));
+    let (searched, reset) = (marks & SEARCHED != 0, u64::from(marks >> RESET_SHIFT));
+    let base = u64::from(four(copy, offset_of!(Record, base)));
     let length_mask = (1 << LENGTH_BITS) - 1;
     SlotRecord {
         slot,
@@ -252,9 +254,9 @@ fn decode(slot: Slot, copy: &[u64; WORDS]) -> SlotRecord {
         resets: word(offset_of!(Record, resets)),
         high_water: u32::try_from(word(offset_of!(Record, high_water))).unwrap_or(u32::MAX),
         last: (last >> LENGTH_BITS, u32::try_from(last & length_mask).unwrap_or(u32::MAX)),
-        base: four(copy, offset_of!(Record, base)).into(),
-        found: (four(copy, offset_of!(Record, marks)) & SEARCHED != 0)
-            .then(|| four(copy, offset_of!(Record, found)).into()),
+        base: base + if searched { reset } else { 0 },
+        untagged: if searched { reset } else { base },
+        found: searched.then(|| four(copy, offset_of!(Record, found)).into()),
         accepted: word(offset_of!(Record, accepted)),
         syns: word(offset_of!(Record, syns)),
         cookies: word(offset_of!(Record, cookies)),
@@ -292,13 +294,18 @@ mod tests {
         let mut flags = words[at / 8].to_ne_bytes();
         flags[at % 8..at % 8 + 4].copy_from_slice(&DESTROYED.to_ne_bytes());
         words[at / 8] = u64::from_ne_bytes(flags);
+        let at = offset_of!(Record, marks);
+        let mut marks = words[at / 8].to_ne_bytes();
+        marks[at % 8..at % 8 + 4].copy_from_slice(&(SEARCHED | 3 << RESET_SHIFT).to_ne_bytes());
+        words[at / 8] = u64::from_ne_bytes(marks);
         let record = decode(Slot(7), &words);
         let byte = |at: usize| u8::try_from(at).unwrap();
         let four = |at: usize| u32::from_ne_bytes([0, 1, 2, 3].map(|i| byte(at + i)));
         assert_eq!(Slot(7), record.slot);
         assert_eq!(words[1], record.established);
         assert_eq!(words[offset_of!(Record, full_ack) / 8], record.drops.full_ack);
-        assert_eq!(u64::from(four(offset_of!(Record, base))), record.base);
+        assert_eq!(u64::from(four(offset_of!(Record, base))) + 3, record.base);
+        assert_eq!(3, record.untagged);
         assert_eq!(NetnsId(four(offset_of!(Record, netns))), record.netns);
         assert_eq!(Some(four(offset_of!(Record, drops))), record.final_drops);
         assert_eq!(Some(four(offset_of!(Record, found)).into()), record.found);

@@ -179,7 +179,7 @@ impl Programs {
     fn recycle(&mut self, records: &[SlotRecord]) {
         let dead = |record: &&SlotRecord| record.final_drops.is_some();
         for record in records.iter().filter(dead) {
-            if record.established <= record.closed {
+            if record.tagged() <= record.closed {
                 self.give_back(record.slot);
             }
         }
@@ -189,9 +189,9 @@ impl Programs {
             let mut left: Vec<_> = records
                 .iter()
                 .filter(dead)
-                .filter(|record| record.closed < record.established)
+                .filter(|record| record.closed < record.tagged())
                 .collect();
-            left.sort_by_key(|record| record.established - record.closed);
+            left.sort_by_key(|record| record.tagged() - record.closed);
             for record in left.iter().take(capacity / 8) {
                 self.give_back(record.slot);
             }
