@@ -11,6 +11,7 @@
 pub mod ebpf;
 pub mod host;
 mod live;
+pub mod machine;
 pub mod netstat;
 mod owners;
 pub mod process;
