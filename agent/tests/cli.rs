@@ -1,9 +1,13 @@
 //! Whole verbs through the real binary: messages, exit codes, help.
 
 use std::{
+    fs,
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
-    os::unix::net::UnixListener,
+    os::{
+        fd::AsRawFd as _,
+        unix::{net::UnixListener, process::CommandExt as _},
+    },
     path::Path,
     process::{Command, Output, Stdio},
     thread,
@@ -31,7 +35,7 @@ fn output(command: &mut Command) -> (Option<i32>, String, String) {
 fn check_file(text: &str, arguments: &[&str], code: i32, message: &str) {
     let folder = TempDir::new().expect("a temporary folder");
     let path = folder.path().join("backlogd.toml");
-    std::fs::write(&path, text).expect("the file can be written");
+    fs::write(&path, text).expect("the file can be written");
     let path = path.to_str().expect("a path in UTF-8");
     let arguments: Vec<_> =
         arguments.iter().map(|&word| if word == "FILE" { path } else { word }).collect();
@@ -129,7 +133,7 @@ fn config_show_tells_where_each_value_came_from() {
     let folder = TempDir::new().expect("a temporary folder");
     let path = folder.path().join("b.toml");
     let text = "# three values\nslots = 100\nlog = \"warn\"\nstalled_after_seconds = 2.5\n";
-    std::fs::write(&path, text).expect("the file can be written");
+    fs::write(&path, text).expect("the file can be written");
     let path = path.to_str().expect("a path in UTF-8");
     let show = |form| {
         let arguments = ["config", "show", "--config", path, "--log", "debug", "-o", form];
@@ -144,7 +148,8 @@ fn config_show_tells_where_each_value_came_from() {
 
 #[test]
 fn each_verb_has_help_with_an_example() {
-    for verb in [&[][..], &["run"], &["list"], &["config", "check"], &["config", "show"]] {
+    const CONFIG: [&[&str]; 2] = [&["config", "check"], &["config", "show"]];
+    for verb in [&[][..], &["run"], &["list"], &["doctor"], CONFIG[0], CONFIG[1]] {
         let (code, stdout, stderr) = output(&mut backlogd(&[verb, &["--help"]].concat()));
         assert_eq!((code, stderr.as_str()), (Some(0), ""), "{verb:?}");
         assert!(stdout.contains("Example"), "{verb:?}");
@@ -167,7 +172,7 @@ fn a_closed_pipe_ends_quietly_and_a_full_disk_does_not() {
     let mut command = backlogd(&["config", "show"]);
     let status = command.stdout(writer).stderr(Stdio::piped()).output().expect("it runs");
     assert_eq!((status.status.code(), status.stderr.as_slice()), (Some(0), &b""[..]));
-    let full = std::fs::File::options().write(true).open("/dev/full").expect("/dev/full");
+    let full = fs::File::options().write(true).open("/dev/full").expect("/dev/full");
     let (code, _, stderr) = output(backlogd(&["config", "show"]).stdout(full));
     let message = "backlogd: standard output: No space left on device (os error 28)\n";
     assert_eq!((code, stderr.as_str()), (Some(3), message));
@@ -267,4 +272,54 @@ fn list_samples_by_itself_when_the_named_daemon_does_not_answer_and_says_so() {
     let (code, _, stderr) = list(&["--socket", path]);
     assert_eq!((code, stderr), said("got HTTP status 503, expected 200"));
     daemon.join().expect("the daemon was asked");
+}
+
+/// The binary as a user that may do nothing. Started by its open file: that user may not be let
+/// into the folder where it is.
+fn unprivileged(binary: &fs::File, arguments: &[&str]) -> Command {
+    const NOBODY: u32 = 65534;
+    if !rustix::process::geteuid().is_root() {
+        return backlogd(arguments);
+    }
+    let mut command = Command::new(format!("/proc/self/fd/{}", binary.as_raw_fd()));
+    command.args(arguments).env_clear().stdin(Stdio::null()).uid(NOBODY).gid(NOBODY);
+    command
+}
+
+#[test]
+fn doctor_without_privileges_is_3_and_names_the_capabilities() {
+    let binary = fs::File::open(env!("CARGO_BIN_EXE_backlogd")).expect("it was built");
+    let (code, stdout, stderr) = output(&mut unprivileged(&binary, &["doctor"]));
+    assert_eq!((code, stderr.as_str()), (Some(3), ""), "{stdout}");
+    assert!(stdout.starts_with("verdict "), "{stdout}");
+    for said in [
+        "no eBPF program runs: 2 findings\n",
+        "this process lacks CAP_BPF and CAP_PERFMON",
+        "systemd unit: AmbientCapabilities=CAP_BPF CAP_PERFMON\n",
+        "this process lacks CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH",
+    ] {
+        assert!(stdout.contains(said), "{said}: {stdout}");
+    }
+}
+
+#[test]
+fn doctor_says_whether_a_daemon_answers_and_that_ebpf_is_switched_off() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let socket = folder.path().join("s");
+    let path = socket.to_str().expect("a path in UTF-8");
+    let doctor = || {
+        let arguments = ["doctor", "--no-ebpf", "-o", "json", "--socket", path];
+        let (code, stdout, stderr) = output(&mut backlogd(&arguments));
+        assert_eq!((code, stderr.as_str()), (Some(3), ""), "{stdout}");
+        serde_json::from_str::<serde_json::Value>(&stdout).expect("JSON")
+    };
+    let report = doctor();
+    assert_eq!((&report["schema_version"], &report["verdict"]), (&1.into(), &"no_ebpf".into()));
+    assert_eq!(report["findings"][0]["change"][0]["how"], "no_ebpf = false");
+    assert_eq!(report["daemon"]["why"], "nobody listens there");
+    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    let daemon = daemon(&socket, answer.into());
+    assert_eq!(doctor()["daemon"]["answers"], true);
+    let request = daemon.join().expect("the daemon was asked");
+    assert!(request.starts_with("GET /healthz HTTP/1.1\r\n"), "{request}");
 }

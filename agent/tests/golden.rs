@@ -11,6 +11,7 @@ mod parser;
 use std::{collections::BTreeSet, fs, path::Path, sync::Arc, time::Duration};
 
 use backlogd::{
+    cli::doctor::report::Report,
     metric::Kind,
     model::snapshot::Snapshot,
     publish::{
@@ -129,6 +130,7 @@ proptest! {
 #[test]
 fn committed_documents_are_what_the_code_gives() {
     check_document("METRICS.md", &metrics::markdown());
+    check_document("schema/doctor.json", &schema::<Report>());
     check_document("schema/listeners.json", &schema::<Listeners>());
     check_document("schema/snapshot.json", &schema::<SnapshotDocument>());
 }

@@ -4,6 +4,7 @@
 //! an error; [`Exit::of`] has the code of an error, and only `main` ends the process.
 
 mod config;
+pub mod doctor;
 mod exit;
 mod flags;
 mod http;
@@ -61,6 +62,7 @@ struct Common {
 enum Verb {
     Run(run::Run),
     List(list::List),
+    Doctor(doctor::Doctor),
     #[command(subcommand)]
     Config(config::Verb),
 }
@@ -87,6 +89,10 @@ impl Cli {
             Verb::List(list) => {
                 log::for_verb(verbose, color)?;
                 list.run(color, 0 < verbose)
+            }
+            Verb::Doctor(doctor) => {
+                log::for_verb(verbose, color)?;
+                doctor.run(color)
             }
             Verb::Config(verb) => verb.run(color),
         }
