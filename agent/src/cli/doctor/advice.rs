@@ -15,6 +15,10 @@ const NO_MEMLOCK: (u32, u32) = (5, 11);
 /// The first version that has the instructions and the socket storage that the programs use.
 const PROGRAMS: (u32, u32) = (5, 12);
 
+/// A level that Debian and its kin add: from here on CAP_PERFMON is not enough ("security,perf:
+/// Allow further restriction of perf_event_open").
+const PARANOID: i64 = 3;
+
 /// What stands in the way, and what would change it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Advice {
@@ -121,12 +125,19 @@ fn denied(machine: &Machine, tier: Tier, why: &str) -> Option<Advice> {
     if let Some(advice) = lacking(machine, need::PROGRAM) {
         return Some(advice);
     }
-    // for a program that is loaded, the verifier's answer
-    if why.contains("os error 13)") && tier != Tier::Kprobe {
-        return None;
+    if why.contains("os error 13)") {
+        let advice = paranoid(machine, tier);
+        // else, for a program that is loaded, it is the verifier's answer
+        if advice.is_some() || tier != Tier::Kprobe {
+            return advice;
+        }
     }
-    if tier == Tier::Kprobe && matches!(machine.lockdown, Ok(Lockdown::Confidentiality)) {
-        return Some(locked_down("kprobes"));
+    match machine.lockdown {
+        Ok(Lockdown::Confidentiality) if tier == Tier::Kprobe => {
+            return Some(locked_down("kprobes"));
+        }
+        Err(_) if tier == Tier::Kprobe => return Some(perhaps_locked_down()),
+        Ok(_) | Err(_) => {}
     }
     if why.contains("maps cannot be created") && is_older(machine, NO_MEMLOCK) {
         return Some(locked_memory());
@@ -204,6 +215,31 @@ fn on_file(missing: &[Capability], effective: Capabilities) -> Vec<Capability> {
 fn names(capabilities: &[Capability], separator: &str) -> String {
     let names: Vec<_> = capabilities.iter().map(|capability| capability.name()).collect();
     names.join(separator)
+}
+
+/// Perf events are what kprobes and plain tracepoints are attached by.
+fn paranoid(machine: &Machine, tier: Tier) -> Option<Advice> {
+    let level = *machine.perf_event_paranoid.as_ref().ok()?;
+    let Privileges { effective, .. } = *machine.privileges.as_ref().ok()?;
+    let by_perf = matches!(tier, Tier::Kprobe | Tier::Tracepoint);
+    if !by_perf || level < PARANOID || effective.has(Capability::SysAdmin) {
+        return None;
+    }
+    let what =
+        format!("with kernel.perf_event_paranoid = {level}, perf events are for CAP_SYS_ADMIN");
+    let lower = "sudo sysctl kernel.perf_event_paranoid=2";
+    Some(advice(
+        &what,
+        [change("shell", lower), change("systemd unit", "AmbientCapabilities=CAP_SYS_ADMIN")],
+    ))
+}
+
+fn perhaps_locked_down() -> Advice {
+    let look = "sudo mount -t securityfs securityfs /sys/kernel/security; backlogd doctor";
+    advice(
+        "this kernel refuses kprobes, by lockdown perhaps: its level is not known",
+        [change("to find out", look)],
+    )
 }
 
 fn tracefs(machine: &Machine) -> Advice {

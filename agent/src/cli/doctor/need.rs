@@ -1,8 +1,8 @@
 //! The least that each way of getting numbers needs; pure.
 //!
-//! Measured on 6.18 with setpriv(1) as uid 65534, one capability more or less at a time. Not
-//! measured there, for want of the hooks: fentry and kprobe; these follow from `bpf_prog_load`
-//! (kernel/bpf/syscall.c) and `perf_kprobe_event_init` (kernel/events/core.c).
+//! Measured as uid 65534, one capability more or less at a time: on 6.18, but kprobes in Debian's
+//! 5.10, 6.1 and 6.12. Not measured: fentry; `bpf_prog_load` (kernel/bpf/syscall.c) asks for the
+//! same as for a tracepoint with BTF.
 
 use crate::{
     input::Tier,
@@ -41,7 +41,8 @@ pub(super) const NEEDS: [Need; 8] = [
         tier: Some(Tier::Kprobe),
         gives: "every event",
         capabilities: PROGRAM,
-        also: "CONFIG_KPROBE_EVENTS, CONFIG_BPF_EVENTS, no lockdown=confidentiality",
+        also: "CONFIG_KPROBE_EVENTS, CONFIG_BPF_EVENTS, no lockdown=confidentiality; CAP_SYS_ADMIN \
+               where kernel.perf_event_paranoid is 3 or more",
     },
     Need {
         tier: Some(Tier::Tracepoint),
@@ -54,7 +55,8 @@ pub(super) const NEEDS: [Need; 8] = [
         gives: "what accept(2) and connect(2) returned",
         // the last for tracefs, whose files belong to uid 0 and are for nobody else
         capabilities: &[Capability::Bpf, Capability::Perfmon, Capability::DacReadSearch],
-        also: "tracefs, no lockdown=confidentiality; uid 0 stands for CAP_DAC_READ_SEARCH",
+        also: "tracefs, no lockdown=confidentiality; uid 0 stands for CAP_DAC_READ_SEARCH; \
+               CAP_SYS_ADMIN where kernel.perf_event_paranoid is 3 or more",
     },
     Need {
         tier: Some(Tier::Sampled),

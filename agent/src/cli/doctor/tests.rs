@@ -261,6 +261,21 @@ fn a_refusal_is_explained_by_what_the_kernel_keeps() {
     check(&machine(), Tier::Tracepoint, EACCES, None);
     check(&machine(), Tier::Kprobe, EACCES, Some(("this kernel refuses kprobe", "sudo dmesg")));
 
+    let unknown = Machine { lockdown: Err(Unknown::NotMounted("securityfs")), ..machine() };
+    let perhaps = Some(("this kernel refuses kprobes, by lockdown perhaps", "sudo mount -t secu"));
+    check(&unknown, Tier::Kprobe, EPERM, perhaps);
+
+    let without_admin = privileges(ALL & !ADMIN, ALL);
+    let paranoid = Machine { privileges: without_admin, perf_event_paranoid: Ok(3), ..machine() };
+    let lower = Some(("with kernel.perf_event_paranoid = 3", "sudo sysctl kernel.perf_event_par"));
+    check(&paranoid, Tier::Kprobe, EACCES, lower);
+    check(&paranoid, Tier::Tracepoint, EACCES, lower);
+    let policy = Some(("this kernel refuses tracepoint", "sudo dmesg"));
+    check(&paranoid, Tier::Tracepoint, EPERM, policy);
+    check(&paranoid, Tier::Fentry, EPERM, Some(("this kernel refuses fentry", "sudo dmesg")));
+    let mild = Machine { perf_event_paranoid: Ok(2), ..paranoid };
+    check(&mild, Tier::Kprobe, EPERM, Some(("this kernel refuses kprobe", "sudo dmesg")));
+
     let unmounted = Machine { tracefs: Ok(None), ..machine() };
     let mount =
         Some(("tracefs is not mounted", "sudo mount -t tracefs tracefs /sys/kernel/tracing"));
