@@ -44,6 +44,33 @@ impl Histogram {
         self.sum
     }
 
+    /// The duration in seconds that a share `q` (0 to 1) of all do not exceed; `None` when there are
+    /// none.
+    ///
+    /// The geometric middle of the bucket that holds it, so at most 9.1 % off. Of the first bucket
+    /// it is the upper bound, 0.95 µs, and of the last one the lower, 4,096 s.
+    #[must_use]
+    pub fn quantile(&self, q: f64) -> Option<f64> {
+        let rank = q * self.count() as f64;
+        let mut seen = 0;
+        let at = self.buckets.iter().position(|n| {
+            seen += n;
+            0 < seen && rank <= seen as f64
+        })?;
+        Some(match at {
+            0 => upper_bound(0),
+            at if at == BUCKETS - 1 => upper_bound(at - 1),
+            at => (upper_bound(at - 1) * upper_bound(at)).sqrt(),
+        })
+    }
+
+    /// The upper bound in seconds of the highest bucket that is not empty: nothing was longer.
+    /// `None` when all are empty; infinite when that bucket is the last.
+    #[must_use]
+    pub fn longest(&self) -> Option<f64> {
+        self.buckets.iter().rposition(|&n| 0 < n).map(upper_bound)
+    }
+
     /// How many in each bucket, not cumulative.
     #[must_use]
     pub fn buckets(&self) -> &[u64; BUCKETS] {
@@ -81,6 +108,60 @@ mod tests {
         }
         assert_eq!(0, bucket(0));
         assert_eq!(BUCKETS - 1, bucket(u64::MAX));
+    }
+
+    #[track_caller]
+    fn check_quantiles(durations: &[u64], expected: Option<[f64; 3]>) {
+        let mut buckets = [0; BUCKETS];
+        durations.iter().for_each(|&nanos| buckets[bucket(nanos)] += 1);
+        let histogram = Histogram::new(buckets, Nanos(0));
+        let got = [0.0, 0.5, 1.0].map(|q| histogram.quantile(q));
+        let near = |got: f64, expected: f64| (got / expected - 1.0).abs() < 0.091;
+        match expected {
+            None => assert_eq!(got, [None; 3]),
+            Some(expected) => {
+                for (got, expected) in got.into_iter().zip(expected) {
+                    let near = got.is_some_and(|got| near(got, expected));
+                    assert!(near, "{got:?} for {expected} of {durations:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_quantile_is_near_the_duration_of_that_rank() {
+        check_quantiles(&[], None);
+        check_quantiles(&[250_000_000], Some([0.25; 3]));
+        check_quantiles(&[1_500, 7_000_000, 3_600_000_000_000], Some([1.5e-6, 7e-3, 3600.0]));
+        check_quantiles(&[2_000, 2_000, 90_000_000_000], Some([2e-6, 2e-6, 90.0]));
+    }
+
+    #[test]
+    fn beyond_the_bounds_a_quantile_is_the_bound() {
+        let mut buckets = [0; BUCKETS];
+        (buckets[0], buckets[BUCKETS - 1]) = (1, 1);
+        let histogram = Histogram::new(buckets, Nanos(0));
+        assert_eq!(histogram.quantile(0.5), Some(2_f64.powi(-20)));
+        assert_eq!(histogram.quantile(0.99), Some(4096.0));
+        assert_eq!(histogram.longest(), Some(f64::INFINITY));
+        assert_eq!(Histogram::default().longest(), None);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn every_quantile_is_within_9_1_percent_of_a_duration_that_was_counted(
+            mut durations in proptest::collection::vec(1_000_u64..4_000_000_000_000, 1..50),
+            q in 0.0..=1.0_f64,
+        ) {
+            let mut buckets = [0; BUCKETS];
+            durations.iter().for_each(|&nanos| buckets[bucket(nanos)] += 1);
+            durations.sort_unstable();
+            let got = Histogram::new(buckets, Nanos(0)).quantile(q).expect("it is not empty");
+            let rank = q * durations.len() as f64;
+            let exact = (1..).zip(&durations).find(|&(n, _)| rank <= f64::from(n));
+            let exact = Nanos(*exact.expect("q is at most 1").1).as_seconds();
+            proptest::prop_assert!((got / exact).ln().abs() < 1.091_f64.ln(), "{got} for {exact}");
+        }
     }
 
     #[test]
