@@ -295,7 +295,11 @@ async fn serve(
     sampler: &Sampler,
 ) -> Result<(), DaemonError> {
     let failed = |what| move |source| DaemonError::Start { what, source };
-    let router = http::router(http::App { snapshots: snapshots.clone(), now: clock::monotonic });
+    let router = http::router(http::App {
+        snapshots: snapshots.clone(),
+        now: clock::monotonic,
+        histograms: config.histograms,
+    });
     let tcp = tokio::net::TcpListener::from_std(tcp).map_err(failed("the server"))?;
     let unix = unix
         .map(tokio::net::UnixListener::from_std)
@@ -376,6 +380,7 @@ fn reloaded(
         ("tier", new.tier != old.tier),
         ("accept_tracepoints", new.accept_tracepoints != old.accept_tracepoints),
         ("slots", new.slots != old.slots),
+        ("histograms", new.histograms != old.histograms),
         ("log", new.log != old.log),
         ("log_format", new.log_format != old.log_format),
     ];
@@ -391,6 +396,7 @@ fn reloaded(
         tier: old.tier,
         accept_tracepoints: old.accept_tracepoints,
         slots: old.slots,
+        histograms: old.histograms,
         log: old.log,
         log_format: old.log_format,
         ..new
@@ -403,7 +409,7 @@ fn write_textfile(dir: &Path, snapshot: Arc<Snapshot>) {
     let (path, unfinished) = (dir.join("backlogd.prom"), dir.join("backlogd.prom.tmp"));
     let written = exposition::encode(Scrape::new(snapshot, None), Format::Prometheus)
         .map_err(io::Error::other)
-        .and_then(|text| fs::write(&unfinished, text))
+        .and_then(|bytes| fs::write(&unfinished, bytes))
         .and_then(|()| fs::rename(&unfinished, &path));
     if let Err(err) = written {
         tracing::warn!(path = %path.display(), error = %err, "textfile not written");

@@ -6,6 +6,11 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Errno(pub u32);
 
+impl Errno {
+    /// Nothing was there: what a non-blocking accept(2) on an empty queue gets, and no error.
+    pub const AGAIN: Self = Self(libc::EAGAIN.unsigned_abs());
+}
+
 /// Those that accept(2) and connect(2) name, and what the kernel adds to them.
 const NAMES: &[(i32, &str)] = &[
     (libc::EPERM, "EPERM"),

@@ -28,5 +28,23 @@ pub struct Descriptor {
     pub source: &'static str,
 }
 
+/// In which form the protobuf exposition gives a histogram. Text has the classic one alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HistogramForm {
+    /// Native and classic.
+    #[default]
+    Both,
+    /// With the kernel's own buckets, four to each power of two.
+    Native,
+    /// With the few bounds of the text forms.
+    Classic,
+}
+
+impl HistogramForm {
+    /// All of them, as they are written.
+    pub const ALL: [(&str, Self); 3] =
+        [("both", Self::Both), ("native", Self::Native), ("classic", Self::Classic)];
+}
+
 /// The labels that name a listener, in order. `comm` is left out while the owner is not known.
 pub const LISTENER_LABELS: &[&str] = &["netns", "addr", "port", "comm"];

@@ -6,14 +6,17 @@ mod fixture;
 use std::{io::Read as _, sync::Arc};
 
 use backlogd::{
+    metric::HistogramForm,
     model::snapshot::Snapshot,
     publish::{
         api::{Listeners, SnapshotDocument, Source},
         http::{App, router},
+        protobuf::MetricFamily,
     },
     sys::clock,
     time::{Monotonic, Nanos},
 };
+use prost::Message as _;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -55,8 +58,13 @@ fn serve<F: Future>(
     runtime.expect("a runtime starts").block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
         let address = listener.local_addr().expect("it is bound");
-        let server =
-            async { axum::serve(listener, router(App { snapshots, now: clock::monotonic })).await };
+        let server = async {
+            axum::serve(
+                listener,
+                router(App { snapshots, now: clock::monotonic, histograms: HistogramForm::Both }),
+            )
+            .await
+        };
         tokio::select! {
             output = client(address) => output,
             _ = server => unreachable!("the server never returns"),
@@ -90,6 +98,8 @@ fn fresh() -> Snapshot {
 
 const OPENMETRICS: &str =
     "content-type: application/openmetrics-text; version=1.0.0; charset=utf-8";
+const PROTOBUF: &str = "content-type: application/vnd.google.protobuf; \
+     proto=io.prometheus.client.metricfamily; encoding=delimited";
 const PROMETHEUS: &str = "content-type: text/plain; version=0.0.4; charset=utf-8";
 
 #[test]
@@ -112,6 +122,14 @@ fn metrics_come_in_the_form_and_encoding_that_is_asked_for() {
         let refused = ["Accept: text/html", "Accept-Encoding: gzip;q=0"];
         let answer = request(address, "GET /metrics", &refused).await;
         assert!(answer.has(PROMETHEUS).text().starts_with("# HELP "));
+
+        let native = "Accept: application/vnd.google.protobuf;\
+            proto=io.prometheus.client.MetricFamily;encoding=delimited, */*;q=0.1";
+        let answer = request(address, "GET /metrics", &[native]).await;
+        answer.has(PROTOBUF).has("vary: accept, accept-encoding");
+        let family = MetricFamily::decode_length_delimited(answer.body.as_slice());
+        let name = family.expect("it begins with a family").name;
+        assert_eq!(name, "backlogd_listener_accept_queue_length");
 
         let answer = request(address, "HEAD /metrics", &[]).await;
         assert_eq!((answer.status, answer.body.len()), (200, 0));

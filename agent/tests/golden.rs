@@ -37,7 +37,8 @@ fn usage() -> Usage {
 
 fn scrape(snapshot: Snapshot, format: Format) -> String {
     let scrape = Scrape::new(Arc::new(snapshot), Some(usage()));
-    encode(scrape, format).expect("each family gives values of its kind")
+    let bytes = encode(scrape, format).expect("each family gives values of its kind");
+    String::from_utf8(bytes).expect("it is text")
 }
 
 #[test]
@@ -94,8 +95,9 @@ fn every_family_has_a_sample_in_the_fixture_and_only_the_labels_that_it_declares
 fn a_family_without_series_has_no_lines() {
     let mut snapshot = fixture::snapshot();
     snapshot.listeners.clear();
-    let text = encode(Scrape::new(Arc::new(snapshot), None), Format::OpenMetrics);
-    let text = text.expect("each family gives values of its kind");
+    let bytes = encode(Scrape::new(Arc::new(snapshot), None), Format::OpenMetrics);
+    let text = String::from_utf8(bytes.expect("each family gives values of its kind"));
+    let text = text.expect("it is text");
     assert!(!text.contains("backlogd_listener_"), "{text}");
     assert!(!text.contains("process_cpu"), "{text}");
     assert!(text.ends_with("\n# EOF\n"));

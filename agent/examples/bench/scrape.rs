@@ -1,5 +1,8 @@
 //! What a scrape costs, how large it is, and whether it delays a sample.
 
+#[path = "../../tests/fixtures/snapshot.rs"]
+mod fixture;
+
 use std::{
     fs,
     net::{SocketAddr, TcpListener},
@@ -15,8 +18,13 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use backlogd::{
+    metric::HistogramForm,
     model::{Model, Settings, snapshot::Snapshot},
-    publish::http,
+    publish::{
+        exposition::{self, Format},
+        http,
+        metrics::Scrape,
+    },
     sources::{Options, Sources},
     sys::clock,
 };
@@ -36,6 +44,7 @@ const SAMPLES: usize = 300;
 
 pub(crate) fn run(agent: &Path) -> Result<Report> {
     let mut report = Report::new("scrape");
+    full(&mut report)?;
     size(&mut report, agent)?;
     let owners = hold::listen(1_000, 1)?;
     cost(&mut report, agent)?;
@@ -51,6 +60,38 @@ fn size(report: &mut Report, agent: &Path) -> Result<()> {
     let plain = child::get(AGENT, "/metrics", Coding::Plain)?.len();
     let how = "plain text, all series of `backlogd run`";
     report.row("a scrape, 200 listeners", Goal::AtMost(2048.0), kib(plain), "KiB", how);
+    Ok(())
+}
+
+/// Encoding alone, of listeners whose histograms have all buckets in use, which no load gives.
+fn full(report: &mut Report) -> Result<()> {
+    const ENCODINGS: usize = 50;
+    let forms = [
+        (Format::OpenMetrics, "text"),
+        (Format::Protobuf(HistogramForm::Both), "protobuf"),
+        (Format::Protobuf(HistogramForm::Native), "protobuf, native alone"),
+    ];
+    for n_listeners in [200, 1_000] {
+        let snapshot = Arc::new(fixture::listeners(n_listeners));
+        for (format, name) in forms {
+            let (mut took, mut length) = (Vec::new(), 0);
+            for _ in 0..ENCODINGS {
+                let start = Instant::now();
+                let scrape = Scrape::new(Arc::clone(&snapshot), None);
+                length = exposition::encode(scrape, format)?.len();
+                took.push(start.elapsed().as_secs_f64() * 1e3);
+            }
+            let what = format!("{n_listeners} listeners, full histograms, {name}");
+            let goal = match (n_listeners, format) {
+                (200, Format::OpenMetrics) => Goal::AtMost(2048.0),
+                _ => Goal::None,
+            };
+            let how = "every bucket of both histograms in use";
+            report.row(format!("size, {what}"), goal, kib(length), "KiB", how);
+            let how = format!("median of {ENCODINGS} encodings, without HTTP");
+            report.row(format!("encoding, {what}"), Goal::None, median(&took), "ms", how);
+        }
+    }
     Ok(())
 }
 
@@ -133,8 +174,14 @@ fn serve(
     listener.set_nonblocking(true)?;
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        let server =
-            axum::serve(listener, http::router(http::App { snapshots, now: clock::monotonic }));
+        let server = axum::serve(
+            listener,
+            http::router(http::App {
+                snapshots,
+                now: clock::monotonic,
+                histograms: HistogramForm::Both,
+            }),
+        );
         tokio::select! {
             ended = async { server.await } => Ok(ended?),
             _ = stopped => Ok(()),

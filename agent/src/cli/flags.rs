@@ -106,6 +106,7 @@ fn flag(key: &'static Key) -> Arg {
             | Kind::Whole(..)
             | Kind::Log(_)
             | Kind::LogFormat(_)
+            | Kind::Histograms(_)
             | Kind::Tier(_) => {
                 format!("{}: {} [default: {default}]", key.help, key.kind.expected())
             }
@@ -121,6 +122,7 @@ fn flag(key: &'static Key) -> Arg {
         Kind::Log(_) => flag.value_name("FILTER"),
         Kind::LogFormat(_) => flag.value_name("FORMAT"),
         Kind::Tier(_) => flag.value_name("TIER"),
+        Kind::Histograms(_) => flag.value_name("FORM"),
         Kind::Switch(_) => flag
             .value_name("BOOL")
             .num_args(0..=1)

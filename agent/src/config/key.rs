@@ -6,10 +6,15 @@ use serde_json::Value;
 use tracing_subscriber::EnvFilter;
 
 use super::{Config, LogFormat};
-use crate::input::Tier;
+use crate::{input::Tier, metric::HistogramForm};
 
 /// The tiers that can be asked for.
-const TIERS: [Tier; 4] = [Tier::Fentry, Tier::Kprobe, Tier::Tracepoint, Tier::Sampled];
+const TIERS: [(&str, Tier); 4] = [
+    (Tier::Fentry.name(), Tier::Fentry),
+    (Tier::Kprobe.name(), Tier::Kprobe),
+    (Tier::Tracepoint.name(), Tier::Tracepoint),
+    (Tier::Sampled.name(), Tier::Sampled),
+];
 
 /// One setting. Its default is what [`Config::default`] has.
 #[derive(Debug)]
@@ -42,6 +47,8 @@ pub enum Kind {
     LogFormat(fn(&mut Config) -> &mut LogFormat),
     /// One of [`TIERS`].
     Tier(fn(&mut Config) -> &mut Tier),
+    /// One of [`HistogramForm::ALL`].
+    Histograms(fn(&mut Config) -> &mut HistogramForm),
 }
 
 /// A value as it was given.
@@ -54,7 +61,7 @@ pub enum Raw<'a> {
 }
 
 /// All settings, in the order of the example file.
-pub const KEYS: [Key; 13] = [
+pub const KEYS: [Key; 14] = [
     Key {
         name: "listen",
         help: "Address of /metrics, the API and the page for people",
@@ -115,6 +122,11 @@ pub const KEYS: [Key; 13] = [
         kind: Kind::Path(4095, |config| &mut config.textfile),
     },
     Key {
+        name: "histograms",
+        help: "Form of the histograms where a scraper asks for protobuf; text has classic ones",
+        kind: Kind::Histograms(|config| &mut config.histograms),
+    },
+    Key {
         name: "log",
         help: "What is logged to standard error",
         kind: Kind::Log(|config| &mut config.log),
@@ -159,11 +171,9 @@ impl Key {
             Kind::Switch(at) => (*at(config)).into(),
             Kind::Path(_, at) => at(config).as_ref().map(|path| path.to_string_lossy()).into(),
             Kind::Log(at) => at(config).as_str().into(),
-            Kind::Tier(at) => at(config).name().into(),
-            Kind::LogFormat(at) => {
-                let format = *at(config);
-                LogFormat::ALL.iter().find(|(_, it)| *it == format).map(|&(name, _)| name).into()
-            }
+            Kind::Tier(at) => name_of(&TIERS, *at(config)),
+            Kind::LogFormat(at) => name_of(&LogFormat::ALL, *at(config)),
+            Kind::Histograms(at) => name_of(&HistogramForm::ALL, *at(config)),
         }
     }
 }
@@ -189,7 +199,8 @@ impl Kind {
                     .into()
             }
             Self::LogFormat(_) => LogFormat::ALL.map(|(name, _)| name).join(" or "),
-            Self::Tier(_) => TIERS.map(Tier::name).join(", "),
+            Self::Tier(_) => TIERS.map(|(name, _)| name).join(" or "),
+            Self::Histograms(_) => HistogramForm::ALL.map(|(name, _)| name).join(" or "),
         }
     }
 
@@ -210,14 +221,9 @@ impl Kind {
                 *at(config) = (!path.is_empty()).then(|| path.into());
             }
             Self::Log(at) => *at(config) = raw.text().filter(|text| is_log(text))?.into(),
-            Self::Tier(at) => {
-                let text = raw.text()?;
-                *at(config) = TIERS.into_iter().find(|tier| tier.name() == text)?;
-            }
-            Self::LogFormat(at) => {
-                let text = raw.text()?;
-                *at(config) = LogFormat::ALL.into_iter().find(|(name, _)| *name == text)?.1;
-            }
+            Self::Tier(at) => *at(config) = named(&TIERS, raw.text()?)?,
+            Self::LogFormat(at) => *at(config) = named(&LogFormat::ALL, raw.text()?)?,
+            Self::Histograms(at) => *at(config) = named(&HistogramForm::ALL, raw.text()?)?,
         }
         Some(())
     }
@@ -264,6 +270,16 @@ impl Raw<'_> {
             Self::Toml(value) => value.to_string(),
         }
     }
+}
+
+/// The word for `value`.
+fn name_of<T: Copy + PartialEq>(words: &[(&'static str, T)], value: T) -> Value {
+    words.iter().find(|(_, it)| *it == value).map(|&(word, _)| word).into()
+}
+
+/// What `word` stands for.
+fn named<T: Copy>(words: &[(&str, T)], word: &str) -> Option<T> {
+    words.iter().find(|(it, _)| *it == word).map(|&(_, value)| value)
 }
 
 /// 1 instead of 1.0, as people write it.

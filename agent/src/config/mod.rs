@@ -22,7 +22,7 @@ use serde::Serialize;
 
 pub use self::error::ConfigError;
 use self::key::{KEYS, Key, Raw};
-use crate::input::Tier;
+use crate::{input::Tier, metric::HistogramForm};
 
 /// Where the configuration is looked for when nobody names a file.
 pub const DEFAULT_FILE: &str = "/etc/backlogd/backlogd.toml";
@@ -55,6 +55,8 @@ pub struct Config {
     pub stalled_after: Duration,
     /// Directory for node_exporter's textfile collector; `None`: nothing is written.
     pub textfile: Option<PathBuf>,
+    /// In which form the protobuf exposition gives histograms.
+    pub histograms: HistogramForm,
     /// What is logged: a level, or a filter of tracing-subscriber.
     pub log: String,
     /// How it is logged.
@@ -75,6 +77,7 @@ impl Default for Config {
             length_max_window: Duration::from_secs(60),
             stalled_after: Duration::from_secs(10),
             textfile: None,
+            histograms: HistogramForm::Both,
             log: "info".into(),
             log_format: LogFormat::Text,
         }

@@ -75,13 +75,19 @@ fn a_file_is_taken_or_its_mistake_is_named_with_its_place() {
         "log_format = \"xml\"",
         Err("f.toml:1:14: log_format: got \"xml\", expected text or json"),
     );
+    check_file("histograms = \"native\"", Ok(("histograms", "\"native\"")));
+    check_file(
+        "histograms = \"sparse\"",
+        Err("f.toml:1:14: histograms: got \"sparse\", expected both or native or classic"),
+    );
     check_file("slots = 64\nslots = 64", Err("f.toml:2:1: malformed TOML: duplicate key"));
     check_file("a\n", Err("f.toml:1:2: malformed TOML: key with no value, expected `=`"));
     check_file(
         "slots = 16\nslotz = 3",
         Err("f.toml:2:1: got unknown key `slotz`, expected one of listen, socket, \
-             sample_interval_seconds, no_ebpf, tier, accept_tracepoints, slots, listener_retention_seconds, \
-             length_max_window_seconds, stalled_after_seconds, textfile, log, log_format"),
+             sample_interval_seconds, no_ebpf, tier, accept_tracepoints, slots, \
+             listener_retention_seconds, length_max_window_seconds, stalled_after_seconds, \
+             textfile, histograms, log, log_format"),
     );
 }
 

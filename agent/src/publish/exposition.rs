@@ -1,6 +1,6 @@
-//! A scrape as text: OpenMetrics 1.0 and Prometheus 0.0.4.
+//! A scrape in one of its forms: OpenMetrics 1.0 text, Prometheus text 0.0.4, protobuf.
 //!
-//! In: a [`Scrape`]. Out: text. Both forms come from one encoding (prometheus-client), the second
+//! In: a [`Scrape`]. Out: bytes. Both texts come from one encoding (prometheus-client), the second
 //! by rewriting the comment lines of the first, so that they cannot disagree on a sample.
 //!
 //! Why that crate and not a writer of our own: 1,000 listeners (17,000 series, 1.9 MB) take it 2.5 ms
@@ -11,15 +11,18 @@ use std::fmt::{self, Write as _};
 
 use prometheus_client::{encoding::text, registry::Registry};
 
-use super::metrics::Scrape;
+use super::{metrics::Scrape, protobuf};
+use crate::metric::HistogramForm;
 
-/// A text form.
+/// A form of a scrape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// OpenMetrics 1.0.
     OpenMetrics,
     /// Prometheus text 0.0.4, also what node_exporter's textfile collector reads.
     Prometheus,
+    /// Messages `io.prometheus.client.MetricFamily`, with histograms in this form.
+    Protobuf(HistogramForm),
 }
 
 impl Format {
@@ -29,6 +32,10 @@ impl Format {
         match self {
             Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
             Self::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
+            Self::Protobuf(_) => {
+                "application/vnd.google.protobuf; \
+                 proto=io.prometheus.client.MetricFamily; encoding=delimited"
+            }
         }
     }
 }
@@ -37,15 +44,20 @@ impl Format {
 ///
 /// # Errors
 /// When a family gives a value that its kind cannot have: a bug, and never one of the data.
-pub fn encode(scrape: Scrape, format: Format) -> Result<String, fmt::Error> {
+pub fn encode(scrape: Scrape, format: Format) -> Result<Vec<u8>, fmt::Error> {
+    match format {
+        Format::OpenMetrics => openmetrics(scrape).map(String::into_bytes),
+        Format::Prometheus => to_prometheus(&openmetrics(scrape)?).map(String::into_bytes),
+        Format::Protobuf(form) => protobuf::encode(&scrape, form),
+    }
+}
+
+fn openmetrics(scrape: Scrape) -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(scrape));
-    let mut openmetrics = String::new();
-    text::encode(&mut openmetrics, &registry)?;
-    match format {
-        Format::OpenMetrics => Ok(openmetrics),
-        Format::Prometheus => to_prometheus(&openmetrics),
-    }
+    let mut text = String::new();
+    text::encode(&mut text, &registry)?;
+    Ok(text)
 }
 
 /// Metadata by the rules of 0.0.4: names as they stand on the samples, info is a gauge, no UNIT

@@ -30,6 +30,7 @@ use super::{
     self_process::SelfProcess,
 };
 use crate::{
+    metric::HistogramForm,
     model::snapshot::Snapshot,
     time::{Monotonic, Nanos},
 };
@@ -42,12 +43,15 @@ pub struct App {
     pub snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     /// The clock of [`Snapshot::at`].
     pub now: fn() -> Monotonic,
+    /// The form of histograms in protobuf.
+    pub histograms: HistogramForm,
 }
 
 /// What the handlers share.
 struct Server {
     snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     now: fn() -> Monotonic,
+    histograms: HistogramForm,
     started: Monotonic,
     process: SelfProcess,
 }
@@ -60,8 +64,9 @@ const TOO_OLD_INTERVALS: u64 = 10;
 
 /// The routes of `app`.
 pub fn router(app: App) -> Router {
-    let App { snapshots, now } = app;
-    let server = Server { snapshots, now, started: now(), process: SelfProcess::new() };
+    let App { snapshots, now, histograms } = app;
+    let (started, process) = (now(), SelfProcess::new());
+    let server = Server { snapshots, now, histograms, started, process };
     Router::new()
         .route("/", get(index))
         .route("/metrics", get(metrics))
@@ -87,10 +92,10 @@ async fn index() -> Response {
 
 async fn metrics(State(server): State<Arc<Server>>, request: HeaderMap) -> Response {
     let Some(snapshot) = server.newest() else { return too_early() };
-    let format = negotiate::format(&joined(&request, header::ACCEPT));
+    let format = negotiate::format(&joined(&request, header::ACCEPT), server.histograms);
     let scrape = Scrape::new(snapshot, server.process.read());
     match exposition::encode(scrape, format) {
-        Ok(text) => body(&request, "Accept, Accept-Encoding", format.content_type(), text.into()),
+        Ok(bytes) => body(&request, "Accept, Accept-Encoding", format.content_type(), bytes),
         Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "a metric cannot be encoded\n"),
     }
 }

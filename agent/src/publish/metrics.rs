@@ -2,9 +2,10 @@
 //!
 //! In: a [`Snapshot`] and the agent's own [`Usage`]. Out: series, given one by one to a sink, in
 //! the order of [`FAMILIES`]; `docs/METRICS.md`. An absent value gives no series, and a family
-//! without series no lines. Not here: the text ([`super::exposition`]).
+//! without series no lines. Not here: the forms ([`super::exposition`]).
 
 mod agent;
+pub(super) mod call;
 mod host;
 mod listener;
 
@@ -20,15 +21,19 @@ use prometheus_client::{
 };
 
 pub(super) use self::agent::COMMIT;
-use super::self_process::{self, Usage};
+use super::{
+    histogram::Classic,
+    self_process::{self, Usage},
+};
 use crate::{
+    histogram::Histogram,
     metric::{Descriptor, Kind},
     model::snapshot::{Durations, Snapshot},
 };
 
 /// All families, in the order of the scrape.
 pub const FAMILIES: &[&[Family]] =
-    &[listener::FAMILIES, host::FAMILIES, agent::FAMILIES, self_process::FAMILIES];
+    &[listener::FAMILIES, call::FAMILIES, host::FAMILIES, agent::FAMILIES, self_process::FAMILIES];
 
 /// A family and its series.
 #[derive(Clone, Copy, Debug)]
@@ -51,7 +56,9 @@ pub(super) enum Value<'a> {
     Signed(i64),
     /// Seconds or a ratio.
     Real(f64),
-    /// A histogram.
+    /// Counted by the kernel, and the bounds of its classic form, as powers of 2 s.
+    Histogram(&'a Histogram, &'static [i32]),
+    /// Counted here.
     Durations(&'a Durations),
     /// The labels say it all.
     Info,
@@ -116,16 +123,19 @@ fn encode(metric: &mut MetricEncoder<'_>, kind: Kind, value: Value<'_>) -> fmt::
         (Kind::Gauge, Value::Unsigned(n)) => metric.encode_gauge(&n),
         (Kind::Gauge, Value::Signed(n)) => metric.encode_gauge(&n),
         (Kind::Gauge, Value::Real(x)) => metric.encode_gauge(&x),
+        (Kind::Histogram, Value::Histogram(histogram, powers)) => {
+            encode_classic(metric, &Classic::new(histogram, powers))
+        }
         (Kind::Histogram, Value::Durations(durations)) => {
-            let bounds = Durations::BOUNDS.iter().map(|bound| bound.as_seconds());
-            let bounds = bounds.chain([f64::INFINITY]);
-            let buckets: Vec<_> = bounds.zip(durations.buckets).collect();
-            let count = durations.buckets.iter().sum();
-            let sum = durations.sum.as_seconds();
-            metric.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+            encode_classic(metric, &Classic::of_durations(durations))
         }
         _ => Err(fmt::Error),
     }
+}
+
+fn encode_classic(metric: &mut MetricEncoder<'_>, classic: &Classic) -> fmt::Result {
+    let Classic { count, sum, buckets } = classic;
+    metric.encode_histogram::<NoLabelSet>(*sum, *count, buckets, None)
 }
 
 /// `docs/METRICS.md`.

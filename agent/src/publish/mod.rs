@@ -5,7 +5,9 @@
 
 pub mod api;
 pub mod exposition;
+mod histogram;
 pub mod http;
 pub mod metrics;
 pub mod negotiate;
+pub mod protobuf;
 pub mod self_process;

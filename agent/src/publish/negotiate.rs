@@ -1,18 +1,29 @@
-//! What a client accepts (RFC 9110, section 12.5): the text form, and whether gzip. Pure.
+//! What a client accepts (RFC 9110, section 12.5): the form of a scrape, and whether gzip. Pure.
 
 use super::exposition::Format;
+use crate::metric::HistogramForm;
 
-/// The text form for an `Accept` header; several of them are joined by commas.
+/// The form for an `Accept` header; several of them are joined by commas. `histograms` is what
+/// protobuf has.
 ///
-/// OpenMetrics when nothing tells otherwise, or nothing of ours is accepted. A browser, which asks
-/// for text/html, gets plain text: it shows that, and would save the other as a file.
+/// OpenMetrics when nothing tells otherwise, or nothing of ours is accepted. Protobuf only for a
+/// client that names it, and then also before what it accepts as much: it alone carries native
+/// histograms. A browser, which asks for text/html, gets plain text: it shows that, and would save
+/// the others as a file.
 #[must_use]
-pub fn format(accept: &str) -> Format {
+pub fn format(accept: &str, histograms: HistogramForm) -> Format {
     let ranges: Vec<_> = accept.split(',').map(Range::parse).collect();
+    let protobuf = quality(&ranges, [|r| r.is_protobuf()]);
     let openmetrics =
         quality(&ranges, [|r| r.is_openmetrics(), |r| r.is("application/*"), |r| r.is("*/*")]);
     let prometheus = quality(&ranges, [|r| r.is_prometheus(), |r| r.is("text/*"), |r| r.is("*/*")]);
-    if openmetrics < prometheus { Format::Prometheus } else { Format::OpenMetrics }
+    if 0.0 < protobuf && openmetrics.max(prometheus) <= protobuf {
+        Format::Protobuf(histograms)
+    } else if openmetrics < prometheus {
+        Format::Prometheus
+    } else {
+        Format::OpenMetrics
+    }
 }
 
 /// Whether gzip may be sent, by an `Accept-Encoding` header.
@@ -23,7 +34,7 @@ pub fn gzip(accept_encoding: &str) -> bool {
 }
 
 /// The weight of the first rule that any range fits; 0 if there is none.
-fn quality(ranges: &[Range<'_>], rules: [fn(&Range<'_>) -> bool; 3]) -> f32 {
+fn quality<const N: usize>(ranges: &[Range<'_>], rules: [fn(&Range<'_>) -> bool; N]) -> f32 {
     let fits = |rule: fn(&Range<'_>) -> bool| {
         ranges.iter().filter(|&range| rule(range)).map(|range| range.quality).reduce(f32::max)
     };
@@ -34,6 +45,10 @@ fn quality(ranges: &[Range<'_>], rules: [fn(&Range<'_>) -> bool; 3]) -> f32 {
 struct Range<'a> {
     name: &'a str,
     version: Option<&'a str>,
+    /// Of protobuf: the message.
+    proto: Option<&'a str>,
+    /// Of protobuf: what is around the messages.
+    encoding: Option<&'a str>,
     /// `0.0..=1.0`; 1 where it is not given or no number.
     quality: f32,
 }
@@ -42,7 +57,7 @@ impl<'a> Range<'a> {
     fn parse(text: &'a str) -> Self {
         let mut parts = text.split(';').map(str::trim);
         let name = parts.next().unwrap_or_default();
-        let mut range = Self { name, version: None, quality: 1.0 };
+        let mut range = Self { name, version: None, proto: None, encoding: None, quality: 1.0 };
         for (key, value) in parts.filter_map(|part| part.split_once('=')) {
             let (key, value) = (key.trim(), value.trim().trim_matches('"'));
             if key.eq_ignore_ascii_case("q") {
@@ -50,6 +65,10 @@ impl<'a> Range<'a> {
                 range.quality = quality.unwrap_or(1.0).clamp(0.0, 1.0);
             } else if key.eq_ignore_ascii_case("version") {
                 range.version = Some(value);
+            } else if key.eq_ignore_ascii_case("proto") {
+                range.proto = Some(value);
+            } else if key.eq_ignore_ascii_case("encoding") {
+                range.encoding = Some(value);
             }
         }
         range
@@ -57,6 +76,12 @@ impl<'a> Range<'a> {
 
     fn is(&self, name: &str) -> bool {
         self.name.eq_ignore_ascii_case(name)
+    }
+
+    fn is_protobuf(&self) -> bool {
+        self.is("application/vnd.google.protobuf")
+            && self.proto.is_none_or(|proto| proto == "io.prometheus.client.MetricFamily")
+            && self.encoding.is_none_or(|encoding| encoding == "delimited")
     }
 
     fn is_openmetrics(&self) -> bool {
@@ -76,8 +101,10 @@ mod tests {
 
     #[track_caller]
     fn check(accept: &str, expected: Format) {
-        assert_eq!(format(accept), expected, "{accept:?}");
+        assert_eq!(format(accept, HistogramForm::Native), expected, "{accept:?}");
     }
+
+    const PROTOBUF: Format = Format::Protobuf(HistogramForm::Native);
 
     #[test]
     fn openmetrics_unless_something_else_is_preferred() {
@@ -97,6 +124,19 @@ mod tests {
     }
 
     #[test]
+    fn protobuf_where_it_is_named_and_nothing_is_liked_more() {
+        check("application/vnd.google.protobuf", PROTOBUF);
+        check("application/vnd.google.protobuf, */*", PROTOBUF);
+        check("application/openmetrics-text, application/vnd.google.protobuf", PROTOBUF);
+        check("application/vnd.google.protobuf;q=0.4, text/plain;q=0.3", PROTOBUF);
+        check("application/vnd.google.protobuf;q=0.4, text/plain;q=0.5", Format::Prometheus);
+        check("application/vnd.google.protobuf;q=0, text/plain;q=0.5", Format::Prometheus);
+        check("application/vnd.google.protobuf;q=0", Format::OpenMetrics);
+        check("application/vnd.google.protobuf;proto=a.B;encoding=delimited", Format::OpenMetrics);
+        check("application/vnd.google.protobuf;encoding=text, text/*;q=0.1", Format::Prometheus);
+    }
+
+    #[test]
     fn what_real_clients_send() {
         let prometheus_2 = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;\
             version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
@@ -108,7 +148,11 @@ mod tests {
         let native = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;\
             encoding=delimited,application/openmetrics-text;version=1.0.0;q=0.8,\
             text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
-        check(native, Format::OpenMetrics);
+        check(native, PROTOBUF);
+        let native_3 = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;\
+            encoding=delimited;q=0.6,application/openmetrics-text;version=1.0.0;\
+            escaping=allow-utf-8;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
+        check(native_3, PROTOBUF);
         let firefox = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
         check(firefox, Format::Prometheus);
     }

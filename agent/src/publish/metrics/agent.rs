@@ -80,7 +80,7 @@ pub(super) const FAMILIES: &[Family] = &[
             name: "backlogd_events_lost_total",
             kind: Kind::Counter,
             labels: &["stage"],
-            help: "Events not counted for a listener: kernel, handshakes that no program saw; no_slot, times that a listening socket asked for a record in vain; stale, of a record given away",
+            help: "Events not counted for a listener: kernel, handshakes that no program saw; no_slot, times that a listening socket asked for a record in vain; stale, of a record given away; map_full, entries that a map of the programs had no room for",
             source: "PassiveOpens of /proc/net/snmp less established; counters of the programs",
         },
         emit: events_lost,
@@ -149,10 +149,11 @@ pub(super) const FAMILIES: &[Family] = &[
 fn events_lost(scrape: &Scrape, sink: Sink<'_>) -> fmt::Result {
     let snapshot = &scrape.snapshot;
     let kernel = snapshot.namespaces.iter().filter_map(|namespace| namespace.lost_in_kernel.ok());
-    let stages: [(&str, Option<u64>); 3] = [
+    let stages: [(&str, Option<u64>); 4] = [
         ("kernel", kernel.reduce(|sum, n| sum + n)),
         ("no_slot", snapshot.agent.no_slot.ok()),
         ("stale", snapshot.agent.stale.ok()),
+        ("map_full", snapshot.agent.map_full.ok()),
     ];
     stages.into_iter().try_for_each(|(stage, n)| match n {
         Some(n) => sink(&[("stage", stage)], Value::Unsigned(n)),

@@ -3,13 +3,15 @@
 //! A listener that is gone (no member) has its counters and `sockets` 0, and no other gauge. Long
 //! because it is a flat table.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use super::{Family, Scrape, Sink, Value};
 use crate::{
+    histogram::Histogram,
     input::Known,
     metric::{Descriptor, Kind, LISTENER_LABELS},
-    model::snapshot::Listener,
+    model::snapshot::{DropsBy, Listener},
+    publish::histogram::{DURATION, WAIT},
 };
 
 pub(super) const FAMILIES: &[Family] = &[
@@ -64,6 +66,22 @@ pub(super) const FAMILIES: &[Family] = &[
         emit: |scrape, sink| level(scrape, sink, |l| count(l.syn_queue)),
     },
     Family {
+        descriptor: counter(
+            "backlogd_listener_syns_total",
+            "SYNs that reached the listener, refused ones and those answered with a cookie included",
+            "tcp_conn_request, net/ipv4/tcp_input.c",
+        ),
+        emit: |scrape, sink| each(scrape, sink, None, |l| count(l.counters.syns)),
+    },
+    Family {
+        descriptor: counter(
+            "backlogd_listener_syncookies_total",
+            "SYNs answered with a cookie, since the SYN queue was full",
+            "cookie_v4_init_sequence, net/ipv4/syncookies.c, and cookie_v6_init_sequence",
+        ),
+        emit: |scrape, sink| each(scrape, sink, None, |l| count(l.counters.syncookies)),
+    },
+    Family {
         descriptor: gauge(
             "backlogd_listener_sockets",
             "Sockets of the listener: several in a SO_REUSEPORT group, 0 when it is gone",
@@ -90,12 +108,30 @@ pub(super) const FAMILIES: &[Family] = &[
         emit: |scrape, sink| each(scrape, sink, None, |l| count(l.counters.accepted)),
     },
     Family {
+        descriptor: histogram(
+            "backlogd_listener_accept_wait_seconds",
+            "Time that a connection spent in the accept queue, counted when accept returns it; not of those that were queued before the agent started",
+            "from the child's birth to its accept, in the kernel, in buckets of 2^(1/4)",
+        ),
+        emit: |scrape, sink| each(scrape, sink, None, |l| durations(&l.accept_wait, WAIT)),
+    },
+    Family {
         descriptor: counter(
             "backlogd_listener_closed_total",
             "Accepted connections whose socket has since been destroyed, of those established since the agent runs",
             "tcp_destroy_sock (tcp_v4_destroy_sock, net/ipv4/tcp_ipv4.c)",
         ),
         emit: |scrape, sink| each(scrape, sink, None, |l| count(l.counters.closed)),
+    },
+    Family {
+        descriptor: histogram(
+            "backlogd_listener_connection_duration_seconds",
+            "Time from accept to the end of the connection's socket, counted then; not of those that were accepted before the agent started",
+            "from accept to tcp_destroy_sock (tcp_v4_destroy_sock, net/ipv4/tcp_ipv4.c), in the kernel, in buckets of 2^(1/4)",
+        ),
+        emit: |scrape, sink| {
+            each(scrape, sink, None, |l| durations(&l.connection_duration, DURATION))
+        },
     },
     Family {
         descriptor: counter_by(
@@ -115,11 +151,13 @@ pub(super) const FAMILIES: &[Family] = &[
         descriptor: counter_by(
             "backlogd_listener_drops_total",
             &["netns", "addr", "port", "comm", "reason"],
-            "Listen drops; a drop is not a client, since each client tries several times. unspecified: no hook tells the reason",
-            "sk_drops of SKMEMINFO, per sample at most the growth of the namespace's ListenDrops",
+            "Listen drops; a drop is not a client, since each client tries several times. accept_queue_full_syn and syn_queue_full: a SYN was refused; accept_queue_full_ack: the last ACK of a handshake was; other: none of these; unspecified: where not every reason has a hook, the rest. A reason without a hook is absent",
+            "hooks at each refusal; all reasons together: sk_drops of SKMEMINFO, per sample at most the growth of the namespace's ListenDrops",
         ),
         emit: |scrape, sink| {
-            each(scrape, sink, Some(("reason", "unspecified")), |l| count(l.counters.drops))
+            REASONS.iter().try_for_each(|&(reason, n)| {
+                each(scrape, sink, Some(("reason", reason)), |l| count(n(&l.counters.drops_by)))
+            })
         },
     },
     Family {
@@ -160,12 +198,28 @@ pub(super) const FAMILIES: &[Family] = &[
     },
 ];
 
+/// The drops of one reason.
+type OfReason = fn(&DropsBy) -> Known<u64>;
+
+/// The values of `reason`.
+const REASONS: [(&str, OfReason); 5] = [
+    ("accept_queue_full_syn", |drops| drops.accept_queue_full_syn),
+    ("accept_queue_full_ack", |drops| drops.accept_queue_full_ack),
+    ("syn_queue_full", |drops| drops.syn_queue_full),
+    ("other", |drops| drops.other),
+    ("unspecified", |drops| drops.unspecified),
+];
+
 const fn gauge(name: &'static str, help: &'static str, source: &'static str) -> Descriptor {
     Descriptor { name, kind: Kind::Gauge, labels: LISTENER_LABELS, help, source }
 }
 
 const fn counter(name: &'static str, help: &'static str, source: &'static str) -> Descriptor {
     counter_by(name, LISTENER_LABELS, help, source)
+}
+
+const fn histogram(name: &'static str, help: &'static str, source: &'static str) -> Descriptor {
+    Descriptor { name, kind: Kind::Histogram, labels: LISTENER_LABELS, help, source }
 }
 
 const fn counter_by(
@@ -179,6 +233,10 @@ const fn counter_by(
 
 fn count(known: Known<u64>) -> Option<Value<'static>> {
     known.ok().map(Value::Unsigned)
+}
+
+fn durations<'l>(known: &'l Known<Arc<Histogram>>, powers: &'static [i32]) -> Option<Value<'l>> {
+    known.as_deref().ok().map(|histogram| Value::Histogram(histogram, powers))
 }
 
 /// One series per listener that has sockets and a `value`.
@@ -198,7 +256,7 @@ fn each(
     scrape: &Scrape,
     sink: Sink<'_>,
     label: Option<(&str, &str)>,
-    value: impl Fn(&Listener) -> Option<Value<'static>>,
+    value: impl Fn(&Listener) -> Option<Value<'_>>,
 ) -> fmt::Result {
     let mut labels = Vec::with_capacity(LISTENER_LABELS.len() + 1);
     for (listener, [netns, addr, port]) in scrape.snapshot.listeners.iter().zip(&scrape.names) {
