@@ -28,6 +28,18 @@ pub(super) fn show(seconds: f64) -> String {
     }
 }
 
+/// Writes a span of seconds that can be far below one, in at most five characters: `12us`,
+/// `1.2ms`, `250ms`, `1.2s`; from a second on as [`show`].
+pub(super) fn show_short(seconds: f64) -> String {
+    match seconds {
+        s if s < 9.95e-6 => format!("{:.1}us", s * 1e6),
+        s if s < 999.5e-6 => format!("{:.0}us", s * 1e6),
+        s if s < 9.95e-3 => format!("{:.1}ms", s * 1e3),
+        s if s < 0.9995 => format!("{:.0}ms", s * 1e3),
+        s => show(s),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -53,5 +65,11 @@ mod tests {
     fn a_span_is_short() {
         let shown = [0.0, 0.31, 9.97, 119.0, 300.0, 10_000.0, 1e6].map(show);
         assert_eq!(shown, ["0.0s", "0.3s", "10s", "119s", "5m", "3h", "12d"]);
+    }
+
+    #[test]
+    fn a_short_span_keeps_two_digits() {
+        let shown = [0.95e-6, 9.97e-6, 123e-6, 1.23e-3, 0.25, 0.9996, 12.0].map(show_short);
+        assert_eq!(shown, ["0.9us", "10us", "123us", "1.2ms", "250ms", "1.0s", "12s"]);
     }
 }

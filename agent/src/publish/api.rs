@@ -4,6 +4,7 @@
 //! units base units. What is not known is null, and the `absent` map beside it says why, by the
 //! field's name. Fields are added freely; a change of meaning raises [`SCHEMA_VERSION`].
 
+mod duration;
 mod listener;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -11,12 +12,16 @@ use std::{collections::BTreeMap, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use self::listener::{Aborted, Listener, Member, RatesPerSecond, address};
-use super::metrics::COMMIT;
+pub use self::{
+    duration::Durations,
+    listener::{Aborted, DropsByReason, Listener, Member, RatesPerSecond, address},
+};
+use super::metrics::{COMMIT, call};
 use crate::{
+    errno::Errno,
     id::Pid,
-    input::{self, Absent, Known},
-    model::snapshot::{self, Durations, Snapshot},
+    input::{self, Absent, ErrorCounts, Known},
+    model::snapshot::{self, Snapshot},
 };
 
 /// The value of `schema_version`.
@@ -62,6 +67,8 @@ pub struct SnapshotDocument {
     pub processes: Vec<Process>,
     /// Host totals.
     pub host: Host,
+    /// System calls that failed, since the agent started.
+    pub errors: Errors,
     /// How each event is obtained on this kernel.
     pub hooks: Vec<Hook>,
     /// The agent itself.
@@ -123,6 +130,44 @@ pub struct Hook {
     pub program: String,
     /// Why there is no better one; empty when there is nothing to say.
     pub why: String,
+    /// What was tried before, best first.
+    pub refused: Vec<RefusedHook>,
+}
+
+/// A hook that this kernel did not take.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RefusedHook {
+    /// `fentry`, `kprobe` or `tracepoint`.
+    pub tier: String,
+    /// The program.
+    pub program: String,
+    /// What the kernel answered, or what it lacks.
+    pub why: String,
+}
+
+/// System calls that failed; null where no hook sees them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Errors {
+    /// accept, without `EAGAIN`.
+    pub accept: Option<Vec<FailedCalls>>,
+    /// accept that found an empty queue (`EAGAIN`), by name of the calling task.
+    pub accept_would_block: Option<BTreeMap<String, u64>>,
+    /// connect on TCP sockets.
+    pub connect: Option<Vec<FailedCalls>>,
+    /// Why fields are null.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub absent: AbsentFields,
+}
+
+/// Failed calls of one task name with one error.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct FailedCalls {
+    /// Name of the calling task.
+    pub comm: String,
+    /// The error's name, or its number.
+    pub errno: String,
+    /// How many.
+    pub count: u64,
 }
 
 /// The agent's account of itself.
@@ -142,6 +187,8 @@ pub struct Agent {
     pub no_slot: Option<u64>,
     /// Events of a record that had been given away.
     pub stale: Option<u64>,
+    /// Entries that a map of the programs had no room for.
+    pub map_full: Option<u64>,
     /// Runs that the kernel skipped.
     pub missed: Vec<Missed>,
     /// Runs of each program; empty while the kernel's BPF statistics are off.
@@ -220,6 +267,7 @@ impl SnapshotDocument {
             namespaces: snapshot.namespaces.iter().map(Namespace::new).collect(),
             processes: processes.map(|(&pid, p)| Process::new(pid, Some(p))).collect(),
             host: Host::new(&snapshot.host),
+            errors: Errors::new(snapshot),
             hooks: snapshot.hooks.iter().map(Hook::new).collect(),
             agent: Agent::new(&snapshot.agent, snapshot.samples),
         }
@@ -271,13 +319,49 @@ impl Host {
     }
 }
 
+impl Errors {
+    fn new(snapshot: &Snapshot) -> Self {
+        let mut absent = AbsentFields::new();
+        let accept = call::failed(snapshot, |errors| &errors.accept);
+        let would_block = accept.map(|counts| {
+            let counts = counts.iter().filter(|((_, errno), _)| *errno == Errno::AGAIN);
+            counts.map(|((comm, _), &n)| (comm.to_string(), n)).collect()
+        });
+        let connect = call::failed(snapshot, |errors| &errors.connect);
+        Self {
+            accept: known(&mut absent, "accept", accept.map(FailedCalls::list)),
+            accept_would_block: known(&mut absent, "accept_would_block", would_block),
+            connect: known(&mut absent, "connect", connect.map(FailedCalls::list)),
+            absent,
+        }
+    }
+}
+
+impl FailedCalls {
+    fn list(counts: &ErrorCounts) -> Vec<Self> {
+        let errors = counts.iter().filter(|((_, errno), _)| *errno != Errno::AGAIN);
+        let calls = errors.map(|((comm, errno), &count)| Self {
+            comm: comm.to_string(),
+            errno: errno.to_string(),
+            count,
+        });
+        calls.collect()
+    }
+}
+
 impl Hook {
     fn new(hook: &input::Hook) -> Self {
+        let refused = hook.refused.iter().map(|refused| RefusedHook {
+            tier: refused.tier.name().to_owned(),
+            program: refused.program.to_owned(),
+            why: refused.why.to_string(),
+        });
         Self {
             event: hook.event.to_owned(),
             tier: hook.tier.name().to_owned(),
             program: hook.program.to_owned(),
             why: hook.why.to_string(),
+            refused: refused.collect(),
         }
     }
 }
@@ -304,6 +388,7 @@ impl Agent {
             slots_capacity: known(&mut absent, "slots_capacity", agent.slots.map(|(_, all)| all)),
             no_slot: known(&mut absent, "no_slot", agent.no_slot),
             stale: known(&mut absent, "stale", agent.stale),
+            map_full: known(&mut absent, "map_full", agent.map_full),
             missed: missed.collect(),
             runs: runs.collect(),
             durations: durations.map(|(s, d)| (s.name().to_owned(), Histogram::new(d))).collect(),
@@ -313,8 +398,9 @@ impl Agent {
 }
 
 impl Histogram {
-    fn new(durations: &Durations) -> Self {
-        let bounds = Durations::BOUNDS.iter().map(|bound| Some(bound.as_seconds())).chain([None]);
+    fn new(durations: &snapshot::Durations) -> Self {
+        let bounds =
+            snapshot::Durations::BOUNDS.iter().map(|bound| Some(bound.as_seconds())).chain([None]);
         let buckets = bounds.zip(durations.buckets);
         Self {
             count: durations.buckets.iter().sum(),

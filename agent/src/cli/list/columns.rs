@@ -5,7 +5,7 @@ use crate::{
         out::{Align, Cell, Column, Paint, Table},
         span,
     },
-    publish::api::{Listener, Process},
+    publish::api::{Durations, Listener, Process},
 };
 
 /// How full a queue is when it gets a colour.
@@ -29,12 +29,16 @@ const COLUMNS: [(&str, Align, Show); 10] = [
     ("STATE", Align::Left, state),
 ];
 
-const WIDE: [(&str, Align, Show); 10] = [
+const WIDE: [(&str, Align, Show); 14] = [
     ("NETNS", Align::Right, |listener| Cell::new(&listener.netns.to_string())),
     ("SOCKETS", Align::Right, |listener| Cell::new(&listener.sockets.to_string())),
+    ("SYNS", Align::Right, |listener| count(listener.syns)),
     ("ESTABLISHED", Align::Right, |listener| count(listener.established)),
     ("ACCEPTED", Align::Right, |listener| count(listener.accepted)),
+    ("WAIT-P50", Align::Right, |listener| wait(listener, |wait| wait.p50)),
+    ("WAIT-P99", Align::Right, |listener| wait(listener, |wait| wait.p99)),
     ("CLOSED", Align::Right, |listener| count(listener.closed)),
+    ("DUR-P50", Align::Right, duration),
     ("ABORTED", Align::Right, |listener| count(listener.aborted.listener_closed)),
     ("RESETS", Align::Right, |listener| count(listener.aborted.reset)),
     ("FULL-S", Align::Right, |listener| Cell::new(&format!("{:.1}", listener.full_seconds))),
@@ -89,6 +93,20 @@ fn state(listener: &Listener) -> Cell {
 
 fn idle(listener: &Listener) -> Cell {
     listener.seconds_since_accept.map_or_else(Cell::missing, |s| Cell::new(&span::show(s)))
+}
+
+/// A quantile of the time in the accept queue.
+fn wait(listener: &Listener, quantile: fn(&Durations) -> Option<f64>) -> Cell {
+    span_of(listener.accept_wait_seconds.as_ref().and_then(quantile))
+}
+
+/// Half of the connections were closed after at most so long.
+fn duration(listener: &Listener) -> Cell {
+    span_of(listener.connection_duration_seconds.as_ref().and_then(|duration| duration.p50))
+}
+
+fn span_of(seconds: Option<f64>) -> Cell {
+    seconds.map_or_else(Cell::missing, |s| Cell::new(&span::show_short(s)))
 }
 
 /// Open descriptors and limit of the owner that is nearest to its limit.

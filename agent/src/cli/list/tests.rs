@@ -4,7 +4,8 @@ use unicode_width::UnicodeWidthStr as _;
 
 use super::*;
 use crate::publish::api::{
-    Aborted, Listener, Member, Process, RatesPerSecond, SCHEMA_VERSION, Source,
+    Aborted, DropsByReason, Durations, Listener, Member, Process, RatesPerSecond, SCHEMA_VERSION,
+    Source,
 };
 
 const PIPE: Terminal = Terminal { size: None, color: false, redraws: false };
@@ -32,13 +33,38 @@ fn listener(address: &str, comm: &str, pid: u32) -> Listener {
         length_max: Some(3),
         fill_ratio_max: Some(0.0),
         syn_queue: Some(0),
+        syns: Some(1003),
+        syncookies: Some(0),
         established: Some(1000),
         accepted: Some(1000),
         closed: Some(990),
         aborted: Aborted { listener_closed: Some(0), reset: Some(0) },
         drops: Some(0),
+        drops_by_reason: DropsByReason {
+            accept_queue_full_syn: Some(0),
+            accept_queue_full_ack: Some(0),
+            syn_queue_full: Some(0),
+            other: Some(0),
+            unspecified: None,
+        },
         socket_drops: Some(0),
         full_seconds: 0.0,
+        accept_wait_seconds: Some(Durations {
+            count: 1000,
+            sum: 0.5,
+            p50: Some(47e-6),
+            p90: Some(0.0012),
+            p99: Some(0.21),
+            max_bucket: Some(0.25),
+        }),
+        connection_duration_seconds: Some(Durations {
+            count: 0,
+            sum: 0.0,
+            p50: None,
+            p90: None,
+            p99: None,
+            max_bucket: None,
+        }),
         rates_per_second: RatesPerSecond {
             established: Some(1.0),
             accepted: Some(1.0),
@@ -82,6 +108,9 @@ fn listeners() -> Vec<Listener> {
         },
         Listener {
             length_max: None,
+            syns: None,
+            accept_wait_seconds: None,
+            connection_duration_seconds: None,
             established: None,
             accepted: None,
             closed: None,

@@ -1,14 +1,15 @@
 //! One listener, as JSON, and its address as people read it.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{AbsentFields, Process, known};
+use super::{AbsentFields, Durations, Process, known};
 use crate::{
+    histogram::Histogram,
     id::{ListenerKey, Pid},
-    input::ProcessSample,
+    input::{Known, ProcessSample},
     model::snapshot,
     time::Nanos,
 };
@@ -42,6 +43,10 @@ pub struct Listener {
     pub fill_ratio_max: Option<f64>,
     /// Handshakes that wait for their last ACK.
     pub syn_queue: Option<u64>,
+    /// SYNs that reached it.
+    pub syns: Option<u64>,
+    /// SYNs answered with a cookie.
+    pub syncookies: Option<u64>,
     /// Handshakes completed.
     pub established: Option<u64>,
     /// Connections returned by accept.
@@ -52,10 +57,16 @@ pub struct Listener {
     pub aborted: Aborted,
     /// Listen drops.
     pub drops: Option<u64>,
+    /// The same by reason.
+    pub drops_by_reason: DropsByReason,
     /// `sk_drops` of the sockets as it is.
     pub socket_drops: Option<u64>,
     /// Time in which a socket had length > limit.
     pub full_seconds: f64,
+    /// Time from a connection's place in the accept queue to its accept.
+    pub accept_wait_seconds: Option<Durations>,
+    /// Time from accept to the end of the connection's socket.
+    pub connection_duration_seconds: Option<Durations>,
     /// Over the last ten seconds.
     pub rates_per_second: RatesPerSecond,
     /// Accepted connections that are not destroyed.
@@ -78,6 +89,21 @@ pub struct Aborted {
     pub listener_closed: Option<u64>,
     /// Reset by the peer; still handed out by accept.
     pub reset: Option<u64>,
+}
+
+/// Listen drops by reason; together they are all. Null: no hook tells this reason.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct DropsByReason {
+    /// SYNs refused since the accept queue was full.
+    pub accept_queue_full_syn: Option<u64>,
+    /// Last ACKs refused since the accept queue was full.
+    pub accept_queue_full_ack: Option<u64>,
+    /// SYNs refused since the SYN queue was full.
+    pub syn_queue_full: Option<u64>,
+    /// For none of these reasons.
+    pub other: Option<u64>,
+    /// Reason not told, where not every reason has a hook.
+    pub unspecified: Option<u64>,
 }
 
 /// Events per second.
@@ -114,6 +140,11 @@ impl Listener {
         let mut absent = AbsentFields::new();
         let (key, counters) = (listener.key, &listener.counters);
         let owners = listener.owners.iter().map(|&pid| Process::new(pid, processes.get(&pid)));
+        let summary = |known: &Known<Arc<Histogram>>| {
+            known.as_deref().map(Durations::new).map_err(|&why| why)
+        };
+        let (wait, duration) =
+            (summary(&listener.accept_wait), summary(&listener.connection_duration));
         let since_accept = listener.since_accept.map(Nanos::as_seconds);
         Self {
             netns: key.netns.0,
@@ -129,13 +160,22 @@ impl Listener {
             length_max: known(&mut absent, "length_max", listener.length_max),
             fill_ratio_max: listener.fill_ratio_max,
             syn_queue: known(&mut absent, "syn_queue", listener.syn_queue),
+            syns: known(&mut absent, "syns", counters.syns),
+            syncookies: known(&mut absent, "syncookies", counters.syncookies),
             established: known(&mut absent, "established", counters.established),
             accepted: known(&mut absent, "accepted", counters.accepted),
             closed: known(&mut absent, "closed", counters.closed),
             aborted: Aborted::new(counters, &mut absent),
             drops: known(&mut absent, "drops", counters.drops),
+            drops_by_reason: DropsByReason::new(counters.drops_by, &mut absent),
             socket_drops: known(&mut absent, "socket_drops", counters.socket_drops),
             full_seconds: counters.full.as_seconds(),
+            accept_wait_seconds: known(&mut absent, "accept_wait_seconds", wait),
+            connection_duration_seconds: known(
+                &mut absent,
+                "connection_duration_seconds",
+                duration,
+            ),
             rates_per_second: RatesPerSecond::new(listener.rates, &mut absent),
             open: known(&mut absent, "open", listener.open),
             seconds_since_accept: known(&mut absent, "seconds_since_accept", since_accept),
@@ -152,6 +192,19 @@ impl Aborted {
         Self {
             listener_closed: known(absent, "aborted.listener_closed", by_listener),
             reset: known(absent, "aborted.reset", counters.aborted_reset),
+        }
+    }
+}
+
+impl DropsByReason {
+    fn new(drops: snapshot::DropsBy, absent: &mut AbsentFields) -> Self {
+        let mut known = |reason: &str, n| known(absent, &format!("drops_by_reason.{reason}"), n);
+        Self {
+            accept_queue_full_syn: known("accept_queue_full_syn", drops.accept_queue_full_syn),
+            accept_queue_full_ack: known("accept_queue_full_ack", drops.accept_queue_full_ack),
+            syn_queue_full: known("syn_queue_full", drops.syn_queue_full),
+            other: known("other", drops.other),
+            unspecified: known("unspecified", drops.unspecified),
         }
     }
 }
