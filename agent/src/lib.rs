@@ -6,6 +6,7 @@
 pub mod config;
 pub mod errno;
 pub mod error;
+pub mod event;
 pub mod histogram;
 pub mod id;
 pub mod input;

@@ -7,12 +7,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const LEAVES: &[&str] = &["errno", "error", "histogram", "id", "time", "metric", "input"];
+const LEAVES: &[&str] = &["errno", "error", "event", "histogram", "id", "time", "metric", "input"];
 
 /// Module, and what it may import beside itself and the leaves.
 const ARROWS: &[(&str, &[&str])] = &[
     ("errno", &[]),
     ("error", &[]),
+    ("event", &[]),
     ("histogram", &[]),
     ("id", &[]),
     ("time", &[]),

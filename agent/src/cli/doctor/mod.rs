@@ -76,7 +76,7 @@ pub struct Tried {
 }
 
 fn attempt(config: &Config) -> Tried {
-    let options = Options { ebpf: !config.no_ebpf, slots: config.slots };
+    let options = daemon::options(config);
     match Sources::open(&options) {
         Ok(mut sources) => {
             let unreadable = sources.sample().degraded;

@@ -7,6 +7,7 @@
 mod adopt;
 mod attach;
 pub mod btf;
+pub mod events;
 mod failed;
 mod histograms;
 mod hooks;
