@@ -1,8 +1,16 @@
-//! Which network namespace a thread is in.
+//! Which network namespace a thread is in, and how it gets into another.
 
-use std::io;
+use std::{
+    fs::{self, File},
+    io,
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+};
 
-use rustix::fs::stat;
+use rustix::{
+    fs::stat,
+    thread::{LinkNameSpaceType, move_into_link_name_space},
+};
 
 use crate::id::NetnsId;
 
@@ -11,14 +19,48 @@ use crate::id::NetnsId;
 /// # Errors
 /// When `/proc` is not mounted or hides the thread's `ns` directory.
 pub fn current() -> io::Result<NetnsId> {
-    let inode = stat("/proc/thread-self/ns/net")?.st_ino;
+    of(Path::new("/proc/thread-self/ns/net"))
+}
+
+/// The network namespace behind a file of nsfs.
+fn of(path: &Path) -> io::Result<NetnsId> {
+    let inode = stat(path)?.st_ino;
     // `proc_alloc_inum` (fs/proc/generic.c) gives 32 bits.
     u32::try_from(inode).map(NetnsId).map_err(|_| {
         io::Error::new(
             io::ErrorKind::InvalidData,
-            format!("/proc/thread-self/ns/net: inode {inode}, expected one below 2^32"),
+            format!("{}: inode {inode}, expected one below 2^32", path.display()),
         )
     })
+}
+
+/// Moves the calling thread, for good, into the network namespace behind a file of nsfs:
+/// `/proc/PID/ns/net`, or what `ip netns` keeps in `/run/netns`.
+///
+/// # Errors
+/// `ENOENT`; `EINVAL` for another file; `EPERM` without `CAP_SYS_ADMIN`, unless the thread is there
+/// already.
+pub fn enter(path: &Path) -> io::Result<NetnsId> {
+    let target = of(path)?;
+    if target != current()? {
+        let file = File::open(path)?;
+        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
+    }
+    current()
+}
+
+/// A file by which `netns` can be entered: that of a process in it, or one that `ip netns` keeps.
+/// `None`: no process that may be looked at is in it.
+///
+/// # Errors
+/// When `/proc` cannot be listed.
+pub fn find(netns: NetnsId) -> io::Result<Option<PathBuf>> {
+    let own = PathBuf::from("/proc/thread-self/ns/net");
+    let processes = fs::read_dir("/proc")?.flatten().map(|entry| entry.path().join("ns/net"));
+    // most hosts have no such folder
+    let named = fs::read_dir("/run/netns").into_iter().flatten().flatten();
+    let all = [own].into_iter().chain(processes).chain(named.map(|entry| entry.path()));
+    Ok(all.into_iter().find(|path| of(path).is_ok_and(|found| found == netns)))
 }
 
 #[cfg(test)]
@@ -27,7 +69,23 @@ mod tests {
 
     #[test]
     fn names_the_namespace_as_the_link_does() {
-        let link = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
+        let link = fs::read_link("/proc/thread-self/ns/net").unwrap();
         assert_eq!(current().unwrap().to_string(), link.to_str().unwrap());
+    }
+
+    #[test]
+    fn the_own_namespace_is_found_and_entered_without_a_privilege() {
+        let own = current().unwrap();
+        let path = find(own).unwrap().expect("we are in it");
+        assert_eq!(own, enter(&path).unwrap());
+        assert_eq!(None, find(NetnsId(1)).unwrap());
+    }
+
+    #[test]
+    fn what_is_no_namespace_is_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let err = enter(file.path()).unwrap_err();
+        assert_eq!(Some(libc::EINVAL), err.raw_os_error(), "{err}");
+        assert_eq!(io::ErrorKind::NotFound, enter(Path::new("/nonexistent")).unwrap_err().kind());
     }
 }
