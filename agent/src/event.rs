@@ -2,6 +2,9 @@
 
 use std::{fmt, net::SocketAddr, str::FromStr};
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use crate::{
     errno::Errno,
     id::{Cookie, NetnsId, Pid},
@@ -45,7 +48,10 @@ pub struct Task {
 }
 
 /// What can happen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
 #[repr(u8)]
 pub enum EventKind {
     /// A SYN reached a listener.
@@ -151,7 +157,8 @@ impl FromIterator<EventKind> for Kinds {
 }
 
 /// Why something was dropped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// The accept queue was full when the SYN came.
     AcceptQueueFullSyn,
@@ -281,6 +288,15 @@ mod tests {
         assert_eq!(vec![EventKind::Syn, EventKind::Close], kinds.iter().collect::<Vec<_>>());
         assert_eq!(EventKind::ALL.to_vec(), Kinds::all().iter().collect::<Vec<_>>());
         assert_eq!(0, Kinds::default().iter().count());
+    }
+
+    #[test]
+    fn programs_and_people_get_the_same_names() {
+        for kind in EventKind::ALL {
+            assert_eq!(format!("\"{kind}\""), serde_json::to_string(&kind).unwrap());
+        }
+        let full = Reason::AcceptQueueFullSyn;
+        assert_eq!(format!("\"{}\"", full.name()), serde_json::to_string(&full).unwrap());
     }
 
     #[test]

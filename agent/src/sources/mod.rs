@@ -36,7 +36,7 @@ use crate::{
         Source, Tier,
     },
     sources::{
-        ebpf::{Look, Programs, load::LoadOptions},
+        ebpf::{Look, Programs, events::WatchError, load::LoadOptions},
         live::Live,
         netstat::{Fields, Netstat},
         owners::Owners,
@@ -134,6 +134,17 @@ impl Sources {
     #[must_use]
     pub fn hooks(&self) -> Arc<[Hook]> {
         self.hooks.clone()
+    }
+
+    /// The eBPF programs, for somebody who watches.
+    ///
+    /// # Errors
+    /// [`WatchError::NoPrograms`], with what is missing.
+    pub fn programs(&mut self) -> Result<&mut Programs, WatchError> {
+        let why = self.hooks.iter().find(|hook| hook.tier == Tier::None).map(|hook| &hook.why);
+        self.programs.as_mut().map_err(|absent| {
+            WatchError::NoPrograms(why.map_or_else(|| absent.to_string(), ToString::to_string))
+        })
     }
 
     /// One pass over the sources.

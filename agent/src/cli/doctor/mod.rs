@@ -18,9 +18,10 @@ use super::{
 };
 use crate::{
     config::Config,
+    daemon,
     error,
     input::Hook,
-    sources::{Options, Sources, machine},
+    sources::{Sources, machine},
 };
 
 /// The source without which there is nothing to show.
@@ -76,8 +77,7 @@ pub struct Tried {
 }
 
 fn attempt(config: &Config) -> Tried {
-    let options = daemon::options(config);
-    match Sources::open(&options) {
+    match Sources::open(&daemon::options(config)) {
         Ok(mut sources) => {
             let unreadable = sources.sample().degraded;
             Tried { hooks: sources.hooks().to_vec(), unreadable }

@@ -157,6 +157,7 @@ impl Programs {
             waits,
             durations,
             failed,
+            watch: None,
             hooks: hooks.into(),
             best: options.best,
             offsets,

@@ -140,13 +140,6 @@ impl Slots {
         self.set_four(slot, offset_of!(Record, marks), reset | SEARCHED);
     }
 
-    /// Whether events of a listener pass a filter by owner.
-    pub fn set_watched(&self, slot: Slot, watched: bool) {
-        let others = four(&self.copy(slot), offset_of!(Record, marks)) & !WATCHED;
-        let watched = if watched { WATCHED } else { 0 };
-        self.set_four(slot, offset_of!(Record, marks), others | watched);
-    }
-
     /// Sets half of a word. The other half is the agent's own, or written by the iterator alone,
     /// which does not run meanwhile.
     fn set_four(&self, slot: Slot, offset: usize, value: u32) {
@@ -154,6 +147,25 @@ impl Slots {
         let mut bytes = word.load(Relaxed).to_ne_bytes();
         bytes[offset % 8..offset % 8 + 4].copy_from_slice(&value.to_ne_bytes());
         word.store(u64::from_ne_bytes(bytes), Release);
+    }
+
+    /// Lets events of a listener pass a filter by owner, or not; unless another listener has its
+    /// slot.
+    pub fn watch(&self, slot: Slot, cookie: Cookie, watched: bool) {
+        let mut bit = [0; 8];
+        let at = offset_of!(Record, marks) % 8;
+        bit[at..at + 4].copy_from_slice(&WATCHED.to_ne_bytes());
+        let (record, bit) = (self.record(slot), u64::from_ne_bytes(bit));
+        // the other half of the word is not ours: atomic, so that it stays
+        let word = &record[offset_of!(Record, marks) / 8];
+        if record[COOKIE].load(Relaxed) != cookie.0 {
+            return;
+        }
+        if watched {
+            word.fetch_or(bit, Relaxed);
+        } else {
+            word.fetch_and(!bit, Relaxed);
+        }
     }
 
     fn copy(&self, slot: Slot) -> [u64; WORDS] {

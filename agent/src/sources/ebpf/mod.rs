@@ -29,7 +29,9 @@ use aya::{
 };
 use backlogd_abi::{Offsets, cell};
 
+use self::events::{Events, Watch, WatchError};
 use crate::{
+    event::Filter,
     id::{Cookie, NetnsId, Slot},
     input::{Absent, CallErrors, Hook, Known, SlotRecord, SlotsSample, Tier},
     time::Nanos,
@@ -51,6 +53,8 @@ pub struct Programs {
     waits: histograms::Histograms,
     durations: histograms::Histograms,
     failed: failed::FailedCalls,
+    /// Since somebody watches.
+    watch: Option<Watch>,
     hooks: Arc<[Hook]>,
     /// The best tier that may be used.
     best: Tier,
@@ -175,6 +179,41 @@ impl Programs {
             }
         }
         Ok(Some(look))
+    }
+
+    /// From here on the programs send the events that `filter` takes. Once: then the reader's end is
+    /// gone.
+    ///
+    /// # Errors
+    /// [`WatchError`]
+    pub fn watch(&mut self, filter: &Filter) -> Result<Events, WatchError> {
+        let mut take = |name| self.ebpf.take_map(name).ok_or(WatchError::Map(name));
+        let events = Events::open(take("EVENTS")?)?;
+        let mut watch = Watch::open(take("FILTER")?)?;
+        watch.set(filter)?;
+        self.watch = Some(watch);
+        Ok(events)
+    }
+
+    /// No further event is sent.
+    ///
+    /// # Errors
+    /// [`WatchError::Filter`]
+    pub fn unwatch(&mut self) -> Result<(), WatchError> {
+        self.watch.as_mut().map_or(Ok(()), Watch::stop)
+    }
+
+    /// Tells the programs which listeners' events pass a filter by owner.
+    pub fn watch_listeners(&self, records: &[SlotRecord], is_wanted: impl Fn(Cookie) -> bool) {
+        for record in records {
+            self.slots.watch(record.slot, record.cookie, is_wanted(record.cookie));
+        }
+    }
+
+    /// Events that the ring buffer had no room for.
+    #[must_use]
+    pub fn events_lost(&self) -> u64 {
+        self.cells.get(cell::EVENTS_LOST)
     }
 
     fn recycle(&mut self, records: &[SlotRecord]) {
