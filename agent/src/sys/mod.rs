@@ -7,3 +7,5 @@ pub mod heap;
 pub mod mmap;
 pub mod netlink;
 pub mod netns;
+#[expect(unsafe_code, reason = "calls that std and rustix lack")]
+pub mod signal;
