@@ -121,11 +121,39 @@ fn wrong_usage_is_64() {
     check_usage(&["list", "--prot", "80"], "unexpected argument '--prot' found");
     check_usage(&["list", "--port", "90-80"], "expected a port or a range of ports");
     check_usage(&["list", "--interval", "0.2"], "expected a time such as 200ms");
+    check_usage(&["trace", "--port", "0"], "invalid value '0' for '--port <PORT>'");
+    check_usage(&["trace", "--comm", ""], "expected the name of a process");
+    check_usage(&["trace", "--netns", "blue"], "expected an inode number, or a path such as");
+    check_usage(&["trace", "--count", "0"], "invalid value '0' for '--count <NUMBER>'");
+    check_usage(&["trace", "--duration", "10"], "expected a time such as 200ms");
     check_usage(
         &["run", "--slots", "8"],
         "invalid value '8' for '--slots <NUMBER>': expected a whole number, 16 to 65536",
     );
     check_usage(&["config", "check"], "required arguments were not provided");
+}
+
+#[test]
+fn an_unknown_event_is_64_and_the_known_ones_are_named() {
+    let known = "[possible values: syn, cookie, syn_drop, overflow, established, reset, accept, \
+                 accept_error, close, discard, listen, unlisten, connect_error]";
+    check_usage(&["trace", "--event", "syn,acept"], "invalid value 'acept'");
+    check_usage(&["trace", "--event", "syn,acept"], known);
+}
+
+#[test]
+fn a_trace_that_cannot_see_anything_is_3_and_says_why() {
+    let check = |arguments: &[&str], message: &str| {
+        let (code, stdout, stderr) = output(&mut backlogd(&[&["trace"], arguments].concat()));
+        assert_eq!((code, stdout.as_str(), stderr.as_str()), (Some(3), "", message));
+    };
+    let why = "backlogd: cannot trace: no eBPF program runs: switched off by no_ebpf\n";
+    check(&["--no-ebpf"], why);
+    let missing = "No such file or directory (os error 2)";
+    let path = format!("backlogd: cannot enter /nonexistent: {missing}\n");
+    check(&["--netns", "/nonexistent"], &path);
+    let nowhere = "backlogd: no network namespace net:[1] found in /proc or /run/netns\n";
+    check(&["--netns", "1"], nowhere);
 }
 
 #[test]
@@ -149,7 +177,7 @@ fn config_show_tells_where_each_value_came_from() {
 #[test]
 fn each_verb_has_help_with_an_example() {
     const CONFIG: [&[&str]; 2] = [&["config", "check"], &["config", "show"]];
-    for verb in [&[][..], &["run"], &["list"], &["doctor"], CONFIG[0], CONFIG[1]] {
+    for verb in [&[][..], &["run"], &["list"], &["trace"], &["doctor"], CONFIG[0], CONFIG[1]] {
         let (code, stdout, stderr) = output(&mut backlogd(&[verb, &["--help"]].concat()));
         assert_eq!((code, stderr.as_str()), (Some(0), ""), "{verb:?}");
         assert!(stdout.contains("Example"), "{verb:?}");

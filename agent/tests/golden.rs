@@ -15,7 +15,7 @@ use backlogd::{
     metric::Kind,
     model::snapshot::Snapshot,
     publish::{
-        api::{self, Listeners, SnapshotDocument},
+        api::{self, Event, Listeners, SnapshotDocument},
         exposition::{Format, encode},
         metrics::{self, FAMILIES, Scrape},
         self_process::Usage,
@@ -133,6 +133,7 @@ proptest! {
 fn committed_documents_are_what_the_code_gives() {
     check_document("METRICS.md", &metrics::markdown());
     check_document("schema/doctor.json", &schema::<Report>());
+    check_document("schema/event.json", &schema::<Event>());
     check_document("schema/listeners.json", &schema::<Listeners>());
     check_document("schema/snapshot.json", &schema::<SnapshotDocument>());
 }

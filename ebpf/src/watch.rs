@@ -62,19 +62,21 @@ pub(crate) fn peer_of(sk: Sock) -> Peer {
     Peer { family: sock::family(sk), port: sock::peer_port(sk), addr: sock::peer(sk) }
 }
 
-/// Sends an event of a listener, if somebody wants it. `detail` is asked only then.
+/// Sends an event of a listener, if somebody wants it; whether somebody did. `detail` is asked only
+/// then.
 #[inline(always)]
-pub(crate) fn tell(kind: u16, record: *const Record, detail: impl FnOnce() -> Detail) {
-    let Some(filter) = watcher(kind) else { return };
+pub(crate) fn tell(kind: u16, record: *const Record, detail: impl FnOnce() -> Detail) -> bool {
+    let Some(filter) = watcher(kind) else { return false };
     let detail = detail();
     // SAFETY: map values.
     unsafe {
         let watched = (&raw const (*record).marks).read_volatile() & WATCHED != 0;
         if !passes(filter, (*record).netns, (*record).port, watched, detail.context) {
-            return;
+            return false;
         }
     }
     send(kind, record, detail, 0);
+    true
 }
 
 /// Sends an event that belongs to no listener, if somebody wants it. A filter by port does not let

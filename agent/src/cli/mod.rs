@@ -14,6 +14,7 @@ pub mod out;
 mod run;
 mod snapshot;
 mod span;
+mod trace;
 
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -63,6 +64,7 @@ enum Verb {
     Run(run::Run),
     List(list::List),
     Doctor(doctor::Doctor),
+    Trace(trace::Trace),
     #[command(subcommand)]
     Config(config::Verb),
 }
@@ -93,6 +95,10 @@ impl Cli {
             Verb::Doctor(doctor) => {
                 log::for_verb(verbose, color)?;
                 doctor.run(color)
+            }
+            Verb::Trace(trace) => {
+                log::for_verb(verbose, color)?;
+                trace.run()
             }
             Verb::Config(verb) => verb.run(color),
         }

@@ -5,6 +5,7 @@
 //! field's name. Fields are added freely; a change of meaning raises [`SCHEMA_VERSION`].
 
 mod duration;
+mod event;
 mod listener;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     duration::Durations,
+    event::{Event, Task},
     listener::{Aborted, DropsByReason, Listener, Member, RatesPerSecond, address},
 };
 use super::metrics::{COMMIT, call};

@@ -75,7 +75,7 @@ pub(crate) fn failed(call: u32, errno: u32, sk: Address) -> Option<()> {
     let detail = || Detail { errno, ..Detail::TASK };
     // SAFETY: the entry is copied at once.
     match unsafe { LISTENERS.get(&sk) }.and_then(|holder| held(*holder)) {
-        Some(record) => tell(kind::ACCEPT_ERROR, record, detail),
+        Some(record) => _ = tell(kind::ACCEPT_ERROR, record, detail),
         None => tell_alone(kind::ACCEPT_ERROR, 0, detail),
     }
     Some(())

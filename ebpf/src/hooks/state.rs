@@ -4,13 +4,15 @@
 //! state change (any kernel) or another task (7.0 and newer, where tracepoints are preemptible)
 //! would lose its event. So the program is there twice, and the tag says what is counted.
 
+use core::intrinsics::{AtomicOrdering::SeqCst, atomic_or};
+
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
-use backlogd_abi::{DESTROYED, LENGTH_BITS, Record, cell, event::kind};
+use backlogd_abi::{DESTROYED, LENGTH_BITS, Record, WATCHED, cell, event::kind};
 
 use crate::{
     maps::{
-        self, CHILDREN, Child, DISCARDED, ESTABLISHED, LISTENERS, RESET, count, count_cell, now,
-        once, raise,
+        self, CHILDREN, Child, DISCARDED, ESTABLISHED, LISTENED, LISTENERS, RESET, count,
+        count_cell, now, once, raise,
     },
     probe::{self, at},
     slot::{self, Taker, record_of, tag_of},
@@ -118,10 +120,17 @@ fn listen(sk: Sock) -> Option<()> {
     let record = record_of(tag)?;
     // SAFETY: a storage value and a map value; the caller of listen(2) holds the socket's lock.
     unsafe {
-        (*tag).done = 0;
         (*record).port = sock::port(sk);
+        if (*tag).done == LISTENED {
+            return None;
+        }
+        (*tag).done = LISTENED;
     }
-    tell(kind::LISTEN, record, || Detail::TASK);
+    if tell(kind::LISTEN, record, || Detail::TASK) {
+        // until the agent looks, it is the caller's
+        // SAFETY: a map value, aligned.
+        unsafe { atomic_or::<u32, u32, { SeqCst }>(&raw mut (*record).marks, WATCHED) };
+    }
     Some(())
 }
 

@@ -18,8 +18,7 @@ use super::{
 };
 use crate::{
     config::Config,
-    daemon,
-    error,
+    daemon, error,
     input::Hook,
     sources::{Sources, machine},
 };

@@ -10,7 +10,7 @@ use std::{
 use clap::ValueEnum;
 use serde::Serialize;
 
-pub use self::table::{Align, Cell, Column, Paint, Table};
+pub use self::table::{Align, Cell, Column, Paint, Table, printable};
 
 /// The form of printed data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

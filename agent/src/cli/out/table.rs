@@ -60,8 +60,7 @@ impl Cell {
     /// hold, are replaced.
     #[must_use]
     pub fn new(text: &str) -> Self {
-        let shown = |c: char| if c.is_control() { '\u{fffd}' } else { c };
-        Self { text: text.chars().map(shown).collect(), paint: Paint::Plain }
+        Self { text: printable(text), paint: Paint::Plain }
     }
 
     /// A cell for something that is not known.
@@ -75,6 +74,12 @@ impl Cell {
     pub fn painted(self, paint: Paint) -> Self {
         Self { paint, ..self }
     }
+}
+
+/// The text with control characters replaced, which could move the cursor.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 impl Table {

@@ -1,0 +1,215 @@
+//! `backlogd trace`: what happens to listeners and their connections, as it happens.
+//!
+//! It loads programs of its own: a daemon on the same host is not slowed by somebody who watches,
+//! and everything is gone when this process ends, in whatever way.
+
+mod follow;
+mod line;
+mod owner;
+
+use std::{io, path::PathBuf, str::FromStr, time::Duration};
+
+use anyhow::{Context as _, ensure};
+use clap::{
+    Args, ValueEnum,
+    builder::{PossibleValuesParser, TypedValueParser},
+    value_parser,
+};
+
+use self::follow::Follow;
+use super::{Exit, flags::Flags, out, span};
+use crate::{
+    daemon,
+    event::{Comm, EventKind, Filter, Kinds},
+    id::{NetnsId, Pid},
+    input::{Hook, Tier},
+    sources::{Options, Sources},
+    sys::{netns, signal::Stop},
+};
+
+/// Room for some 40,000 events, between two of which the reader may pause.
+const EVENTS_BYTES: u32 = 4 << 20;
+
+/// What only the tracepoints of system calls see on some kernels.
+const CALLS: [EventKind; 3] = [EventKind::Accept, EventKind::AcceptError, EventKind::ConnectError];
+
+/// Show what happens to listeners and their connections, as it happens
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  \
+        sudo backlogd trace --port 443 --event overflow,syn_drop\n  \
+        sudo backlogd trace --comm nginx --duration 10s\n  \
+        sudo backlogd trace -o json --event accept | jq .wait_seconds\n\n\
+        TIME is UTC. PROCESS is the one in whose context it happened, or else the listener's\n\
+        owner. The filters work in the kernel: what is not asked for costs next to nothing. What\n\
+        comes faster than it can be written is lost, and said at the end.",
+    // it asks no daemon
+    mut_arg("socket", |arg| arg.hide(true))
+)]
+pub(super) struct Trace {
+    /// Form of the output
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    output: Form,
+    /// Only this local port
+    #[arg(short, long, value_parser = value_parser!(u16).range(1..), value_name = "PORT")]
+    port: Option<u16>,
+    /// Only listeners of this process, and what it does itself
+    #[arg(long, value_parser = value_parser!(u32).range(1..), value_name = "PID")]
+    pid: Option<u32>,
+    /// Only listeners of processes with this name, and what those do themselves
+    #[arg(long, value_name = "NAME")]
+    comm: Option<Comm>,
+    /// Only this network namespace: its inode number, or a path such as /run/netns/blue or
+    /// /proc/PID/ns/net
+    #[arg(long, value_name = "NETNS")]
+    netns: Option<Namespace>,
+    /// Only events of these kinds, separated by commas; repeatable
+    #[arg(short, long = "event", value_delimiter = ',', value_parser = kinds(),
+          value_name = "KIND")]
+    events: Vec<EventKind>,
+    /// End after this time
+    #[arg(long, value_parser = span::parse, value_name = "TIME")]
+    duration: Option<Duration>,
+    /// End after this many events
+    #[arg(long, value_parser = value_parser!(u64).range(1..), value_name = "NUMBER")]
+    count: Option<u64>,
+    /// Leave out the header
+    #[arg(long)]
+    no_headers: bool,
+    #[command(flatten)]
+    flags: Flags<false>,
+}
+
+/// The form of printed events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Form {
+    /// A line each, for people
+    #[default]
+    Table,
+    /// An object each on a line of its own; stable, for programs
+    Json,
+}
+
+/// A network namespace, as people name it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Namespace {
+    /// By the inode number of its file in nsfs.
+    Inode(NetnsId),
+    /// By that file.
+    Path(PathBuf),
+}
+
+impl FromStr for Namespace {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let number = text.strip_prefix("net:[").and_then(|rest| rest.strip_suffix(']'));
+        match number.unwrap_or(text).parse() {
+            Ok(inode) if 0 < inode => Ok(Self::Inode(NetnsId(inode))),
+            _ if text.contains('/') => Ok(Self::Path(text.into())),
+            _ => Err("expected an inode number, or a path such as /run/netns/blue or \
+                      /proc/1/ns/net"),
+        }
+    }
+}
+
+impl Trace {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
+        let config = self.flags.load_readable()?.config;
+        let stop = Stop::take().context("signals")?;
+        let filter = self.filter(self.netns.as_ref().map(enter).transpose()?);
+        let options = Options {
+            // what costs every system call a little is on only for those who asked
+            accept_tracepoints: filter.kinds.iter().any(|kind| CALLS.contains(&kind)),
+            events_bytes: EVENTS_BYTES,
+            ..daemon::options(&config)
+        };
+        let mut sources = Sources::open(&options).context("cannot trace")?;
+        sources.programs().context("cannot trace")?;
+        self.note_unseen(&sources.hooks())?;
+        let (follow, events) = Follow::start(&self, filter, sources).context("cannot trace")?;
+        follow.run(events, &stop)?;
+        Ok(Exit::Fine)
+    }
+
+    /// Says which of the events that were asked for by name cannot be seen.
+    ///
+    /// # Errors
+    /// When none of them can.
+    fn note_unseen(&self, hooks: &[Hook]) -> anyhow::Result<()> {
+        let unseen: Vec<_> = self.events.iter().filter_map(|&kind| unseen(hooks, kind)).collect();
+        for why in &unseen {
+            out::note(why);
+        }
+        ensure!(
+            unseen.is_empty() || unseen.len() < self.events.len(),
+            "cannot trace: no hook sees what was asked for"
+        );
+        Ok(())
+    }
+
+    fn filter(&self, netns: Option<NetnsId>) -> Filter {
+        let kinds = match &*self.events {
+            [] => Kinds::all(),
+            some => some.iter().copied().collect(),
+        };
+        Filter { kinds, port: self.port, netns, pid: self.pid.map(Pid), comm: self.comm }
+    }
+}
+
+/// clap's own message names the kinds there are.
+fn kinds() -> impl TypedValueParser<Value = EventKind> {
+    PossibleValuesParser::new(EventKind::ALL.map(EventKind::name)).try_map(|name| {
+        EventKind::ALL.into_iter().find(|kind| kind.name() == name).ok_or("expected an event")
+    })
+}
+
+/// Enters the namespace: the programs follow the listeners of the thread that loads them.
+fn enter(namespace: &Namespace) -> anyhow::Result<NetnsId> {
+    let path = match namespace {
+        Namespace::Path(path) => path.clone(),
+        Namespace::Inode(inode) => {
+            netns::find(*inode).context("cannot list /proc")?.with_context(|| {
+                format!("no network namespace {inode} found in /proc or /run/netns")
+            })?
+        }
+    };
+    netns::enter(&path).map_err(|err| {
+        let needs = match err.kind() {
+            io::ErrorKind::PermissionDenied => " (needs CAP_SYS_ADMIN)",
+            _ => "",
+        };
+        anyhow::Error::new(err).context(format!("cannot enter {}{needs}", path.display()))
+    })
+}
+
+/// Why no event of this kind can be seen, if so.
+fn unseen(hooks: &[Hook], kind: EventKind) -> Option<String> {
+    let hook = hooks.iter().find(|hook| hook.event == served_by(kind))?;
+    match hook.tier {
+        Tier::Fentry | Tier::Kprobe | Tier::Tracepoint => None,
+        Tier::Sampled | Tier::None => Some(format!("no hook sees {kind}: {}", hook.why)),
+    }
+}
+
+/// The event in the table of hooks.
+const fn served_by(kind: EventKind) -> &'static str {
+    match kind {
+        // at the last ACK by another hook
+        EventKind::Overflow => "syn_drop",
+        EventKind::Cookie => "syn_cookie",
+        EventKind::Listen | EventKind::Unlisten => "listen",
+        EventKind::Syn
+        | EventKind::SynDrop
+        | EventKind::Discard
+        | EventKind::Established
+        | EventKind::Reset
+        | EventKind::Accept
+        | EventKind::AcceptError
+        | EventKind::Close
+        | EventKind::ConnectError => kind.name(),
+    }
+}
+
+#[cfg(test)]
+mod tests;
