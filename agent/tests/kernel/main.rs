@@ -17,4 +17,5 @@ mod restart;
 mod rps;
 mod sampled;
 mod shapes;
+mod trace;
 mod truth;
