@@ -1,7 +1,7 @@
 //! The kernel's interfaces that std has no safe call for.
 
 pub mod clock;
-#[expect(unsafe_code, reason = "a call that std and rustix lack")]
+#[cfg_attr(target_env = "gnu", expect(unsafe_code, reason = "a call that std and rustix lack"))]
 pub mod heap;
 #[expect(unsafe_code, reason = "memory shared with the kernel")]
 pub mod mmap;
