@@ -18,6 +18,7 @@ use backlogd::{
 
 use crate::{
     namespace::{DEADLINE, own_netns},
+    tier::options,
     truth::{Seen, Truth},
 };
 
@@ -48,9 +49,9 @@ pub(crate) const SETTINGS: Settings = Settings {
 };
 
 impl Agent {
-    /// Starts with eBPF and takes the first look.
+    /// Starts with eBPF, unless the tier under test has none, and takes the first look.
     pub(crate) fn start() -> Self {
-        Self::with(Options { slots: 2048, ..Options::default() }, SETTINGS)
+        Self::with(options(2048), SETTINGS)
     }
 
     /// Starts without eBPF.

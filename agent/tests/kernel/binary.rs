@@ -1,6 +1,7 @@
 //! The daemon with its programs, from the kernel to `/metrics`, through the real binary.
 
 use std::{
+    env,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     process::{Child, Command, Stdio},
@@ -11,6 +12,9 @@ use crate::{
     namespace::{in_own_netns, wait_for},
     offenders::NeverAccepts,
 };
+
+/// Where the binary is, on a machine that did not build it.
+const BINARY: &str = "BACKLOGD_TEST_BINARY";
 
 /// Ends the daemon, however the test ends.
 struct Daemon(Child);
@@ -25,7 +29,8 @@ impl Drop for Daemon {
 
 /// The daemon and where it serves, once it has said so.
 fn start() -> (Daemon, SocketAddr) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_backlogd"))
+    let binary = env::var_os(BINARY).unwrap_or(env!("CARGO_BIN_EXE_backlogd").into());
+    let mut child = Command::new(binary)
         .args(["run", "--listen", "127.0.0.1:0", "--socket", ""])
         .args(["--sample-interval-seconds", "0.1", "--config", "/dev/null"])
         .env("NO_COLOR", "1")

@@ -17,5 +17,6 @@ mod restart;
 mod rps;
 mod sampled;
 mod shapes;
+mod tier;
 mod trace;
 mod truth;

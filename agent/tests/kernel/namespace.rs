@@ -35,9 +35,18 @@ pub(crate) fn in_own_netns(test: impl FnOnce() + Send) {
 /// Gives the calling thread a mount namespace of its own, whose `/sys` shows the network namespace
 /// that the thread is in.
 pub(crate) fn mount_own_sysfs() {
+    mount_own(&["-t", "sysfs", "sysfs", "/sys"]);
+}
+
+/// Hides from the calling thread how the kernel describes its structures.
+pub(crate) fn hide_btf() {
+    mount_own(&["-t", "tmpfs", "tmpfs", "/sys/kernel/btf"]);
+}
+
+fn mount_own(what: &[&str]) {
     unshare(UnshareFlags::NEWNS);
     run("mount", &["--make-rprivate", "/"]);
-    run("mount", &["-t", "sysfs", "sysfs", "/sys"]);
+    run("mount", what);
 }
 
 /// The namespace of the calling thread.

@@ -5,6 +5,7 @@ use crate::{
     clients::Clients,
     namespace::{in_own_netns, wait_for},
     offenders::{NeverAccepts, defer_accept},
+    tier::scaled,
 };
 
 /// Twenty clients of a listener with backlog 5 that never accepts. Returns with the queue full and
@@ -54,8 +55,9 @@ fn drops_that_come_while_the_agent_looks_are_all_counted() {
         let servers = [(); 3].map(|()| NeverAccepts::listen("127.0.0.1:0", 0));
         let held = servers.each_ref().map(|server| Clients::connect(1, server.addr));
         let [a, b, c] = servers.each_ref().map(|server| server.addr);
+        let n = scaled(3_000);
         let refused = std::thread::spawn(move || {
-            for _ in 0..3_000 {
+            for _ in 0..n {
                 [a, a, b].into_iter().for_each(|addr| drop(Clients::start(1, addr)));
             }
         });
@@ -64,7 +66,7 @@ fn drops_that_come_while_the_agent_looks_are_all_counted() {
         }
         refused.join().expect("clients");
         let (snapshot, seen) = agent.settled();
-        for (addr, drops) in [(a, 6_000), (b, 3_000), (c, 0)] {
+        for (addr, drops) in [(a, 2 * n), (b, n), (c, 0)] {
             assert_eq!(find(&snapshot, addr).counters.drops, Ok(drops), "{addr}");
             assert_eq!(seen.at(addr).drops, drops, "{addr}");
         }

@@ -2,19 +2,20 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use backlogd::{model::Settings, sources::Options};
+use backlogd::model::Settings;
 
 use crate::{
     agent::{Agent, Numbers, SETTINGS, find, find_in},
     clients::Clients,
     namespace::in_own_netns,
     offenders::NeverAccepts,
+    tier::options,
 };
 
 /// An agent that forgets a listener a second after it was gone.
 fn forgetful() -> Agent {
     let settings = Settings { retention: Duration::from_secs(1), ..SETTINGS };
-    Agent::with(Options { slots: 2048, ..Options::default() }, settings)
+    Agent::with(options(2048), settings)
 }
 
 #[test]

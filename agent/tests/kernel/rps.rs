@@ -7,6 +7,7 @@ use crate::{
     clients::Clients,
     namespace::{in_own_netns, mount_own_sysfs, wait_for},
     offenders::NeverAccepts,
+    tier::scaled,
 };
 
 /// How many connections each client makes, one after the other.
@@ -31,13 +32,14 @@ fn what_no_program_saw_is_published_as_lost() {
                 accepted
             })
         });
-        let clients = CONNECTIONS
+        let connections = CONNECTIONS.map(scaled);
+        let clients = connections
             .map(|n| thread::spawn(move || (0..n).for_each(|_| drop(Clients::connect(1, addr)))));
         while !clients.iter().all(thread::JoinHandle::is_finished) {
             agent.look();
         }
         clients.into_iter().for_each(|client| client.join().expect("client"));
-        let all = CONNECTIONS.iter().sum();
+        let all = connections.iter().sum();
         wait_for("the queue to drain", || agent.truth().at(addr).length == 0);
         assert_eq!(agent.truth().count("PassiveOpens"), all);
         let account = |s: &_| (find(s, addr).counters.established, own_lost(s));

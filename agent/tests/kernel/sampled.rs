@@ -6,7 +6,7 @@ use backlogd::input::Absent;
 
 use crate::{
     agent::{Agent, find},
-    namespace::in_own_netns,
+    namespace::{hide_btf, in_own_netns},
     overflow::check_full_queue,
 };
 
@@ -33,6 +33,15 @@ fn check(agent: &mut Agent) {
 #[ignore = "kernel: needs root"]
 fn without_ebpf_gauges_and_drops_are_the_same_and_the_rest_is_absent() {
     in_own_netns(|| check(&mut Agent::sampled()));
+}
+
+#[test]
+#[ignore = "kernel: needs root"]
+fn a_kernel_that_does_not_describe_its_structures_gives_the_same_as_without_ebpf() {
+    in_own_netns(|| {
+        hide_btf();
+        check(&mut Agent::refused());
+    });
 }
 
 /// Set for the process that has no privilege.

@@ -1,0 +1,43 @@
+//! What differs from machine to machine: the tier that the agent is held to, and how much load.
+
+use std::env;
+
+use backlogd::{input::Tier, sources::Options};
+
+/// The sources as `BACKLOGD_TEST_TIER` wants them: the best hooks that the kernel has, or at best
+/// those of the tier it names; `syscalls` is the tracepoint tier with `accept_tracepoints`.
+pub(crate) fn options(slots: u32) -> Options {
+    let (tier, accept_tracepoints) = match wanted().as_deref() {
+        None | Some("fentry") => (Tier::Fentry, false),
+        Some("kprobe") => (Tier::Kprobe, false),
+        Some("tracepoint") => (Tier::Tracepoint, false),
+        Some("syscalls") => (Tier::Tracepoint, true),
+        Some("sampled") => (Tier::Sampled, false),
+        Some(other) => panic!(
+            "BACKLOGD_TEST_TIER is {other}, expected fentry, kprobe, tracepoint, syscalls or sampled"
+        ),
+    };
+    let ebpf = tier != Tier::Sampled;
+    Options { ebpf, slots, tier, accept_tracepoints, ..Options::default() }
+}
+
+/// What the daemon is told, so that it does the same.
+pub(crate) fn environment() -> Vec<(&'static str, String)> {
+    let Options { tier, accept_tracepoints, .. } = options(0);
+    vec![
+        ("BACKLOGD_TIER", tier.name().to_owned()),
+        ("BACKLOGD_ACCEPT_TRACEPOINTS", accept_tracepoints.to_string()),
+    ]
+}
+
+/// The tier that a machine is there for: what it must serve, it must serve there.
+pub(crate) fn wanted() -> Option<String> {
+    env::var("BACKLOGD_TEST_TIER").ok()
+}
+
+/// `n` events, or a part of them where the processor is emulated: `BACKLOGD_TEST_SCALE` divides.
+pub(crate) fn scaled(n: u64) -> u64 {
+    let scale: u64 = env::var("BACKLOGD_TEST_SCALE")
+        .map_or(1, |text| text.parse().expect("BACKLOGD_TEST_SCALE: a whole number"));
+    n / scale
+}
