@@ -8,7 +8,8 @@ use anyhow::{Result, ensure};
 
 use crate::{elf, sh, tools};
 
-const TARGET: &str = "x86_64-unknown-linux-musl";
+/// What the static binaries are built for.
+pub(crate) const TARGET: &str = "x86_64-unknown-linux-musl";
 const SIZE_LIMIT: usize = 10 << 20;
 /// Entry of a `.dynamic` section: a shared library that is needed to start.
 const DT_NEEDED: u64 = 1;

@@ -6,12 +6,15 @@
 )]
 
 mod bench;
+mod counts;
 mod dist;
 mod ebpf;
 mod elf;
+mod packages;
 mod sh;
 mod test;
 mod tools;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -31,6 +34,8 @@ enum Verb {
     Ebpf(ebpf::Arguments),
     /// Runs all tests and checks
     Test(test::Arguments),
+    /// Runs the kernel tests on other kernels, in virtual machines
+    Vm(vm::Arguments),
     /// Builds the static release binary into target/dist
     Dist,
     /// Measures what the agent costs, against its peers
@@ -41,6 +46,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().verb {
         Verb::Ebpf(arguments) => ebpf::run(&arguments),
         Verb::Test(arguments) => test::run(&arguments),
+        Verb::Vm(arguments) => vm::run(&arguments),
         Verb::Dist => dist::run(),
         Verb::Bench(arguments) => bench::run(&arguments),
     };

@@ -13,13 +13,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 
-use crate::{ebpf, sh, tools};
-
-/// Programs that tests run, each with the Debian package that brings it.
-const PROGRAMS: [(&str, &str); 4] =
-    [("ss", "iproute2"), ("ip", "iproute2"), ("mount", "mount"), ("setpriv", "util-linux")];
+use crate::{counts::Counts, ebpf, packages, sh, tools, vm};
 
 /// The flags of the verb.
 #[derive(clap::Args)]
@@ -46,13 +42,6 @@ struct Row {
     took: Duration,
 }
 
-/// What `cargo test` reports, all test programs together.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Counts {
-    passed: u64,
-    failed: u64,
-}
-
 /// The steps so far.
 struct Session {
     root: PathBuf,
@@ -63,14 +52,15 @@ struct Session {
 
 /// Runs all steps and prints the table.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let is_ci = env::var_os("CI").is_some_and(|value| value == "true");
+    let is_ci = sh::is_ci();
     let counts = Counts::default();
     let mut session = Session { root: sh::root()?, is_ci, rows: Vec::new(), counts };
-    session.step("packages", |_| packages());
+    session.step("packages", |session| packages(session));
     session.step("format", format);
     session.step("clippy", clippy);
     session.step("tests", |session| session.cargo_test(&["--workspace", "--no-fail-fast"]));
     session.step("kernel tests", |session| kernel(session, arguments.no_kernel));
+    session.step("other kernels", |session| other_kernels(session, arguments.no_kernel));
     session.step("ebpf object", |_| ebpf::check_committed().map(|()| Outcome::Passed));
     session.step("licences", |session| deny(session, arguments.deny));
     session.report()
@@ -103,9 +93,8 @@ impl Session {
         for line in child.stdout.take().into_iter().flat_map(|out| BufReader::new(out).lines()) {
             let line = line?;
             println!("{line}");
-            if let Some(counts) = parse(&line) {
-                self.counts.passed += counts.passed;
-                self.counts.failed += counts.failed;
+            if let Some(counts) = Counts::parse(&line) {
+                self.counts.add(counts);
             }
         }
         let status = child.wait()?;
@@ -144,38 +133,12 @@ impl Row {
     }
 }
 
-/// `passed` and `failed` of a line such as `test result: ok. 3 passed; 0 failed; 1 ignored; ...`.
-fn parse(line: &str) -> Option<Counts> {
-    let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
-    let number = |word: &str| {
-        let part = counts.split("; ").find_map(|part| part.strip_suffix(word))?;
-        part.trim().parse().ok()
-    };
-    Some(Counts { passed: number("passed")?, failed: number("failed")? })
-}
-
-/// Installs the packages whose programs are missing.
-fn packages() -> Result<Outcome> {
-    let missing = PROGRAMS.iter().filter(|(program, _)| !sh::is_installed(program));
-    let mut packages: Vec<&str> = missing.map(|&(_, package)| package).collect();
-    packages.dedup();
-    if packages.is_empty() {
-        println!("{} programs, all installed", PROGRAMS.len());
-        return Ok(Outcome::Passed);
+/// Installs what the steps run.
+fn packages(session: &Session) -> Result<Outcome> {
+    packages::install(&packages::TESTS)?;
+    if session.is_ci {
+        packages::install(&packages::VM)?;
     }
-    let wanted = packages.join(" ");
-    if !sh::is_root()? || !sh::is_installed("apt-get") {
-        bail!("missing, and only root installs them with apt-get: {wanted}");
-    }
-    println!("missing, to be installed: {wanted}");
-    let apt_get = || {
-        let mut command = Command::new("apt-get");
-        command.env("DEBIAN_FRONTEND", "noninteractive").arg("--quiet");
-        command
-    };
-    sh::run(apt_get().arg("update"))?;
-    let install = ["install", "--yes", "--no-install-recommends"];
-    sh::run(apt_get().args(install).args(&packages))?;
     Ok(Outcome::Passed)
 }
 
@@ -205,6 +168,19 @@ fn kernel(session: &mut Session, left_out: bool) -> Result<Outcome> {
     session.cargo_test(&arguments)
 }
 
+/// The same tests on other kernels, in virtual machines.
+fn other_kernels(session: &mut Session, left_out: bool) -> Result<Outcome> {
+    if left_out {
+        return Ok(Outcome::Skipped("--no-kernel".into()));
+    }
+    if !session.is_ci {
+        return Ok(Outcome::Skipped("only with CI=true, or by cargo xtask vm".into()));
+    }
+    let report = vm::run_matrix(&vm::Arguments::default())?;
+    session.counts.add(report.counts());
+    report.check(session.is_ci).map(|()| Outcome::Passed)
+}
+
 /// Licences, sources and doubled versions, of the workspace and of the eBPF crate.
 fn deny(session: &mut Session, wanted: bool) -> Result<Outcome> {
     if !wanted && !session.is_ci {
@@ -224,21 +200,6 @@ fn deny(session: &mut Session, wanted: bool) -> Result<Outcome> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[track_caller]
-    fn check(line: &str, expected: Option<(u64, u64)>) {
-        assert_eq!(parse(line), expected.map(|(passed, failed)| Counts { passed, failed }));
-    }
-
-    #[test]
-    fn counts_are_read_from_result_lines_alone() {
-        let rest = "1 ignored; 0 measured; 0 filtered out; finished in 0.00s";
-        check(&format!("test result: ok. 12 passed; 0 failed; {rest}"), Some((12, 0)));
-        check(&format!("test result: FAILED. 3 passed; 2 failed; {rest}"), Some((3, 2)));
-        check("test result: ok.", None);
-        check("test tests::passes ... ok", None);
-        check("12 passed; 0 failed; 0 ignored", None);
-    }
 
     #[test]
     fn a_skipped_step_says_why() {

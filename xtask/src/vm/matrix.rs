@@ -1,0 +1,174 @@
+//! Which kernels, how the agent runs on each, and which tests it must pass there.
+
+use std::fmt;
+
+/// Which hooks the agent may use; `BACKLOGD_TEST_TIER` of the tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Tier {
+    /// The best that it finds.
+    Auto,
+    Fentry,
+    Kprobe,
+    Tracepoint,
+    Sampled,
+}
+
+/// How the guest differs from an ordinary machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Guest {
+    Ordinary,
+    /// Nothing in /sys/kernel/btf.
+    NoBtf,
+    /// `lockdown=confidentiality`: no kprobe, no `bpf_probe_read_kernel`.
+    Lockdown,
+}
+
+/// Tests by parts of their names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tests {
+    Only(&'static [&'static str]),
+    AllBut(&'static [&'static str]),
+}
+
+/// Whether a kernel that cannot be had is an error with CI=true.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Presence {
+    Required,
+    WhereItCanBeHad,
+}
+
+/// One machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Row {
+    pub(super) kernel: &'static str,
+    pub(super) tier: Tier,
+    pub(super) guest: Guest,
+    pub(super) tests: Tests,
+    pub(super) presence: Presence,
+}
+
+/// What works without programs.
+const SAMPLED: Tests = Tests::Only(&["sampled::"]);
+/// All that tests; the one left out is the server process of others.
+const ALL: Tests = Tests::AllBut(&["serves_standard_input"]);
+/// All but the high-water mark between two looks, which needs the tracepoint `sk_data_ready`
+/// (include/trace/events/sock.h, 6.3).
+const NO_HIGH_WATER: Tests = Tests::AllBut(&[
+    "serves_standard_input",
+    "binary::what_the_kernel_counts_stands_in_metrics",
+    "burst::",
+    "life::a_listener_that_lived_between_two_looks_is_seen",
+    "overflow::a_full_queue_holds_limit_plus_one_and_each_refused_syn_is_a_drop",
+]);
+
+/// All machines. The long ones come first, so that the last to run is a short one.
+pub(super) const ROWS: [Row; 13] = [
+    row("6.1", Tier::Fentry, NO_HIGH_WATER),
+    row("6.1", Tier::Kprobe, NO_HIGH_WATER),
+    row("6.1", Tier::Tracepoint, NO_HIGH_WATER),
+    row("6.12", Tier::Fentry, ALL),
+    row("6.12", Tier::Kprobe, ALL),
+    row("6.12", Tier::Tracepoint, ALL),
+    Row { presence: Presence::WhereItCanBeHad, ..row("7.2", Tier::Fentry, ALL) },
+    Row { presence: Presence::WhereItCanBeHad, ..row("7.2", Tier::Kprobe, ALL) },
+    Row { presence: Presence::WhereItCanBeHad, ..row("7.2", Tier::Tracepoint, ALL) },
+    Row { guest: Guest::Lockdown, ..row("6.1", Tier::Auto, NO_HIGH_WATER) },
+    Row { guest: Guest::Lockdown, ..row("6.12", Tier::Auto, ALL) },
+    // socket storage in tracing programs: bpf_sk_storage_tracing_allowed, net/core/bpf_sk_storage.c, 5.11
+    row("5.10", Tier::Sampled, SAMPLED),
+    Row { guest: Guest::NoBtf, ..row("6.12", Tier::Auto, SAMPLED) },
+];
+
+const fn row(kernel: &'static str, tier: Tier, tests: Tests) -> Row {
+    Row { kernel, tier, guest: Guest::Ordinary, tests, presence: Presence::Required }
+}
+
+impl Row {
+    /// What xtask/vm/run is called with: its environment, `--`, filters of test names.
+    pub(super) fn arguments(&self) -> Vec<String> {
+        let mut words: Vec<String> = vec!["BACKLOGD_TEST_SECONDS=10".into()];
+        words.push("BACKLOGD_TEST_SCALE=4".into());
+        if self.tier != Tier::Auto {
+            words.push(format!("BACKLOGD_TEST_TIER={}", self.tier));
+        }
+        if self.guest == Guest::NoBtf {
+            words.push("HIDE_BTF=1".into());
+        }
+        words.push("--".into());
+        match self.tests {
+            Tests::Only(names) => words.extend(names.iter().map(|&name| name.into())),
+            Tests::AllBut(names) => {
+                words.extend(names.iter().flat_map(|&name| ["--skip".into(), name.into()]));
+            }
+        }
+        words
+    }
+
+    /// Words for the kernel's command line.
+    pub(super) fn kernel_arguments(&self) -> &'static str {
+        match self.guest {
+            Guest::Ordinary | Guest::NoBtf => "",
+            Guest::Lockdown => "lockdown=confidentiality",
+        }
+    }
+
+    /// A file name of its own.
+    pub(super) fn name(&self) -> String {
+        match self.guest {
+            Guest::Ordinary => format!("{}-{}", self.kernel, self.tier),
+            Guest::NoBtf | Guest::Lockdown => {
+                format!("{}-{}-{}", self.kernel, self.tier, self.guest)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Auto => "auto",
+            Self::Fentry => "fentry",
+            Self::Kprobe => "kprobe",
+            Self::Tracepoint => "tracepoint",
+            Self::Sampled => "sampled",
+        })
+    }
+}
+
+impl fmt::Display for Guest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Ordinary => "",
+            Self::NoBtf => "no-btf",
+            Self::Lockdown => "lockdown",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_machine_has_a_name_of_its_own() {
+        let names: std::collections::BTreeSet<_> = ROWS.iter().map(Row::name).collect();
+        assert_eq!(names.len(), ROWS.len());
+    }
+
+    #[track_caller]
+    fn check(row: Row, expected: &str) {
+        let common = "BACKLOGD_TEST_SECONDS=10 BACKLOGD_TEST_SCALE=4 ";
+        assert_eq!(row.arguments().join(" ").strip_prefix(common), Some(expected));
+    }
+
+    #[test]
+    fn a_row_says_what_runs_in_the_guest() {
+        check(
+            row("6.1", Tier::Kprobe, Tests::Only(&["a::", "b"])),
+            "BACKLOGD_TEST_TIER=kprobe -- a:: b",
+        );
+        check(row("6.1", Tier::Auto, Tests::AllBut(&["a::", "b"])), "-- --skip a:: --skip b");
+        let hidden = Row { guest: Guest::NoBtf, ..row("6.1", Tier::Auto, Tests::Only(&["a"])) };
+        check(hidden, "HIDE_BTF=1 -- a");
+    }
+}
