@@ -334,7 +334,7 @@ impl Model {
                 sysctls: namespace.sysctls.clone(),
                 lost_in_kernel: match loss_absent(no_slot) {
                     Some(absent) => Err(absent),
-                    None => state.lost(namespace),
+                    None => state.lost(namespace, sample.at),
                 },
             }
         };

@@ -3,6 +3,7 @@
 use crate::{
     input::{Absent, Known, NamespaceSample},
     model::{delta::moved, drops::Allowance},
+    time::{Monotonic, Nanos},
 };
 
 /// State of one namespace.
@@ -23,10 +24,10 @@ impl NamespaceState {
         Some(before.map_or(0, |before| moved(before, now)))
     }
 
-    /// Handshakes that the kernel counted and no program saw.
-    pub(super) fn lost(&mut self, sample: &NamespaceSample) -> Known<u64> {
+    /// Handshakes that the kernel counted and no program saw, as of `at`.
+    pub(super) fn lost(&mut self, sample: &NamespaceSample, at: Monotonic) -> Known<u64> {
         let passive_opens = sample.passive_opens?;
-        Ok(self.loss.next(passive_opens, sample.passive_opens_after, self.handshakes))
+        Ok(self.loss.next(at, passive_opens, sample.passive_opens_after, self.handshakes))
     }
 }
 
@@ -34,23 +35,39 @@ impl NamespaceState {
 ///
 /// PassiveOpens counts when the child is made (`tcp_create_openreq_child`,
 /// net/ipv4/tcp_minisocks.c), before the programs see it established, and is read before the
-/// records: so the difference is never ahead of the truth, but for an interrupt that took its time
-/// between the two. Therefore two samples in a row must agree.
+/// records: so the difference is never ahead of the truth, but for a CPU that took its time between
+/// the two: an interrupt, or a hypervisor that ran another guest. Therefore two samples, and all
+/// in [`LATE`], must agree.
 #[derive(Clone, Copy, Debug, Default)]
 struct Loss {
     offset: Option<i128>,
-    before: i128,
+    /// Since when, and the least that PassiveOpens was ahead from then on.
+    span: Option<(Monotonic, i128)>,
     lost: u64,
 }
 
+/// What comes later than this does not come.
+const LATE: Nanos = Nanos(250_000_000);
+
 impl Loss {
-    fn next(&mut self, passive_opens: u64, after: Option<u64>, handshakes: u64) -> u64 {
+    fn next(
+        &mut self,
+        at: Monotonic,
+        passive_opens: u64,
+        after: Option<u64>,
+        handshakes: u64,
+    ) -> u64 {
         let ahead = i128::from(passive_opens) - i128::from(handshakes);
         let first = || i128::from(after.unwrap_or(passive_opens)) - i128::from(handshakes);
         let offset = *self.offset.get_or_insert_with(first);
-        let agreed = ahead.min(self.before) - offset;
-        self.before = ahead;
-        self.lost = self.lost.max(u64::try_from(agreed).unwrap_or(0));
+        let (since, least) = self.span.unwrap_or((at, ahead));
+        let least = least.min(ahead);
+        if at - since < LATE {
+            self.span = Some((since, least));
+        } else {
+            self.span = Some((at, ahead));
+            self.lost = self.lost.max(u64::try_from(least - offset).unwrap_or(0));
+        }
         self.lost
     }
 }
@@ -69,15 +86,19 @@ pub(super) fn loss_absent(no_slot: Known<u64>) -> Option<Absent> {
 mod tests {
     use super::*;
 
+    /// Samples each `apart`.
     #[track_caller]
-    fn check(samples: &[(u64, Option<u64>, u64)], expected: &[u64]) {
+    fn check(apart: Nanos, samples: &[(u64, Option<u64>, u64)], expected: &[u64]) {
         let mut loss = Loss::default();
-        let got: Vec<_> = samples.iter().map(|&(p, after, h)| loss.next(p, after, h)).collect();
+        let times = (1..).map(|n| Monotonic(n * apart.0));
+        let next = |(at, &(p, after, h)): (_, &(_, _, _))| loss.next(at, p, after, h);
+        let got: Vec<_> = times.zip(samples).map(next).collect();
         assert_eq!(expected, got, "{samples:?}");
     }
 
     #[test]
     fn a_loss_is_what_two_samples_in_a_row_agree_on() {
+        let check = |samples: &_, expected: &_| check(Nanos(1_000_000_000), samples, expected);
         check(&[(100, Some(100), 0), (110, None, 10), (120, None, 20)], &[0, 0, 0]);
         check(&[(100, Some(100), 0), (110, None, 7), (110, None, 7)], &[0, 0, 3]);
         // one late event is none
@@ -86,5 +107,13 @@ mod tests {
         check(&[(100, Some(105), 0), (200, None, 110), (300, None, 205)], &[0, 0, 0]);
         // and what was published stays
         check(&[(9, Some(9), 0), (12, None, 0), (12, None, 0), (12, None, 3)], &[0, 0, 3, 3]);
+    }
+
+    #[test]
+    fn what_is_late_for_many_quick_samples_is_not_lost() {
+        let samples = [(9, Some(9), 0), (9, None, 0), (10, None, 0), (10, None, 0), (10, None, 1)];
+        check(Nanos(10_000_000), &samples, &[0; 5]);
+        let samples = [(9, Some(9), 0), (10, None, 0), (10, None, 0), (10, None, 0), (10, None, 0)];
+        check(Nanos(125_000_000), &samples, &[0, 0, 0, 0, 1]);
     }
 }
