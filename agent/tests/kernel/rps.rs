@@ -49,11 +49,13 @@ fn what_no_program_saw_is_published_as_lost() {
         });
         // and it stays so
         let (snapshot, _) = agent.settled();
-        // some are lost on this kernel; without the second copy it would be many more, and it is
-        // needed at all
+        // some are lost on some kernels; without the second copy it would be many more, and in so
+        // many it is needed at all
         let lost = own_lost(&snapshot).expect("eBPF runs");
         assert!(lost <= all / 20, "{lost} of {all} lost");
-        assert_ne!(snapshot.agent.second_copy, Ok(0));
+        if connections == CONNECTIONS {
+            assert_ne!(snapshot.agent.second_copy, Ok(0));
+        }
         server.socket().shutdown(Shutdown::Read).expect("shutdown");
         let accepted: u64 = acceptors.map(|a| a.join().expect("acceptor")).into_iter().sum();
         assert_eq!(accepted, all);
