@@ -55,12 +55,16 @@ fn check_closed_when_full(look_before: bool) {
     let addr = server.addr;
     let clients = Clients::start(10, addr);
     wait_for("the queue to be full", || agent.truth().count("ListenDrops") >= 6);
-    let drops = agent.truth().count("ListenDrops");
     if look_before {
-        agent.check(addr, Numbers { established: 4, length: 4, drops, ..Numbers::default() });
+        let (snapshot, seen) = agent.settled();
+        let drops = seen.count("ListenDrops");
+        let full = Numbers { established: 4, length: 4, drops, ..Numbers::default() };
+        assert_eq!(Numbers::of(find(&snapshot, addr)), full);
     }
     drop(server);
     wait_for("the listener to be gone", || agent.truth().sockets.is_empty());
+    // clients that were refused try again after a second: it takes until here to be final
+    let drops = agent.truth().count("ListenDrops");
     let gone = Numbers { established: 4, listener_closed: 4, drops, ..Numbers::default() };
     for _ in 0..2 {
         let listener = agent.check(addr, gone);
