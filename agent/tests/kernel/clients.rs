@@ -37,6 +37,11 @@ impl Clients {
         clients
     }
 
+    /// Takes in `more`.
+    pub(crate) fn join(&mut self, more: Self) {
+        self.0.extend(more.0);
+    }
+
     /// How many of them are connected, as far as they know.
     pub(crate) fn connected(&self) -> usize {
         self.0.iter().filter(|socket| socket.peer_addr().is_ok()).count()

@@ -12,7 +12,10 @@ use crate::{
 /// the first SYNs refused; the agent's view agrees with the kernel's.
 pub(crate) fn check_full_queue(agent: &mut Agent) -> (NeverAccepts, Clients) {
     let server = NeverAccepts::listen("127.0.0.1:0", 5);
-    let clients = Clients::start(20, server.addr);
+    // all at once, a slow kernel could answer more SYNs than the queue holds, by cookies
+    let mut clients = Clients::connect(6, server.addr);
+    wait_for("the queue to be full", || agent.truth().at(server.addr).length == 6);
+    clients.join(Clients::start(14, server.addr));
     for refused in [14, 28] {
         // each client that was refused tries again after a second
         wait_for("SYNs to be refused", || refused <= agent.truth().count("ListenDrops"));
