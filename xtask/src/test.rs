@@ -176,7 +176,7 @@ fn other_kernels(session: &mut Session, left_out: bool) -> Result<Outcome> {
     if !session.is_ci {
         return Ok(Outcome::Skipped("only with CI=true, or by cargo xtask vm".into()));
     }
-    let report = vm::run_matrix(&vm::Arguments::default())?;
+    let report = vm::run_matrix(&vm::Arguments::all())?;
     session.counts.add(report.counts());
     report.check(session.is_ci).map(|()| Outcome::Passed)
 }

@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::Mutex,
-    thread,
+    thread::{self, ScopedJoinHandle},
     time::Instant,
 };
 
@@ -28,15 +28,13 @@ use crate::{dist::TARGET, packages, sh, tools};
 
 pub(crate) use self::report::Report;
 
-/// How many machines run at a time.
-const N_MACHINES: usize = 2;
 /// Host programs that the tests run in the guest.
 const PROGRAMS: &str = "ss ip setpriv";
 /// For a whole machine, in seconds.
 const TIMEOUT: &str = "900";
 
 /// The flags of the verb.
-#[derive(clap::Args, Default)]
+#[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Runs this kernel alone, such as 6.1
     #[arg(long)]
@@ -44,6 +42,9 @@ pub(crate) struct Arguments {
     /// Runs this tier alone
     #[arg(long)]
     tier: Option<Tier>,
+    /// How many machines run at a time
+    #[arg(long, default_value_t = 2)]
+    machines: usize,
 }
 
 /// Runs the machines and prints the table.
@@ -60,12 +61,17 @@ pub(crate) fn run_matrix(arguments: &Arguments) -> Result<Report> {
     let root = sh::root()?;
     let files = build(&root)?;
     let machines = Machines::prepare(&root, &files)?;
-    let report = machines.run(&rows)?;
+    let report = machines.run(&rows, arguments.machines)?;
     println!("\n{report}");
     Ok(report)
 }
 
 impl Arguments {
+    /// All machines, two at a time.
+    pub(crate) fn all() -> Self {
+        Self { only: None, tier: None, machines: 2 }
+    }
+
     fn choose(&self, row: &Row) -> bool {
         self.only.as_ref().is_none_or(|kernel| kernel == row.kernel)
             && self.tier.is_none_or(|tier| tier == row.tier)
@@ -118,8 +124,8 @@ impl Machines {
         Ok(Self { boot: scripts.join("boot"), folder, logs })
     }
 
-    /// Runs all, [`N_MACHINES`] at a time; in the order of `rows`.
-    fn run(&self, rows: &[Row]) -> Result<Report> {
+    /// Runs all, `n` at a time; reports in the order of `rows`.
+    fn run(&self, rows: &[Row], n: usize) -> Result<Report> {
         let waiting = Mutex::new(rows.iter().enumerate());
         let worker = || {
             let mut ended = Vec::new();
@@ -130,12 +136,13 @@ impl Machines {
             }
         };
         let ended = thread::scope(|scope| {
-            let workers = [(); N_MACHINES].map(|()| scope.spawn(worker));
-            workers.map(|worker| worker.join().unwrap_or_else(|why| panic::resume_unwind(why)))
+            let workers: Vec<_> = (0..n.max(1)).map(|_| scope.spawn(worker)).collect();
+            let join = |worker: ScopedJoinHandle<'_, _>| worker.join();
+            workers.into_iter().map(join).collect::<Vec<_>>()
         });
         let mut all = Vec::new();
         for ended in ended {
-            all.extend(ended?);
+            all.extend(ended.unwrap_or_else(|why| panic::resume_unwind(why))?);
         }
         all.sort_by_key(|&(i, _)| i);
         Ok(Report(all.into_iter().map(|(_, ended)| ended).collect()))
@@ -189,7 +196,7 @@ mod tests {
 
     #[track_caller]
     fn check_chosen(only: Option<&str>, tier: Option<Tier>, expected: usize) {
-        let arguments = Arguments { only: only.map(str::to_owned), tier };
+        let arguments = Arguments { only: only.map(str::to_owned), tier, ..Arguments::all() };
         assert_eq!(ROWS.iter().filter(|row| arguments.choose(row)).count(), expected);
     }
 
