@@ -8,7 +8,7 @@ use std::{
 };
 
 use backlogd::{
-    input::{Absent, Known},
+    input::{Absent, Known, Tier},
     model::{
         Model, Settings,
         snapshot::{Listener, Snapshot},
@@ -18,7 +18,7 @@ use backlogd::{
 
 use crate::{
     namespace::{DEADLINE, own_netns},
-    tier::options,
+    tier::{must_serve, options},
     truth::{Seen, Truth},
 };
 
@@ -71,6 +71,16 @@ impl Agent {
         let mut agent = Self { sources, model, ebpf: options.ebpf, truth: Truth::start() };
         agent.look();
         agent
+    }
+
+    /// Whether a program serves `event` here. What the tier under test promises must be served.
+    #[track_caller]
+    pub(crate) fn serves(&self, event: &str) -> bool {
+        let hooks = self.sources.hooks();
+        let hook = hooks.iter().find(|hook| hook.event == event).expect("in the table of hooks");
+        let is_served = hook.tier < Tier::Sampled;
+        assert!(is_served || !must_serve(event), "{event} is not served: {hook:?}");
+        is_served
     }
 
     /// Changes the model's settings.

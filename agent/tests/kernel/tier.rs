@@ -30,8 +30,21 @@ pub(crate) fn environment() -> Vec<(&'static str, String)> {
     ]
 }
 
-/// The tier that a machine is there for: what it must serve, it must serve there.
-pub(crate) fn wanted() -> Option<String> {
+/// Whether `event` must be served by a program where a tier is asked for by name. Without one, what
+/// the kernel takes is what is tested.
+pub(crate) fn must_serve(event: &str) -> bool {
+    const FUNCTIONS: [&str; 6] =
+        ["accept", "syn", "syn_drop", "syn_cookie", "ack_drop", "connect_error"];
+    const CALLS: [&str; 3] = ["accept", "accept_error", "connect_error"];
+    match wanted().as_deref() {
+        Some("fentry") => FUNCTIONS.contains(&event) || event == "accept_error",
+        Some("kprobe") => FUNCTIONS.contains(&event),
+        Some("syscalls") => CALLS.contains(&event),
+        _ => false,
+    }
+}
+
+fn wanted() -> Option<String> {
     env::var("BACKLOGD_TEST_TIER").ok()
 }
 

@@ -10,6 +10,8 @@ pub(crate) enum Tier {
     Fentry,
     Kprobe,
     Tracepoint,
+    /// The tracepoints of system calls, too.
+    Syscalls,
     Sampled,
 }
 
@@ -51,28 +53,23 @@ pub(super) struct Row {
 const SAMPLED: Tests = Tests::Only(&["sampled::"]);
 /// All that tests; the one left out is the server process of others.
 const ALL: Tests = Tests::AllBut(&["serves_standard_input"]);
-/// All but the high-water mark between two looks, which needs the tracepoint `sk_data_ready`
-/// (include/trace/events/sock.h, 6.3).
-const NO_HIGH_WATER: Tests = Tests::AllBut(&[
-    "serves_standard_input",
-    "binary::what_the_kernel_counts_stands_in_metrics",
-    "burst::",
-    "life::a_listener_that_lived_between_two_looks_is_seen",
-    "overflow::a_full_queue_holds_limit_plus_one_and_each_refused_syn_is_a_drop",
-]);
+/// What the tracepoints of system calls add.
+const CALLS: Tests = Tests::Only(&["waits::", "failures::", "trace::"]);
 
 /// All machines. The long ones come first, so that the last to run is a short one.
-pub(super) const ROWS: [Row; 13] = [
-    row("6.1", Tier::Fentry, NO_HIGH_WATER),
-    row("6.1", Tier::Kprobe, NO_HIGH_WATER),
-    row("6.1", Tier::Tracepoint, NO_HIGH_WATER),
+pub(super) const ROWS: [Row; 15] = [
+    row("6.1", Tier::Fentry, ALL),
+    row("6.1", Tier::Kprobe, ALL),
+    row("6.1", Tier::Tracepoint, ALL),
+    row("6.1", Tier::Syscalls, CALLS),
     row("6.12", Tier::Fentry, ALL),
     row("6.12", Tier::Kprobe, ALL),
     row("6.12", Tier::Tracepoint, ALL),
+    row("6.12", Tier::Syscalls, CALLS),
     Row { presence: Presence::WhereItCanBeHad, ..row("7.2", Tier::Fentry, ALL) },
     Row { presence: Presence::WhereItCanBeHad, ..row("7.2", Tier::Kprobe, ALL) },
     Row { presence: Presence::WhereItCanBeHad, ..row("7.2", Tier::Tracepoint, ALL) },
-    Row { guest: Guest::Lockdown, ..row("6.1", Tier::Auto, NO_HIGH_WATER) },
+    Row { guest: Guest::Lockdown, ..row("6.1", Tier::Auto, ALL) },
     Row { guest: Guest::Lockdown, ..row("6.12", Tier::Auto, ALL) },
     // socket storage in tracing programs: bpf_sk_storage_tracing_allowed, net/core/bpf_sk_storage.c, 5.11
     row("5.10", Tier::Sampled, SAMPLED),
@@ -130,6 +127,7 @@ impl fmt::Display for Tier {
             Self::Fentry => "fentry",
             Self::Kprobe => "kprobe",
             Self::Tracepoint => "tracepoint",
+            Self::Syscalls => "syscalls",
             Self::Sampled => "sampled",
         })
     }
