@@ -166,6 +166,7 @@ fn sample(
     let mut next = Instant::now();
     loop {
         let snapshot = model.apply(&sources.sample());
+        sources.look_closer(model.wants_closer_look());
         snapshots.send_replace(Some(Arc::new(snapshot)));
         next = (next + interval).max(Instant::now());
         loop {

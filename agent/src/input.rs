@@ -144,7 +144,7 @@ pub struct ListenSocket {
 }
 
 /// The slots that are in use.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct SlotsSample {
     /// Read before the sockets, so that `established - length` never runs ahead.
     pub records: Vec<SlotRecord>,
@@ -169,6 +169,36 @@ pub struct SlotsSample {
     pub errors: CallErrors,
     /// Entries that a map of the programs had no room for, since they started.
     pub map_full: u64,
+    /// See [`CloserLooks`]; absent where other hooks see as much.
+    pub closer_looks: Known<CloserLooks>,
+}
+
+/// The tracepoints of system calls, switched on for a few seconds to see why nobody accepts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CloserLooks {
+    /// How often.
+    pub count: u64,
+    /// Whether they are on.
+    pub is_on: bool,
+}
+
+impl Default for SlotsSample {
+    fn default() -> Self {
+        Self {
+            records: Vec::new(),
+            waits: Vec::new(),
+            durations: Vec::new(),
+            capacity: 0,
+            no_slot: 0,
+            stale: 0,
+            second_copy: 0,
+            missed: Vec::new(),
+            runs: Vec::new(),
+            errors: CallErrors::default(),
+            map_full: 0,
+            closer_looks: Err(Absent::NotOnThisKernel),
+        }
+    }
 }
 
 /// System calls that failed, by the name of the task that called and the error.

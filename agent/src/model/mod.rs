@@ -6,6 +6,7 @@
 
 mod delta;
 mod drops;
+mod escalation;
 mod listener;
 mod namespace;
 pub mod snapshot;
@@ -28,6 +29,7 @@ use crate::{
     },
     model::{
         drops::Claims,
+        escalation::Escalation,
         listener::{Round, Span, Tracked},
         namespace::{NamespaceState, loss_absent},
         snapshot::{Agent, Durations, Listener, Namespace, Snapshot},
@@ -124,6 +126,7 @@ pub struct Model {
     owners: Arc<BTreeMap<Inode, Vec<Pid>>>,
     samples: u64,
     previous: Option<Monotonic>,
+    escalation: Escalation,
 }
 
 impl Model {
@@ -140,7 +143,14 @@ impl Model {
             owners: Arc::default(),
             samples: 0,
             previous: None,
+            escalation: Escalation::default(),
         }
+    }
+
+    /// Whether something that was just seen deserves a closer look until the next sample.
+    #[must_use]
+    pub fn wants_closer_look(&self) -> bool {
+        self.escalation.is_active()
     }
 
     /// Changes the settings from the next sample on.
@@ -164,6 +174,8 @@ impl Model {
         self.samples += 1;
         let listeners = self.show_listeners(sample, interval.unwrap_or_default());
         self.forget(sample, &records);
+        let stalled = listeners.iter().filter(|listener| listener.stalled == Ok(true));
+        self.escalation.next(sample.at, stalled.map(|listener| listener.key).collect());
         Snapshot {
             at: sample.at,
             unix_time: sample.unix_time,
@@ -354,6 +366,7 @@ impl Model {
             stale: slots.map(|slots| slots.stale),
             second_copy: slots.map(|slots| slots.second_copy),
             map_full: slots.map(|slots| slots.map_full),
+            closer_looks: slots.and_then(|slots| slots.closer_looks),
             missed: slots.map(|slots| slots.missed.clone()).unwrap_or_default(),
             runs: slots.map(|slots| slots.runs.clone()).unwrap_or_default(),
         }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use crate::{
     histogram::Histogram,
     id::{ListenerKey, NetnsId, Pid},
-    input::{CallErrors, Hook, HostSample, Known, ProcessSample, Source},
+    input::{CallErrors, CloserLooks, Hook, HostSample, Known, ProcessSample, Source},
     time::{Monotonic, Nanos, UnixTime},
 };
 
@@ -178,6 +178,9 @@ pub struct Agent {
     pub second_copy: Known<u64>,
     /// Entries that a map of the programs had no room for.
     pub map_full: Known<u64>,
+    /// Times that the tracepoints of system calls were switched on for a closer look; absent where
+    /// other hooks see as much.
+    pub closer_looks: Known<CloserLooks>,
     /// Runs that the kernel skipped: event, program, count.
     pub missed: Vec<(&'static str, &'static str, u64)>,
     /// Run count and run time of each program, while the kernel's statistics are on.

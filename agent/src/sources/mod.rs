@@ -184,6 +184,14 @@ impl Sources {
         }
     }
 
+    /// Sees for a while what only the tracepoints of system calls see, or no longer.
+    pub fn look_closer(&mut self, on: bool) {
+        if let Ok(programs) = &mut self.programs {
+            let result = programs.look_closer(on);
+            let _ = self.note("closer look", result);
+        }
+    }
+
     /// PassiveOpens, and the other fields of the same file.
     fn read_snmp(&mut self, fields: &mut Fields) -> Known<u64> {
         let Ok(netstat) = &mut self.netstat else { return Err(Absent::Unreadable) };

@@ -185,29 +185,29 @@ fn enter(namespace: &Namespace) -> anyhow::Result<NetnsId> {
 
 /// Why no event of this kind can be seen, if so.
 fn unseen(hooks: &[Hook], kind: EventKind) -> Option<String> {
-    let hook = hooks.iter().find(|hook| hook.event == served_by(kind))?;
-    match hook.tier {
-        Tier::Fentry | Tier::Kprobe | Tier::Tracepoint => None,
-        Tier::Sampled | Tier::None => Some(format!("no hook sees {kind}: {}", hook.why)),
+    let names = served_by(kind);
+    let serving = || hooks.iter().filter(|hook| names.contains(&hook.event));
+    if serving().any(|hook| hook.tier < Tier::Sampled) {
+        return None;
     }
+    serving().next().map(|hook| format!("no hook sees {kind}: {}", hook.why))
 }
 
-/// The event in the table of hooks.
-const fn served_by(kind: EventKind) -> &'static str {
+/// The events in the table of hooks.
+const fn served_by(kind: EventKind) -> &'static [&'static str] {
     match kind {
-        // at the last ACK by another hook
-        EventKind::Overflow => "syn_drop",
-        EventKind::Cookie => "syn_cookie",
-        EventKind::Listen | EventKind::Unlisten => "listen",
-        EventKind::Syn
-        | EventKind::SynDrop
-        | EventKind::Discard
-        | EventKind::Established
-        | EventKind::Reset
-        | EventKind::Accept
-        | EventKind::AcceptError
-        | EventKind::Close
-        | EventKind::ConnectError => kind.name(),
+        EventKind::Syn => &["syn"],
+        EventKind::Cookie => &["syn_cookie"],
+        EventKind::SynDrop => &["syn_drop"],
+        EventKind::Overflow => &["syn_drop", "ack_drop"],
+        EventKind::Established => &["established"],
+        EventKind::Reset => &["reset"],
+        EventKind::Accept => &["accept"],
+        EventKind::AcceptError => &["accept_error"],
+        EventKind::Close => &["close"],
+        EventKind::Discard => &["discard"],
+        EventKind::Listen | EventKind::Unlisten => &["listen"],
+        EventKind::ConnectError => &["connect_error"],
     }
 }
 

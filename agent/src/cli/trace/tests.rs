@@ -242,7 +242,7 @@ fn what_no_hook_sees_is_said() {
     let hooks = [
         hook("established", Tier::Tracepoint, ""),
         hook("accept", Tier::Sampled, "no fentry, no kprobe"),
-        hook("drop", Tier::None, "not on this kernel"),
+        hook("syn_drop", Tier::None, "not on this kernel"),
     ];
     let said = [EventKind::Established, EventKind::Accept, EventKind::Overflow, EventKind::Close]
         .map(|kind| unseen(&hooks, kind));

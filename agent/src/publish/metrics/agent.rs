@@ -100,6 +100,32 @@ pub(super) const FAMILIES: &[Family] = &[
     },
     Family {
         descriptor: Descriptor {
+            name: "backlogd_closer_looks_total",
+            kind: Kind::Counter,
+            labels: &[],
+            help: "Times that the tracepoints of system calls were switched on for five seconds, to see why a stalled listener does not accept; absent where other hooks see that",
+            source: "what attached, at most once a minute",
+        },
+        emit: |scrape, sink| match scrape.snapshot.agent.closer_looks {
+            Ok(looks) => sink(&[], Value::Unsigned(looks.count)),
+            Err(_) => Ok(()),
+        },
+    },
+    Family {
+        descriptor: Descriptor {
+            name: "backlogd_closer_look_active",
+            kind: Kind::Gauge,
+            labels: &[],
+            help: "1 while they are on, else 0",
+            source: "what is attached",
+        },
+        emit: |scrape, sink| match scrape.snapshot.agent.closer_looks {
+            Ok(looks) => sink(&[], Value::Unsigned(looks.is_on.into())),
+            Err(_) => Ok(()),
+        },
+    },
+    Family {
+        descriptor: Descriptor {
             name: "backlogd_map_entries",
             kind: Kind::Gauge,
             labels: &["map"],

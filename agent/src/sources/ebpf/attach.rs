@@ -4,7 +4,7 @@ use std::{error::Error, io, iter, sync::Arc};
 
 use aya::{
     Btf as KernelBtf, Ebpf,
-    programs::{Program as Loaded, ProgramError},
+    programs::{Program as Loaded, ProgramError, TracePoint},
 };
 use backlogd_abi::{ABSENT, Offsets};
 
@@ -89,7 +89,7 @@ impl Attacher<'_> {
         Ok(())
     }
 
-    fn has(&self, need: Need) -> Result<(), String> {
+    pub(super) fn has(&self, need: Need) -> Result<(), String> {
         let field = |offset: u32, name: &str| match offset {
             ABSENT => Err(format!("this kernel has no field {name}")),
             _ => Ok(()),
@@ -169,11 +169,13 @@ impl Attacher<'_> {
 ///
 /// # Errors
 /// What the kernel answered.
-pub(super) fn attach_syscalls(ebpf: &mut Ebpf, kernel: &KernelBtf) -> Result<(), String> {
+pub(super) fn attach_syscalls(ebpf: &mut Ebpf) -> Result<(), String> {
     for (i, program) in SYSCALLS.iter().enumerate() {
         let result = match ebpf.program_mut(program.name) {
-            Some(loaded) => load(loaded, program, kernel).map_err(|err| last_cause(&err)),
-            None => Err("not in the object".into()),
+            Some(Loaded::TracePoint(loaded)) => {
+                load_syscall(loaded, program.target).map_err(|err| last_cause(&err))
+            }
+            _ => Err("not in the object".into()),
         };
         if let Err(why) = result {
             SYSCALLS[..i].iter().for_each(|program| detach(ebpf, program));
@@ -221,13 +223,15 @@ fn load(loaded: &mut Loaded, how: &Program, kernel: &KernelBtf) -> Result<(), Pr
             program.load()?;
             program.attach(target, 0).map(drop)
         }
-        (Loaded::TracePoint(program), Attach::Syscall) => {
-            program.load()?;
-            program.attach("syscalls", target).map(drop)
-        }
+        (Loaded::TracePoint(program), Attach::Syscall) => load_syscall(program, target),
         (Loaded::Iter(program), Attach::Iterator) => program.load(target, kernel),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
+}
+
+fn load_syscall(program: &mut TracePoint, target: &str) -> Result<(), ProgramError> {
+    program.load()?;
+    program.attach("syscalls", target).map(drop)
 }
 
 fn rows(group: &Group, served: Option<&Way>, refused: &Arc<[Refused]>) -> Vec<Hook> {

@@ -14,6 +14,7 @@ use super::{
     Programs,
     attach::{self, Attached, Attacher, last_cause},
     btf::{self, Btf},
+    closer::Closer,
     failed,
     histograms::Histograms,
     maps::{Cells, Slots},
@@ -147,10 +148,10 @@ impl Programs {
             .attach_required()
             .map_err(|(program, why)| LoadError::Program { program, why: with_advice(why) })?;
         hooks.splice(..0, required);
+        let closer = Closer::new(&hooks, &attacher);
         hooks.push(attach::drop_row(&hooks));
         Ok(Self {
             ebpf,
-            kernel,
             free,
             slots,
             cells,
@@ -159,8 +160,7 @@ impl Programs {
             failed,
             watch: None,
             hooks: hooks.into(),
-            best: options.best,
-            offsets,
+            closer,
             pass: 0,
             passes: 0,
             missed: Vec::new(),

@@ -7,6 +7,7 @@
 mod adopt;
 mod attach;
 pub mod btf;
+mod closer;
 pub mod events;
 mod failed;
 mod histograms;
@@ -23,11 +24,11 @@ use std::{
 };
 
 use aya::{
-    Btf as KernelBtf, Ebpf,
+    Ebpf,
     maps::{MapData, Stack},
     programs::{Iter, Program},
 };
-use backlogd_abi::{Offsets, cell};
+use backlogd_abi::cell;
 
 use self::events::{Events, Watch, WatchError};
 use crate::{
@@ -46,7 +47,6 @@ const STATISTICS_EVERY: u32 = 10;
 /// way.
 pub struct Programs {
     ebpf: Ebpf,
-    kernel: KernelBtf,
     free: Stack<MapData, u32>,
     slots: maps::Slots,
     cells: maps::Cells,
@@ -56,9 +56,7 @@ pub struct Programs {
     /// Since somebody watches.
     watch: Option<Watch>,
     hooks: Arc<[Hook]>,
-    /// The best tier that may be used.
-    best: Tier,
-    offsets: Offsets,
+    closer: closer::Closer,
     /// The number of the iterator's newest pass.
     pass: u32,
     passes: u32,
@@ -127,7 +125,7 @@ impl Programs {
         self.recycle(&records);
         let [accept, connect] = self.failed.read(self.cells.get(cell::ERRORS));
         let errors = CallErrors {
-            accept: self.served("accept_error").map(|()| accept),
+            accept: self.served("accept_error").or(self.closer.has_looked()).map(|()| accept),
             connect: self.served("connect_error").map(|()| connect),
         };
         if self.passes.is_multiple_of(STATISTICS_EVERY) {
@@ -143,6 +141,7 @@ impl Programs {
             runs: self.runs.clone(),
             errors,
             map_full: self.cells.get(cell::MAP_FULL),
+            closer_looks: self.closer.seen(),
             waits,
             durations,
             records,
