@@ -65,7 +65,7 @@ fn a_wrong_file_is_78_and_the_message_has_place_got_and_expected() {
         check,
         78,
         "backlogd: FILE:1:1: got unknown key `verbose`, expected one of listen, socket, \
-         sample_interval_seconds, no_ebpf, slots, listener_retention_seconds, \
+         sample_interval_seconds, no_ebpf, tier, accept_tracepoints, slots, listener_retention_seconds, \
          length_max_window_seconds, stalled_after_seconds, textfile, histograms, log, log_format\n",
     );
     check_file(
