@@ -203,7 +203,7 @@ mod tests {
     #[test]
     fn machines_are_chosen_by_kernel_and_tier() {
         check_chosen(None, None, ROWS.len());
-        check_chosen(Some("6.1"), None, 4);
+        check_chosen(Some("6.1"), None, 5);
         check_chosen(Some("6.1"), Some(Tier::Kprobe), 1);
         check_chosen(Some("6"), None, 0);
         check_chosen(None, Some(Tier::Sampled), 1);

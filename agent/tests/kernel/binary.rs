@@ -1,20 +1,17 @@
 //! The daemon with its programs, from the kernel to `/metrics`, through the real binary.
 
 use std::{
-    env,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
 };
 
 use crate::{
     clients::Clients,
     namespace::{in_own_netns, wait_for},
     offenders::NeverAccepts,
+    tier::backlogd,
 };
-
-/// Where the binary is, on a machine that did not build it.
-const BINARY: &str = "BACKLOGD_TEST_BINARY";
 
 /// Ends the daemon, however the test ends.
 struct Daemon(Child);
@@ -29,8 +26,7 @@ impl Drop for Daemon {
 
 /// The daemon and where it serves, once it has said so.
 fn start() -> (Daemon, SocketAddr) {
-    let binary = env::var_os(BINARY).unwrap_or(env!("CARGO_BIN_EXE_backlogd").into());
-    let mut child = Command::new(binary)
+    let mut child = backlogd()
         .args(["run", "--listen", "127.0.0.1:0", "--socket", ""])
         .args(["--sample-interval-seconds", "0.1", "--config", "/dev/null"])
         .env("NO_COLOR", "1")

@@ -1,6 +1,6 @@
 //! What differs from machine to machine: the tier that the agent is held to, and how much load.
 
-use std::env;
+use std::{env, ffi::OsString, process::Command};
 
 use backlogd::{input::Tier, sources::Options};
 
@@ -21,13 +21,20 @@ pub(crate) fn options(slots: u32) -> Options {
     Options { ebpf, slots, tier, accept_tracepoints, ..Options::default() }
 }
 
-/// What the daemon is told, so that it does the same.
-pub(crate) fn environment() -> Vec<(&'static str, String)> {
+/// The binary under test, held to the same tier: the one that cargo built, or what
+/// `BACKLOGD_TEST_BINARY` names.
+pub(crate) fn backlogd() -> Command {
     let Options { tier, accept_tracepoints, .. } = options(0);
-    vec![
-        ("BACKLOGD_TIER", tier.name().to_owned()),
-        ("BACKLOGD_ACCEPT_TRACEPOINTS", accept_tracepoints.to_string()),
-    ]
+    let mut command = Command::new(binary());
+    command
+        .env("BACKLOGD_TIER", tier.name())
+        .env("BACKLOGD_ACCEPT_TRACEPOINTS", accept_tracepoints.to_string());
+    command
+}
+
+/// Its path.
+pub(crate) fn binary() -> OsString {
+    env::var_os("BACKLOGD_TEST_BINARY").unwrap_or(env!("CARGO_BIN_EXE_backlogd").into())
 }
 
 /// Whether `event` must be served by a program where a tier is asked for by name. Without one, what

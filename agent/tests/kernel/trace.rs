@@ -17,6 +17,7 @@ use crate::{
     clients::Clients,
     namespace::{in_own_netns, own_netns, wait_for},
     offenders::{Accepts, NeverAccepts},
+    tier::{self, backlogd},
 };
 
 /// A running trace. Its output is read as it comes.
@@ -38,7 +39,7 @@ struct Ended {
 impl Trace {
     /// Starts it; returns once it watches.
     fn start(arguments: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_backlogd"))
+        let mut child = backlogd()
             .args(["trace", "-o", "json", "--config", "/dev/null"])
             .args(arguments)
             .stdout(Stdio::piped())
@@ -244,7 +245,7 @@ fn without_privileges_it_is_3_and_names_the_capabilities() {
     let dir = tempfile::tempdir().expect("a directory");
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("ours");
     let copy = dir.path().join("backlogd");
-    fs::copy(env!("CARGO_BIN_EXE_backlogd"), &copy).expect("copy");
+    fs::copy(tier::binary(), &copy).expect("copy");
     let output = Command::new("setpriv")
         .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
         .args(["--inh-caps=-all", "--bounding-set=-all", "--"])
