@@ -9,7 +9,7 @@ use aya_ebpf::{
     programs::{FEntryContext, ProbeContext, TracePointContext},
 };
 use backlogd_abi::{
-    ACCEPT,
+    ACCEPT, Record,
     event::{UNKNOWN, kind},
 };
 
@@ -41,15 +41,24 @@ fn accepted(sk: Sock) -> Option<()> {
         ((*tag).born, (*tag).holder.slot)
     };
     let record = record_of(tag)?;
-    // one that was queued before the programs is in the record's base
-    let wait = if born == 0 { UNKNOWN } else { accepted_at.saturating_sub(born) };
-    if born != 0 {
-        observe(&WAITS, slot, wait);
-        // SAFETY: a map value.
-        count(unsafe { &raw mut (*record).accepted });
-    }
+    let wait = waited(record, slot, born, accepted_at);
     tell(kind::ACCEPT, record, || Detail { span: wait, peer: peer_of(sk), ..Detail::TASK });
     Some(())
+}
+
+/// Counts an accept and how long it waited. One that was queued before the programs is in the
+/// record's base, and nobody knows since when.
+#[inline(always)]
+fn waited(record: *mut Record, slot: u32, born: u64, accepted: u64) -> u64 {
+    if born == 0 {
+        return UNKNOWN;
+    }
+    let wait = accepted.saturating_sub(born);
+    observe(&WAITS, slot, wait);
+    // last: it tells the agent to look at the waits again
+    // SAFETY: a map value.
+    count(unsafe { &raw mut (*record).accepted });
+    wait
 }
 
 #[kprobe]
@@ -73,10 +82,7 @@ fn accepted_by_address(sk: Address) -> Option<()> {
         ((*child).born, (*child).holder)
     };
     let record = held(holder)?;
-    let wait = accepted_at.saturating_sub(born);
-    observe(&WAITS, holder.slot, wait);
-    // SAFETY: a map value.
-    count(unsafe { &raw mut (*record).accepted });
+    let wait = waited(record, holder.slot, born, accepted_at);
     tell(kind::ACCEPT, record, || Detail {
         span: wait,
         peer: probe::peer(sk).unwrap_or_default(),

@@ -13,6 +13,7 @@ use aya_ebpf::helpers::generated;
 use backlogd_abi::{Holder, OVERFLOW, Place, cell};
 
 use crate::{
+    hooks::state::know_by_address,
     maps::{self, ACCEPTED, ESTABLISHED, FILLING, PLACES, count_cell},
     slot::{self, Taker, held, record_of},
     sock::{self, Sock, TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_SYN_RECV},
@@ -77,6 +78,7 @@ fn find(sk_common: Sock) -> Option<()> {
     let is_young = matches!(sock::state(sk), TCP_ESTABLISHED | TCP_CLOSE_WAIT | TCP_SYN_RECV);
     if is_young && !sock::has_file(sk) {
         slot::tag_anew(sk, holder, ESTABLISHED)?;
+        know_by_address(sk, holder, 0);
         // SAFETY: a map value, of which only this program writes the field.
         unsafe { (*record).base += 1 };
     } else {

@@ -70,7 +70,7 @@ fn ended(sk: Sock, tag: *const Tag, record: *const Record, by_address: u64) {
         span = now().saturating_sub(accepted);
         observe(&DURATIONS, slot, span);
     }
-    let was_accepted = accepted != 0 || is_done(tag, ACCEPTED);
-    let kind = if was_accepted { kind::CLOSE } else { kind::DISCARD };
+    let was_thrown_away = accepted == 0 && !is_done(tag, ACCEPTED) && cell(cell::ACCEPT_SEEN) != 0;
+    let kind = if was_thrown_away { kind::DISCARD } else { kind::CLOSE };
     tell(kind, record, || Detail { span, peer: peer_of(sk), ..Detail::INTERRUPT });
 }

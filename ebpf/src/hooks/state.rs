@@ -7,7 +7,7 @@
 use core::intrinsics::{AtomicOrdering::SeqCst, atomic_or};
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
-use backlogd_abi::{DESTROYED, LENGTH_BITS, Record, WATCHED, cell, event::kind};
+use backlogd_abi::{DESTROYED, Holder, LENGTH_BITS, Record, WATCHED, cell, event::kind};
 
 use crate::{
     maps::{
@@ -66,14 +66,20 @@ fn born(sk: Sock) -> Option<()> {
         (*tag).born = now();
         (*tag).holder
     };
+    // SAFETY: as above.
+    know_by_address(sk, holder, unsafe { (*tag).born });
+    Some(())
+}
+
+/// Makes a child known to programs that get its address alone, where there are any.
+#[inline(always)]
+pub(crate) fn know_by_address(sk: Sock, holder: Holder, born: u64) {
     if maps::cell(cell::BY_ADDRESS) != 0 {
-        // SAFETY: as above.
-        let child = Child { holder, born: unsafe { (*tag).born }, accepted: 0 };
+        let child = Child { holder, born, accepted: 0 };
         if CHILDREN.insert(&(sk as u64), &child, 0).is_err() {
             count_cell(cell::MAP_FULL);
         }
     }
-    Some(())
 }
 
 /// The handshake is complete. The child has just been queued: how long is the queue?

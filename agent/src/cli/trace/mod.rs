@@ -27,11 +27,18 @@ use crate::{
     sys::{netns, signal::Stop},
 };
 
-/// Room for some 40,000 events, between two of which the reader may pause.
-const EVENTS_BYTES: u32 = 4 << 20;
+/// Room for some 10,000 events, while the reader does something else.
+const EVENTS_BYTES: u32 = 1 << 20;
 
-/// What only the tracepoints of system calls see on some kernels.
-const CALLS: [EventKind; 3] = [EventKind::Accept, EventKind::AcceptError, EventKind::ConnectError];
+/// What only the tracepoints of system calls see on some kernels, or since when a connection is
+/// open.
+const CALLS: [EventKind; 5] = [
+    EventKind::Accept,
+    EventKind::AcceptError,
+    EventKind::Close,
+    EventKind::Discard,
+    EventKind::ConnectError,
+];
 
 /// Show what happens to listeners and their connections, as it happens
 #[derive(Args, Debug)]

@@ -144,6 +144,8 @@ impl Programs {
         };
         let Attached { mut hooks, by_address } = attacher.attach_all();
         cells.set(cell::BY_ADDRESS, by_address.into());
+        let sees_accept = |hook: &Hook| hook.event == "accept" && hook.tier < Tier::Sampled;
+        cells.set(cell::ACCEPT_SEEN, hooks.iter().any(sees_accept).into());
         let required = attacher
             .attach_required()
             .map_err(|(program, why)| LoadError::Program { program, why: with_advice(why) })?;
@@ -183,7 +185,7 @@ fn load_maps(
         loader.map_max_entries(map, options.slots);
     }
     loader.map_max_entries("EVENTS", options.events_bytes);
-    loader.load(object).map_err(|err| LoadError::Object(last_cause(&err)))
+    loader.load(object).map_err(|err| LoadError::Object(with_advice(last_cause(&err))))
 }
 
 fn fill_free(ebpf: &mut Ebpf, n_slots: u32) -> Result<Stack<MapData, u32>, LoadError> {
