@@ -318,10 +318,20 @@ pub struct Hook {
     pub tier: Tier,
     /// The program, or what stands for it; empty for none.
     pub program: &'static str,
-    /// Why there is no better one; empty when there is nothing to say.
+    /// What there is to say of it, beside what was refused; empty when there is nothing.
     pub why: Arc<str>,
     /// What was tried before, best first, and why it does not serve.
     pub refused: Arc<[Refused]>,
+}
+
+impl Hook {
+    /// Why there is no better one, on one line: what was refused, and what there is to say.
+    #[must_use]
+    pub fn reasons(&self) -> String {
+        let refused = self.refused.iter().map(|it| format!("{}: {}", it.tier.name(), it.why));
+        let note = Some(self.why.to_string()).filter(|why| !why.is_empty());
+        note.into_iter().chain(refused).collect::<Vec<_>>().join("; ")
+    }
 }
 
 /// A hook that this kernel did not take.

@@ -10,7 +10,7 @@ use crate::config::{
 };
 
 /// The settings that matter to a verb that reads, and may have to sample by itself.
-const READING: [&str; 3] = ["socket", "no_ebpf", "slots"];
+const READING: [&str; 5] = ["socket", "no_ebpf", "tier", "accept_tracepoints", "slots"];
 
 const HEADING: &str = "Configuration (each is also a variable, as BACKLOGD_SLOTS, and a key of the \
                        file)";

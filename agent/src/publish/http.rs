@@ -125,8 +125,9 @@ async fn readyz(State(server): State<Arc<Server>>) -> Response {
     let Some(snapshot) = server.newest() else { return too_early() };
     let lines = snapshot.hooks.iter().map(|hook| {
         let program = if hook.program.is_empty() { "-" } else { hook.program };
-        let separator = if hook.why.is_empty() { "" } else { ": " };
-        format!("{} {} {program}{separator}{}\n", hook.event, hook.tier.name(), hook.why)
+        let reasons = hook.reasons();
+        let separator = if reasons.is_empty() { "" } else { ": " };
+        format!("{} {} {program}{separator}{reasons}\n", hook.event, hook.tier.name())
     });
     let degraded =
         snapshot.degraded.iter().map(|(source, why)| format!("degraded {source}: {why}\n"));

@@ -370,7 +370,9 @@ fn lost(event: &str) -> &'static str {
         "close" => "how many connections are open, and for how long",
         "syn_queue" => "the length of the SYN queue",
         "syn" => "how many SYNs reached a listener",
-        "cookie" => "how many SYNs got a cookie",
-        _ => "the reason of a drop",
+        "syn_cookie" => "how many SYNs got a cookie",
+        "discard" => "connections thrown away with their listener",
+        "ack_drop" => "which drops came at the last ACK of a handshake",
+        _ => "which drops came at the SYN, and for which queue",
     }
 }

@@ -197,7 +197,7 @@ fn unseen(hooks: &[Hook], kind: EventKind) -> Option<String> {
     if serving().any(|hook| hook.tier < Tier::Sampled) {
         return None;
     }
-    serving().next().map(|hook| format!("no hook sees {kind}: {}", hook.why))
+    serving().next().map(|hook| format!("no hook sees {kind}: {}", hook.reasons()))
 }
 
 /// The events in the table of hooks.

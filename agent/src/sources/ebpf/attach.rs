@@ -235,16 +235,11 @@ fn load_syscall(program: &mut TracePoint, target: &str) -> Result<(), ProgramErr
 }
 
 fn rows(group: &Group, served: Option<&Way>, refused: &Arc<[Refused]>) -> Vec<Hook> {
-    let why: Vec<String> =
-        refused.iter().map(|it| format!("{}: {}", it.tier.name(), it.why)).collect();
-    let why = why.join("; ");
-    let (tier, program, note) = match served {
+    let (tier, program, why) = match served {
         Some(way) => (way.tier, hooks::face(way), ""),
         None => group.otherwise,
     };
-    let parts: Vec<&str> = [note, &why].into_iter().filter(|part| !part.is_empty()).collect();
-    let why = parts.join("; ");
-    group.events.iter().map(|event| row(event, tier, program, &why, refused)).collect()
+    group.events.iter().map(|event| row(event, tier, program, why, refused)).collect()
 }
 
 fn row(

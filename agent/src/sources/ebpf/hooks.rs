@@ -135,12 +135,14 @@ const ACK: &[(usize, &str)] = &[(0, "sock"), (1, "sk_buff"), (2, "request_sock")
 const COOKIE: &[(usize, &str)] = &[(0, "sk_buff")];
 const SOCK: &[(usize, &str)] = &[(0, "sock")];
 
-/// The system calls' exits: they are switched on together.
-pub(super) const SYSCALLS: &[Program] = &[
-    program("exit_accept", Attach::Syscall, "sys_exit_accept"),
-    program("exit_accept4", Attach::Syscall, "sys_exit_accept4"),
-    program("exit_connect", Attach::Syscall, "sys_exit_connect"),
-];
+const EXIT_ACCEPT: Program = program("exit_accept", Attach::Syscall, "sys_exit_accept");
+const EXIT_ACCEPT4: Program = program("exit_accept4", Attach::Syscall, "sys_exit_accept4");
+const EXIT_CONNECT: Program = program("exit_connect", Attach::Syscall, "sys_exit_connect");
+
+const ACCEPTS: &[Program] = &[EXIT_ACCEPT, EXIT_ACCEPT4];
+
+/// The system calls' exits, as they are switched on for a closer look.
+pub(super) const SYSCALLS: &[Program] = &[EXIT_ACCEPT, EXIT_ACCEPT4, EXIT_CONNECT];
 
 /// What they need, but for the setting.
 pub(super) const SYSCALL_NEEDS: &[Need] = &[Need::Probe, Need::Descriptor, Need::SocketSk];
@@ -158,7 +160,7 @@ pub(super) const GROUPS: &[Group] = &[
                 &[with(program("accept_kprobe", Attach::Kprobe, GRAFT), SOCK)],
                 &[Need::Probe],
             ),
-            by_address(Tier::Tracepoint, SYSCALLS, SWITCHED),
+            by_address(Tier::Tracepoint, ACCEPTS, SWITCHED),
         ],
         otherwise: (Tier::Sampled, "established - length", "exact at every quiet instant"),
     },
@@ -179,7 +181,7 @@ pub(super) const GROUPS: &[Group] = &[
                 ],
                 &[],
             ),
-            by_address(Tier::Tracepoint, SYSCALLS, SWITCHED),
+            by_address(Tier::Tracepoint, ACCEPTS, SWITCHED),
         ],
         otherwise: NOTHING,
     },
@@ -205,7 +207,7 @@ pub(super) const GROUPS: &[Group] = &[
                 ],
                 &[],
             ),
-            by_address(Tier::Tracepoint, SYSCALLS, SWITCHED),
+            way(Tier::Tracepoint, &[EXIT_CONNECT], SWITCHED),
         ],
         otherwise: NOTHING,
     },
