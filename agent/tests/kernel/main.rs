@@ -11,6 +11,7 @@ mod clients;
 mod life;
 mod mixed;
 mod namespace;
+mod neighbours;
 mod offenders;
 mod overflow;
 mod restart;

@@ -68,4 +68,32 @@ mod tests {
         assert_ne!(0, found.qlen);
         assert_ne!(ABSENT, found.syncookies);
     }
+
+    /// The kernel's BTF with one name spoilt wherever it stands.
+    fn without(name: &str) -> Option<Vec<u8>> {
+        let mut data = std::fs::read(PATH).ok()?;
+        let wanted = [&[0], name.as_bytes(), &[0]].concat();
+        let places: Vec<usize> = data
+            .windows(wanted.len())
+            .enumerate()
+            .filter_map(|(at, bytes)| (bytes == wanted).then_some(at + 1))
+            .collect();
+        places.into_iter().for_each(|at| data[at] = b'?');
+        Some(data)
+    }
+
+    #[test]
+    fn a_field_that_only_some_programs_need_may_be_missing() {
+        let Some(data) = without("sysctl_tcp_syncookies") else { return };
+        let btf = Btf::parse(&data).expect("as before");
+        assert_eq!(ABSENT, offsets(&btf).expect("all others").syncookies);
+    }
+
+    #[test]
+    fn a_field_that_all_programs_need_may_not() {
+        let Some(data) = without("sk_ack_backlog") else { return };
+        let btf = Btf::parse(&data).expect("as before");
+        let err = offsets(&btf).expect_err("it is gone");
+        assert_eq!("this kernel has no field sock.sk_ack_backlog", err.to_string());
+    }
 }
