@@ -94,6 +94,14 @@ pub(crate) fn destination(sockaddr: Address) -> Option<Peer> {
     Some(Peer { family, port, addr })
 }
 
+/// The network namespace of the current task.
+#[inline(always)]
+pub(crate) fn netns() -> Option<u32> {
+    // SAFETY: no arguments.
+    let task = unsafe { bpf_get_current_task() };
+    at!(at!(at!(task, nsproxy, u64)?, net_ns, u64)?, inum, u32)
+}
+
 /// The socket behind a descriptor of the current task: `file.private_data` is the
 /// `struct socket` (`sock_alloc_file`, net/socket.c). Of a file that is no socket it is nonsense:
 /// the reads then fail, or [`is_tcp`] does.

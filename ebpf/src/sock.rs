@@ -45,6 +45,8 @@ pub(crate) static OFFSETS: Offsets = Offsets {
     skb_transport: 0,
     socket_sk: 0,
     files: 0,
+    nsproxy: 0,
+    net_ns: 0,
     fdt: 0,
     fd: 0,
     private_data: 0,

@@ -10,7 +10,7 @@ use backlogd_abi::{
 
 use crate::{
     maps::{EVENTS, FILTER, count_cell, now},
-    probe::Peer,
+    probe::{self, Peer},
     sock::{self, Sock},
 };
 
@@ -75,18 +75,21 @@ pub(crate) fn tell(kind: u16, record: *const Record, detail: impl FnOnce() -> De
             return false;
         }
     }
-    send(kind, record, detail, 0);
+    // SAFETY: a map value.
+    send(kind, record, detail, unsafe { (*record).netns });
     true
 }
 
-/// Sends an event that belongs to no listener, if somebody wants it. A filter by port does not let
-/// it pass, unless `port` is given.
+/// Sends an event of the current task that belongs to no listener, if somebody wants it. A filter by
+/// port does not let it pass.
 #[inline(always)]
-pub(crate) fn tell_alone(kind: u16, port: u16, detail: impl FnOnce() -> Detail) {
+pub(crate) fn tell_alone(kind: u16, detail: impl FnOnce() -> Detail) {
     let Some(filter) = watcher(kind) else { return };
     let detail = detail();
-    if passes(filter, 0, port, false, detail.context) {
-        send(kind, ptr::null(), detail, port);
+    let netns = if probe::is_allowed() { probe::netns() } else { None };
+    let netns = netns.unwrap_or(0);
+    if passes(filter, netns, 0, false, detail.context) {
+        send(kind, ptr::null(), detail, netns);
     }
 }
 
@@ -125,7 +128,7 @@ fn current_pid() -> u32 {
 }
 
 #[inline(always)]
-fn send(kind: u16, record: *const Record, detail: Detail, port: u16) {
+fn send(kind: u16, record: *const Record, detail: Detail, netns: u32) {
     let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
         count_cell(cell::EVENTS_LOST);
         return;
@@ -142,10 +145,9 @@ fn send(kind: u16, record: *const Record, detail: Detail, port: u16) {
         (*event).family = detail.peer.family;
         (*event).peer_port = detail.peer.port;
         (&raw mut (*event).peer).cast::<[u64; 2]>().write(detail.peer.addr);
-        (*event).port = port;
+        (*event).netns = netns;
         if !record.is_null() {
             (*event).cookie = (*record).cookie;
-            (*event).netns = (*record).netns;
             (*event).family = (*record).family;
             (*event).port = (*record).port;
             let addr = (&raw const (*record).addr).cast::<[u64; 2]>().read();

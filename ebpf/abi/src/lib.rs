@@ -64,6 +64,10 @@ pub struct Offsets {
     pub socket_sk: u32,
     /// `task_struct.files`
     pub files: u32,
+    /// `task_struct.nsproxy`
+    pub nsproxy: u32,
+    /// `nsproxy.net_ns`
+    pub net_ns: u32,
     /// `files_struct.fdt`
     pub fdt: u32,
     /// `fdtable.fd`
@@ -249,7 +253,7 @@ pub const FAILED_CALLS: u32 = 1024;
 /// kernel/bpf/bpf_iter.c): writing this much ends the iteration.
 pub const OVERFLOW: usize = 32 << 10;
 
-const _: () = assert!(size_of::<Offsets>() == 32 * 4);
+const _: () = assert!(size_of::<Offsets>() == 34 * 4);
 const _: () = assert!(size_of::<Record>() == 184);
 const _: () = assert!(offset_of!(Record, high_water) == 40);
 const _: () = assert!(offset_of!(Record, addr) == 120);

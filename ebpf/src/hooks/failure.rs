@@ -76,7 +76,7 @@ pub(crate) fn failed(call: u32, errno: u32, sk: Address) -> Option<()> {
     // SAFETY: the entry is copied at once.
     match unsafe { LISTENERS.get(&sk) }.and_then(|holder| held(*holder)) {
         Some(record) => _ = tell(kind::ACCEPT_ERROR, record, detail),
-        None => tell_alone(kind::ACCEPT_ERROR, 0, detail),
+        None => tell_alone(kind::ACCEPT_ERROR, detail),
     }
     Some(())
 }
@@ -155,7 +155,7 @@ fn refused(errno: u32, sockaddr: Address) {
         return;
     }
     count_failed(CONNECT, errno);
-    tell_alone(kind::CONNECT_ERROR, 0, || {
+    tell_alone(kind::CONNECT_ERROR, || {
         let known = probe::is_allowed() && sockaddr != 0;
         let peer = if known { probe::destination(sockaddr) } else { None };
         Detail { errno, peer: peer.unwrap_or_default(), ..Detail::TASK }

@@ -69,7 +69,9 @@ impl<'a> Follow<'a> {
             shown: 0,
         };
         follow.take_over(&sample)?;
-        let events = follow.sources.programs()?.watch(&filter)?;
+        // some hooks see the whole host
+        let netns = sample.namespaces.first().map(|namespace| namespace.netns);
+        let events = follow.sources.programs()?.watch(&Filter { netns, ..filter })?;
         follow.started = Instant::now();
         if trace.output == Form::Table && !trace.no_headers {
             out::print(&line::header())?;

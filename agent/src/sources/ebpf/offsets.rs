@@ -37,6 +37,8 @@ pub(super) fn offsets(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
         skb_transport: optional("sk_buff", "transport_header"),
         socket_sk: optional("socket", "sk"),
         files: optional("task_struct", "files"),
+        nsproxy: optional("task_struct", "nsproxy"),
+        net_ns: optional("nsproxy", "net_ns"),
         fdt: optional("files_struct", "fdt"),
         fd: optional("fdtable", "fd"),
         private_data: optional("file", "private_data"),
