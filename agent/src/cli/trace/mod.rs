@@ -160,13 +160,7 @@ impl Trace {
             [] => Kinds::all(),
             some => some.iter().copied().collect(),
         };
-        Filter {
-            kinds,
-            port: self.port,
-            netns: Some(netns),
-            pid: self.pid.map(Pid),
-            comm: self.comm,
-        }
+        Filter { kinds, port: self.port, netns, pid: self.pid.map(Pid), comm: self.comm }
     }
 }
 
