@@ -13,7 +13,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray, RingBuf, Stack},
 };
 use backlogd_abi::{
-    FAILED_CALLS, FailedCall, Holder, OVERFLOW, Place, Record, SLOTS as DEFAULT_SLOTS, cell,
+    FAILED_CALLS, FailedCall, Holder, OVERFLOW, Place, Record, SLOTS as DEFAULT_SLOTS, Seat, cell,
     event::Filter,
     histogram::{self, BUCKETS, Histogram},
 };
@@ -98,7 +98,7 @@ pub(crate) static LISTENERS: HashMap<u64, Holder> = HashMap::with_max_entries(DE
 
 /// Listeners by address and port, while connections from before the programs are looked for.
 #[map]
-pub(crate) static PLACES: HashMap<Place, Holder> =
+pub(crate) static PLACES: HashMap<Place, Seat> =
     HashMap::with_max_entries(DEFAULT_SLOTS, BPF_F_NO_PREALLOC);
 
 /// How long connections waited, a histogram to each slot.

@@ -217,6 +217,21 @@ pub struct Place {
     pub port: u16,
     /// `AF_INET` or `AF_INET6`.
     pub family: u16,
+    /// Which of the listeners there: 0 for the one whose turn it is.
+    pub member: u32,
+}
+
+/// The listener that a connection from before the programs is given to. Nothing tells the members
+/// of a `SO_REUSEPORT` group apart by their connections, so each gets as many as it has queued.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seat {
+    /// Its record.
+    pub holder: Holder,
+    /// How many queued connections it takes before it is the next one's turn.
+    pub room: u32,
+    /// [`Place::member`] of the next one.
+    pub next: u32,
 }
 
 /// What names a record for good: its slot, and which of the listeners that had it.

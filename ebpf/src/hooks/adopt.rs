@@ -10,7 +10,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated;
-use backlogd_abi::{Holder, OVERFLOW, Place, cell};
+use backlogd_abi::{OVERFLOW, Place, Seat, cell};
 
 use crate::{
     hooks::state::know_by_address,
@@ -72,7 +72,11 @@ fn find(sk_common: Sock) -> Option<()> {
     if sk.is_null() || !sock::is_tcp(sk) {
         return None;
     }
-    let holder = listener_of(sk)?;
+    let mut place =
+        Place { addr: [0; 16], port: sock::port(sk), family: sock::family(sk), member: 0 };
+    let seat = seat_at(sk, &mut place)?;
+    // SAFETY: a map value.
+    let holder = unsafe { (*seat).holder };
     let record = held(holder)?;
     // an orphan has no file either, but is past these states
     let is_young = matches!(sock::state(sk), TCP_ESTABLISHED | TCP_CLOSE_WAIT | TCP_SYN_RECV);
@@ -81,6 +85,7 @@ fn find(sk_common: Sock) -> Option<()> {
         know_by_address(sk, holder, 0);
         // SAFETY: a map value, of which only this program writes the field.
         unsafe { (*record).base += 1 };
+        take_seat(seat, &mut place);
     } else {
         slot::tag_anew(sk, holder, ESTABLISHED | ACCEPTED)?;
         // SAFETY: as above.
@@ -89,22 +94,38 @@ fn find(sk_common: Sock) -> Option<()> {
     Some(())
 }
 
-/// Who listens at the local address of a connection, or at any address.
+/// Whose turn it is at the local address of a connection, or at any address; `place` becomes the
+/// one that has it.
 #[inline(always)]
-fn listener_of(sk: Sock) -> Option<Holder> {
+fn seat_at(sk: Sock, place: &mut Place) -> Option<*mut Seat> {
     if u64::from(sock::netns(sk)) != maps::cell(cell::NETNS) {
         return None;
     }
-    let mut place = Place { addr: [0; 16], port: sock::port(sk), family: sock::family(sk) };
     // SAFETY: 16 bytes; BPF stores need no alignment beyond the stack's.
     unsafe { (&raw mut place.addr).cast::<[u64; 2]>().write_unaligned(sock::addr(sk)) };
-    // SAFETY: the entry is copied at once.
-    if let Some(holder) = unsafe { PLACES.get(&place) } {
-        return Some(*holder);
+    if let Some(seat) = PLACES.get_ptr_mut(&*place) {
+        return Some(seat);
     }
     place.addr = [0; 16];
-    // SAFETY: as above.
-    unsafe { PLACES.get(&place) }.copied()
+    PLACES.get_ptr_mut(&*place)
+}
+
+/// One more queued connection: the last one that there is room for makes it the next one's turn.
+#[inline(always)]
+fn take_seat(seat: *mut Seat, place: &mut Place) {
+    // SAFETY: a map value; the iterator alone writes it, in one thread.
+    let next = unsafe {
+        (*seat).room -= 1;
+        if (*seat).room != 0 {
+            return;
+        }
+        (*seat).next
+    };
+    place.member = next;
+    if let Some(other) = PLACES.get_ptr(&*place) {
+        // SAFETY: two map values.
+        unsafe { *seat = *other };
+    }
 }
 
 #[inline(always)]

@@ -116,9 +116,20 @@ impl Slots {
             addr: sixteen(&copy, offset_of!(Record, addr)),
             port: two(&copy, offset_of!(Record, port)),
             family: two(&copy, offset_of!(Record, family)),
+            member: 0,
         };
         let generation = four(&copy, offset_of!(Record, generation));
         (place, Holder { slot: slot.0, generation })
+    }
+
+    /// How much of an adopted listener's queue, as the iterator last saw it, is from before the
+    /// programs.
+    #[must_use]
+    pub fn queued_before(&self, slot: Slot) -> u32 {
+        let copy = self.copy(slot);
+        let established = copy[offset_of!(Record, established) / 8];
+        let length = four(&copy, offset_of!(Record, length));
+        length.saturating_sub(u32::try_from(established).unwrap_or(u32::MAX))
     }
 
     /// Before connections from before the programs are looked for: none is found so far, neither
