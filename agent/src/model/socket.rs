@@ -60,6 +60,8 @@ pub(super) struct Socket {
     hooked_drops: HookedDrops,
     /// What it showed of drops and did not get.
     unpaid: Claim,
+    /// Whether its queue was full when it showed that.
+    unpaid_was_full: bool,
     previous_length: u32,
 }
 
@@ -90,6 +92,7 @@ impl Socket {
             drops: None,
             hooked_drops: HookedDrops::default(),
             unpaid: Claim::default(),
+            unpaid_was_full: false,
             previous_length: 0,
         }
     }
@@ -252,12 +255,16 @@ impl Socket {
         let full_now = sight.live.is_some_and(|socket| socket.limit < socket.length);
         let peaked = match (sight.record, sight.live.or(self.live)) {
             (Some(record), Some(socket)) => socket.limit < record.high_water,
-            _ => false,
+            // it came and went between two samples: nobody knows its limit
+            (Some(record), None) => 0 < record.high_water,
+            (None, _) => false,
         };
+        let was_full = full_now || peaked || self.was_full;
+        let unpaid_was_full = std::mem::replace(&mut self.unpaid_was_full, was_full);
         Claims {
             old: std::mem::take(&mut self.unpaid),
             new: Claim::new(hooked, growth),
-            was_full: full_now || peaked || self.was_full,
+            was_full: was_full || unpaid_was_full,
         }
     }
 

@@ -308,6 +308,27 @@ fn drops_are_listen_drops_and_socket_drops_are_what_ss_shows() {
 }
 
 #[test]
+fn drops_of_a_listener_that_closed_come_before_what_another_shows_too_early() {
+    let mut world = World::new();
+    world.listen(1, 80, 1);
+    world.listen(2, 81, 1);
+    world.connect(1, 2);
+    world.connect(2, 2);
+    world.look();
+    // what a socket shows is ahead of ListenDrops, which is read first
+    world.socket(1).drops = Ok(3);
+    world.close(1);
+    world.look();
+    world.socket(2).drops = Ok(3);
+    world.listen_drops = 3;
+    let snapshot = world.look();
+    assert_eq!([80, 81].map(|port| at(&snapshot, port).counters.drops), [Ok(3), Ok(0)]);
+    world.listen_drops = 6;
+    let snapshot = world.look();
+    assert_eq!([80, 81].map(|port| at(&snapshot, port).counters.drops), [Ok(3), Ok(3)]);
+}
+
+#[test]
 fn members_of_a_group_are_one_listener_and_the_worst_one_shows() {
     let mut world = World::new();
     for cookie in 1..=4 {
