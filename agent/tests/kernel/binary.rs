@@ -13,48 +13,60 @@ use crate::{
     tier::backlogd,
 };
 
-/// Ends the daemon, however the test ends.
-struct Daemon(Child);
+/// A running daemon; it ends, however the test ends.
+pub(crate) struct Daemon {
+    process: Child,
+    addr: SocketAddr,
+}
 
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        // both fail only when it has ended already
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+impl Daemon {
+    /// Starts it with `arguments` besides the usual ones; returns once it serves.
+    pub(crate) fn start(arguments: &[&str]) -> Self {
+        let mut process = backlogd()
+            .args(["run", "--listen", "127.0.0.1:0", "--socket", ""])
+            .args(["--sample-interval-seconds", "0.1", "--config", "/dev/null"])
+            .args(arguments)
+            .env("NO_COLOR", "1")
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary");
+        let log = BufReader::new(process.stderr.take().expect("piped"));
+        let listen = log.lines().map_while(Result::ok).find_map(|line| {
+            let (_, after) = line.split_once("started listen=")?;
+            after.split(' ').next()?.parse().ok()
+        });
+        Self { process, addr: listen.expect("it starts") }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// What it answers to GET.
+    pub(crate) fn get(&self, path: &str) -> String {
+        let mut answer = String::new();
+        let mut stream = TcpStream::connect(self.addr).expect("the daemon listens");
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+            .expect("sent");
+        stream.read_to_string(&mut answer).expect("an answer");
+        answer
     }
 }
 
-/// The daemon and where it serves, once it has said so.
-fn start() -> (Daemon, SocketAddr) {
-    let mut child = backlogd()
-        .args(["run", "--listen", "127.0.0.1:0", "--socket", ""])
-        .args(["--sample-interval-seconds", "0.1", "--config", "/dev/null"])
-        .env("NO_COLOR", "1")
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary");
-    let log = BufReader::new(child.stderr.take().expect("piped"));
-    let daemon = Daemon(child);
-    let listen = log.lines().map_while(Result::ok).find_map(|line| {
-        let (_, after) = line.split_once("started listen=")?;
-        after.split(' ').next()?.parse().ok()
-    });
-    (daemon, listen.expect("it starts"))
-}
-
-fn get(addr: SocketAddr, path: &str) -> String {
-    let mut answer = String::new();
-    let mut stream = TcpStream::connect(addr).expect("the daemon listens");
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").expect("sent");
-    stream.read_to_string(&mut answer).expect("an answer");
-    answer
+/// By SIGKILL.
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // both fail only when it has ended already
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
 }
 
 #[test]
 #[ignore = "kernel: needs root"]
 fn what_the_kernel_counts_stands_in_metrics() {
     in_own_netns(|| {
-        let (_daemon, addr) = start();
+        let daemon = Daemon::start(&[]);
         let server = NeverAccepts::listen("127.0.0.1:0", 5);
         let clients = Clients::connect(3, server.addr);
         drop(server.accept(1));
@@ -76,10 +88,10 @@ fn what_the_kernel_counts_stands_in_metrics() {
             ("backlogd_listener_syn_queue_length", "0"),
         ];
         wait_for("the numbers", || {
-            let text = get(addr, "/metrics");
+            let text = daemon.get("/metrics");
             expected.iter().all(|(name, number)| value(&text, name).as_deref() == Some(number))
         });
-        assert!(get(addr, "/readyz").contains("established tracepoint state\n"));
+        assert!(daemon.get("/readyz").contains("established tracepoint state\n"));
         drop(clients);
     });
 }

@@ -7,12 +7,15 @@
 mod agent;
 mod binary;
 mod burst;
+mod churn;
 mod clients;
+mod killed;
 mod life;
 mod mixed;
 mod namespace;
 mod neighbours;
 mod offenders;
+mod open;
 mod overflow;
 mod restart;
 mod rps;

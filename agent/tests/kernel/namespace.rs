@@ -43,6 +43,22 @@ pub(crate) fn hide_btf() {
     mount_own(&["-t", "tmpfs", "tmpfs", "/sys/kernel/btf"]);
 }
 
+/// Gives the calling thread a mount namespace of its own, with what shows probes and pins.
+pub(crate) fn mount_tracing() {
+    unshare(UnshareFlags::NEWNS);
+    run("mount", &["--make-rprivate", "/"]);
+    let mounted = fs::read_to_string("/proc/thread-self/mounts").expect("mounts");
+    for (kind, folder) in [
+        ("tracefs", "/sys/kernel/tracing"),
+        ("debugfs", "/sys/kernel/debug"),
+        ("bpf", "/sys/fs/bpf"),
+    ] {
+        if !mounted.contains(&format!(" {folder} {kind} ")) {
+            run("mount", &["-t", kind, kind, folder]);
+        }
+    }
+}
+
 fn mount_own(what: &[&str]) {
     unshare(UnshareFlags::NEWNS);
     run("mount", &["--make-rprivate", "/"]);
