@@ -8,7 +8,11 @@
 //! hooks saw, then to what `sk_drops` moved beyond that, first of listeners whose queue was full.
 //!
 //! ListenDrops is read before the records and the sockets, so what they show can be ahead of it:
-//! a claim that finds nothing left is good for the next sample, and no longer.
+//! a claim that finds nothing left is good for the next sample, too. After that what a hook saw was
+//! no drop, and what `sk_drops` moved gets what is left over. The records are read before the
+//! sockets, so a last ACK can be in `sk_drops` one sample before its hook; whatever that gives to
+//! the wrong socket, the other one's claim is still there. A socket that left the dump and is not
+//! destroyed yet shows nothing: it gets what nobody claims ahead of its claim.
 
 use crate::input::HookedDrops;
 
@@ -19,6 +23,10 @@ pub(super) struct Claim {
     pub(super) hooked: HookedDrops,
     /// How far `sk_drops` moved beyond that.
     pub(super) moved: u64,
+    /// What moved in earlier samples than the last.
+    pub(super) stale: u64,
+    /// What it got before it showed it.
+    pub(super) ahead: u64,
 }
 
 /// The claims of one socket.
@@ -29,6 +37,8 @@ pub(super) struct Claims {
     pub(super) new: Claim,
     /// Whether its accept queue was seen longer than its limit.
     pub(super) was_full: bool,
+    /// Whether it has just left the dump and its last `sk_drops` is not known yet.
+    pub(super) is_leaving: bool,
 }
 
 /// What one socket gets.
@@ -47,9 +57,27 @@ pub(super) struct Allowance {
 
 impl Claim {
     /// What `sk_drops` moved by and what the hooks saw meanwhile: a last ACK counts twice in it.
-    pub(super) fn new(hooked: HookedDrops, moved: u64) -> Self {
+    /// What did not move now moved before, and comes off `old`.
+    pub(super) fn new(hooked: HookedDrops, moved: u64, old: &mut Self) -> Self {
         let HookedDrops { full_syn, full_ack, syn_queue_full } = hooked;
-        Self { hooked, moved: moved.saturating_sub(full_syn + 2 * full_ack + syn_queue_full) }
+        let mut seen = full_syn + 2 * full_ack + syn_queue_full;
+        let mut less = |moved: u64| {
+            let rest = moved.saturating_sub(seen);
+            seen -= moved - rest;
+            rest
+        };
+        let moved = less(moved);
+        (old.moved, old.stale) = (less(old.moved), less(old.stale));
+        let ahead = std::mem::take(&mut old.ahead);
+        let paid = ahead.min(moved);
+        Self { hooked, moved: moved - paid, stale: 0, ahead: ahead - paid }
+    }
+}
+
+impl Claims {
+    /// What is left for the next sample.
+    fn unpaid(&self) -> Claim {
+        Claim { stale: self.old.moved + self.old.stale, ..self.new }
     }
 }
 
@@ -65,58 +93,69 @@ impl Allowance {
     /// Shares `listen_drops`, the movement of ListenDrops in this sample, among `claims`: what each
     /// gets, in their order, and what is left of its new claim.
     pub(super) fn share(&mut self, listen_drops: u64, claims: &[Claims]) -> Vec<(Share, Claim)> {
-        let mut shares: Vec<_> =
-            claims.iter().map(|claims| (Share::default(), claims.new)).collect();
+        let mut claims = claims.to_vec();
+        let mut shares = vec![Share::default(); claims.len()];
         let mut rest = self.left + listen_drops;
-        for age in [Age::Old, Age::New] {
+        for age in AGES {
             for reason in REASONS {
-                let wanted: Vec<u64> =
-                    claims.iter().map(|it| *reason(&mut age.of(it).hooked)).collect();
-                for ((share, unpaid), n) in shares.iter_mut().zip(hand_out(&mut rest, &wanted)) {
+                let given = pay(&mut rest, &mut claims, |it| Some(reason(&mut age(it).hooked)));
+                for (share, n) in shares.iter_mut().zip(given) {
                     *reason(&mut share.hooked) += n;
-                    if age == Age::New {
-                        *reason(&mut unpaid.hooked) -= n;
-                    }
                 }
             }
         }
+        let mut add = |given: Vec<u64>| {
+            shares.iter_mut().zip(given).for_each(|(share, n)| share.rest += n);
+        };
         for full in [true, false] {
-            for age in [Age::Old, Age::New] {
-                let want = |it: &Claims| if it.was_full == full { age.of(it).moved } else { 0 };
-                let wanted: Vec<u64> = claims.iter().map(want).collect();
-                for ((share, unpaid), n) in shares.iter_mut().zip(hand_out(&mut rest, &wanted)) {
-                    share.rest += n;
-                    if age == Age::New {
-                        unpaid.moved -= n;
-                    }
-                }
+            for age in AGES {
+                add(pay(&mut rest, &mut claims, |it| {
+                    (it.was_full == full).then(|| &mut age(it).moved)
+                }));
             }
         }
+        add(pay_ahead(&mut rest, &mut claims));
+        add(pay(&mut rest, &mut claims, |it| Some(&mut it.old.stale)));
         self.left = rest.min(listen_drops);
-        shares
+        shares.into_iter().zip(claims.iter().map(Claims::unpaid)).collect()
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Age {
-    Old,
-    New,
-}
+/// A claim of one age.
+type Aged = fn(&mut Claims) -> &mut Claim;
 
-impl Age {
-    fn of(self, claims: &Claims) -> Claim {
-        match self {
-            Self::Old => claims.old,
-            Self::New => claims.new,
-        }
-    }
-}
+const AGES: [Aged; 2] = [|claims| &mut claims.old, |claims| &mut claims.new];
 
 /// A reason's count.
 type Reason = fn(&mut HookedDrops) -> &mut u64;
 
 const REASONS: [Reason; 3] =
     [|drops| &mut drops.full_syn, |drops| &mut drops.full_ack, |drops| &mut drops.syn_queue_full];
+
+/// Pays a part of each of `claims`, if it has one; how much of it.
+fn pay(
+    rest: &mut u64,
+    claims: &mut [Claims],
+    part: impl Fn(&mut Claims) -> Option<&mut u64>,
+) -> Vec<u64> {
+    let wanted: Vec<u64> =
+        claims.iter_mut().map(|it| part(it).map_or(0, |wanted| *wanted)).collect();
+    let given = hand_out(rest, &wanted);
+    for (it, n) in claims.iter_mut().zip(&given) {
+        if let Some(wanted) = part(it) {
+            *wanted -= n;
+        }
+    }
+    given
+}
+
+/// Pays what nobody claims to those that cannot say; how much to each.
+fn pay_ahead(rest: &mut u64, claims: &mut [Claims]) -> Vec<u64> {
+    let wanted: Vec<u64> = claims.iter().map(|it| if it.is_leaving { *rest } else { 0 }).collect();
+    let given = hand_out(rest, &wanted);
+    claims.iter_mut().zip(&given).for_each(|(it, n)| it.new.ahead += n);
+    given
+}
 
 /// Hands out as much of `rest` as is wanted, in proportion, to each no more than it wants.
 fn hand_out(rest: &mut u64, wanted: &[u64]) -> Vec<u64> {
@@ -172,7 +211,10 @@ mod tests {
 
     #[test]
     fn what_a_hook_saw_comes_first_and_keeps_its_reason() {
-        let seen = Claims { new: Claim::new(hooked(3, 2, 1), 8), ..Claims::default() };
+        let seen = Claims {
+            new: Claim::new(hooked(3, 2, 1), 8, &mut Claim::default()),
+            ..Claims::default()
+        };
         let other = Claims { new: moved(5), was_full: true, ..Claims::default() };
         let shares = Allowance::default().share(8, &[other, seen]);
         assert_eq!(2, shares[0].0.total(), "what is left");
@@ -183,7 +225,7 @@ mod tests {
     #[test]
     fn a_claim_that_is_ahead_of_listen_drops_is_paid_by_the_next_sample() {
         let mut allowance = Allowance::default();
-        let new = Claim { hooked: hooked(4, 0, 0), moved: 0 };
+        let new = Claim { hooked: hooked(4, 0, 0), ..Claim::default() };
         let first = allowance.share(1, &[Claims { new, ..Claims::default() }]);
         assert_eq!((1, 3), (first[0].0.total(), first[0].1.hooked.full_syn));
         let old = first[0].1;
@@ -202,6 +244,48 @@ mod tests {
         assert_eq!(0, allowance.share(0, &claim(5))[0].0.total());
     }
 
+    #[test]
+    fn a_socket_that_left_the_dump_gets_what_nobody_claims_and_not_twice() {
+        let leaving = Claims { is_leaving: true, ..Claims::default() };
+        let other = Claims { new: moved(4), ..Claims::default() };
+        let mut allowance = Allowance::default();
+        let shares = allowance.share(9, &[leaving, other]);
+        assert_eq!((5, 4), (shares[0].0.total(), shares[1].0.total()));
+        let mut old = shares[0].1;
+        let part = Claim::new(hooked(0, 0, 0), 1, &mut old.clone());
+        assert_eq!((0, 4), (part.moved, part.ahead));
+        let new = Claim::new(hooked(0, 0, 0), 7, &mut old);
+        assert_eq!((2, 0, 0), (new.moved, new.ahead, old.ahead));
+        let shares = allowance.share(9, &[Claims { new, ..Claims::default() }]);
+        assert_eq!(2, shares[0].0.total());
+    }
+
+    #[test]
+    fn what_went_to_the_wrong_socket_does_not_shorten_the_sum() {
+        let mut allowance = Allowance::default();
+        // last ACKs of the first socket, before their hook, and SYNs of the second: eight drops each
+        let claims = [16, 8].map(|n| Claims { new: moved(n), ..Claims::default() });
+        let shares = allowance.share(8, &claims);
+        assert_eq!(8, sum(&shares));
+        // the hook, and eight SYNs of the first, which ListenDrops does not show so far
+        let [mut first, second] = [shares[0].1, shares[1].1];
+        let new = Claim::new(hooked(0, 8, 0), 8, &mut first);
+        let claims = [Claims { old: first, new, ..Claims::default() }, just(second)];
+        let shares = allowance.share(8, &claims);
+        assert_eq!(8, sum(&shares));
+        let claims = [just(shares[0].1), just(shares[1].1)];
+        let shares = allowance.share(8, &claims);
+        assert_eq!(8, sum(&shares));
+    }
+
+    fn sum(shares: &[(Share, Claim)]) -> u64 {
+        shares.iter().map(|(share, _)| share.total()).sum()
+    }
+
+    fn just(old: Claim) -> Claims {
+        Claims { old, ..Claims::default() }
+    }
+
     proptest! {
         #[test]
         fn shares_add_up_to_no_more_than_there_is_and_waste_nothing(
@@ -209,7 +293,7 @@ mod tests {
             claims in prop::collection::vec((0_u64..5_000, 0_u64..500, any::<bool>()), 0..20),
         ) {
             let claim = |(moved, seen, was_full)| Claims {
-                new: Claim { hooked: hooked(seen, seen / 2, seen / 3), moved },
+                new: Claim { hooked: hooked(seen, seen / 2, seen / 3), moved, ..Claim::default() },
                 was_full,
                 ..Claims::default()
             };

@@ -39,6 +39,9 @@ pub(super) struct Step {
     pub(super) handshakes: u64,
 }
 
+/// Samples for which a socket that is gone keeps its claim on drops.
+const LATE: u32 = 16;
+
 /// One listening socket.
 #[derive(Clone, Debug)]
 pub(super) struct Socket {
@@ -54,6 +57,8 @@ pub(super) struct Socket {
     pub(super) without_record: u32,
     /// Samples in a row that had neither it nor its record.
     missing: u32,
+    /// Samples in a row without it.
+    away: u32,
     /// Whether the last dump showed it longer than its limit.
     pub(super) was_full: bool,
     drops: Option<u32>,
@@ -88,6 +93,7 @@ impl Socket {
             accept_loop: AcceptLoop::Running,
             without_record: 0,
             missing: 0,
+            away: 0,
             was_full: false,
             drops: None,
             hooked_drops: HookedDrops::default(),
@@ -118,6 +124,7 @@ impl Socket {
         }
         let is_missing = sight.live.is_none() && sight.record.is_none();
         self.missing = if is_missing { self.missing + 1 } else { 0 };
+        self.away = if sight.live.is_none() { self.away.saturating_add(1) } else { 0 };
         step.claims = self.claims(sight);
         step.drops_absent = sight.live.and_then(|socket| socket.drops.err());
         let length = sight.live.map_or(0, |socket| socket.length);
@@ -151,9 +158,11 @@ impl Socket {
 
     /// Whether nothing more can come: it is destroyed and its record given back, or without a
     /// record it was missing from two samples in a row. A dump is not atomic and can pass one by.
+    /// Its claim on drops stays for a while.
     pub(super) fn is_finished(&self, had_record: bool) -> bool {
         let destroyed = self.record.is_some_and(|record| record.final_drops.is_some());
-        !had_record && (destroyed || 1 < self.missing)
+        let claims = destroyed && 0 < self.unpaid.moved + self.unpaid.stale && self.away < LATE;
+        !had_record && (destroyed || 1 < self.missing) && !claims
     }
 
     /// Name of the task that called listen(2), where the programs saw it.
@@ -261,11 +270,26 @@ impl Socket {
         };
         let was_full = full_now || peaked || self.was_full;
         let unpaid_was_full = std::mem::replace(&mut self.unpaid_was_full, was_full);
-        Claims {
-            old: std::mem::take(&mut self.unpaid),
-            new: Claim::new(hooked, growth),
-            was_full: was_full || unpaid_was_full,
+        let mut old = std::mem::take(&mut self.unpaid);
+        if self.record.is_none() {
+            // where the last `sk_drops` of others stay unseen, there is always something left over
+            old.stale = 0;
         }
+        let new = Claim::new(hooked, growth, &mut old);
+        Claims {
+            old,
+            new,
+            was_full: was_full || unpaid_was_full,
+            is_leaving: self.is_leaving(sight),
+        }
+    }
+
+    /// Whether it is in no dump, and its last `sk_drops` is still to come: closing takes its time.
+    /// What it refused since it was seen is in ListenDrops of this sample, or of the next at last;
+    /// a socket that was shut down and is kept refuses nothing more.
+    fn is_leaving(&self, sight: Sight) -> bool {
+        let is_alive = sight.record.is_some_and(|record| record.final_drops.is_none());
+        is_alive && (1..=2).contains(&self.away)
     }
 
     /// How far `sk_drops` moved.

@@ -12,11 +12,17 @@ pub(crate) struct Clients(Vec<Socket>);
 impl Clients {
     /// Starts `n` connections and waits for none.
     pub(crate) fn start(n: usize, addr: SocketAddr) -> Self {
+        Self::prepared(n, addr, |_| {})
+    }
+
+    /// Starts `n` connections with sockets to which `prepare` did something before.
+    pub(crate) fn prepared(n: usize, addr: SocketAddr, prepare: fn(&Socket)) -> Self {
         let target = SockAddr::from(addr);
         let connect = |_| {
             let socket =
                 Socket::new(Domain::for_address(addr), Type::STREAM, None).expect("socket");
             socket.set_nonblocking(true).expect("O_NONBLOCK");
+            prepare(&socket);
             match socket.connect(&target) {
                 Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => {
                     // a listener that is just gone answers with a reset

@@ -17,6 +17,7 @@ mod neighbours;
 mod offenders;
 mod open;
 mod overflow;
+mod reasons;
 mod restart;
 mod rps;
 mod sampled;

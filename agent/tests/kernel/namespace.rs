@@ -32,9 +32,16 @@ pub(crate) fn in_own_netns(test: impl FnOnce() + Send) {
     }
 }
 
+/// From here on, packets of the calling thread's network namespace arrive by interrupt, as from a
+/// network card. Plain loopback interrupts nobody.
+pub(crate) fn packets_by_interrupt() {
+    mount_own_sysfs();
+    fs::write("/sys/class/net/lo/queues/rx-0/rps_cpus", "3").expect("RPS");
+}
+
 /// Gives the calling thread a mount namespace of its own, whose `/sys` shows the network namespace
 /// that the thread is in.
-pub(crate) fn mount_own_sysfs() {
+fn mount_own_sysfs() {
     mount_own(&["-t", "sysfs", "sysfs", "/sys"]);
 }
 

@@ -1,11 +1,11 @@
-//! Packets that arrive by interrupt, as from a network card. Plain loopback interrupts nobody.
+//! Packets that arrive by interrupt, as from a network card.
 
-use std::{fs, net::Shutdown, sync::Arc, thread};
+use std::{net::Shutdown, sync::Arc, thread};
 
 use crate::{
     agent::{Agent, find, own_lost},
     clients::Clients,
-    namespace::{in_own_netns, mount_own_sysfs, wait_for},
+    namespace::{in_own_netns, packets_by_interrupt, wait_for},
     offenders::NeverAccepts,
     tier::scaled,
 };
@@ -17,8 +17,7 @@ const CONNECTIONS: [u64; 4] = [5_000; 4];
 #[ignore = "kernel: needs root"]
 fn what_no_program_saw_is_published_as_lost() {
     in_own_netns(|| {
-        mount_own_sysfs();
-        fs::write("/sys/class/net/lo/queues/rx-0/rps_cpus", "3").expect("RPS");
+        packets_by_interrupt();
         let mut agent = Agent::start();
         let server = Arc::new(NeverAccepts::listen("127.0.0.1:0", 1024));
         let addr = server.addr;

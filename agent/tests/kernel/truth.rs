@@ -30,7 +30,20 @@ pub(crate) struct Ss {
 }
 
 /// The counters that the tests compare with.
-const FIELDS: [&str; 4] = ["ListenDrops", "ListenOverflows", "PassiveOpens", "TCPDeferAcceptDrop"];
+const FIELDS: [&str; 12] = [
+    "ActiveOpens",
+    "EmbryonicRsts",
+    "ListenDrops",
+    "ListenOverflows",
+    "PassiveOpens",
+    "SyncookiesRecv",
+    "SyncookiesSent",
+    "TCPDeferAcceptDrop",
+    "TCPFastOpenPassive",
+    "TCPReqQFullDoCookies",
+    "TCPReqQFullDrop",
+    "TCPSynRetrans",
+];
 
 impl Truth {
     /// Counts from here on.
