@@ -13,7 +13,7 @@ use backlogd::{
 };
 
 use crate::{
-    agent::{Agent, Numbers, find, own, own_lost},
+    agent::{Agent, Numbers, find, own},
     clients::Clients,
     namespace::{DEADLINE, in_own_netns, own_netns, packets_by_interrupt, set_sysctl, wait_for},
     offenders::{NeverAccepts, defer_accept},
@@ -69,21 +69,9 @@ impl Watched {
         }
     }
 
-    /// A look while nothing moves, when what the programs missed is known (`rps.rs`).
+    /// A look while nothing moves.
     #[track_caller]
     pub(crate) fn settled(&mut self) -> (Snapshot, Seen) {
-        let start = Instant::now();
-        loop {
-            let snapshot = self.look();
-            let established = own(&snapshot).map(|listener| listener.counters.established);
-            let established = established.sum::<Known<u64>>().expect("eBPF runs");
-            let lost = own_lost(&snapshot).unwrap_or(0);
-            if established + lost == self.count("PassiveOpens") {
-                break;
-            }
-            assert!(start.elapsed() < DEADLINE, "{established} and {lost} lost are not all");
-            thread::sleep(Duration::from_millis(5));
-        }
         let (snapshot, seen) = self.0.settled();
         agree(&snapshot);
         (snapshot, seen)
@@ -141,8 +129,6 @@ impl Reasons {
 
 #[track_caller]
 fn agree(snapshot: &Snapshot) {
-    let own_namespace = snapshot.namespaces.iter().find(|it| it.netns == own_netns());
-    let netstat = own_namespace.expect("our namespace").netstat.as_ref().expect("readable");
     let counted = |drops: Known<u64>| drops.expect("counted for every listener");
     let mut sum = 0;
     for Listener { key, counters, .. } in own(snapshot) {
@@ -154,7 +140,13 @@ fn agree(snapshot: &Snapshot) {
         sum += told;
     }
     let by: Vec<_> = own(snapshot).map(|it| (it.key.port, it.counters.drops_by)).collect();
-    assert_eq!(sum, netstat["ListenDrops"], "sum over listeners and reasons: {by:?}");
+    assert_eq!(sum, count(snapshot, "ListenDrops"), "sum over listeners and reasons: {by:?}");
+}
+
+/// The kernel's count, as the sample has it.
+fn count(snapshot: &Snapshot, field: &str) -> u64 {
+    let own = snapshot.namespaces.iter().find(|namespace| namespace.netns == own_netns());
+    own.expect("our namespace").netstat.as_ref().expect("readable")[field]
 }
 
 impl Servers {
@@ -442,15 +434,10 @@ fn check_closed_under_load() {
             watched.look();
         }
     });
-    watched.until("drops", |agent| rounds <= agent.truth().count("ListenDrops"));
-    let (snapshot, seen) = watched.settled();
-    assert_eq!(seen.count("ListenOverflows"), seen.count("ListenDrops"));
-    let overflows: u64 = own(&snapshot)
-        .map(|it| it.counters.drops_by)
-        .flat_map(|by| [by.accept_queue_full_syn, by.accept_queue_full_ack, by.unspecified])
-        .map(Known::unwrap_or_default)
-        .sum();
-    assert_eq!(overflows, seen.count("ListenOverflows"));
+    let snapshot = watched.look();
+    let (drops, overflows) = (count(&snapshot, "ListenDrops"), count(&snapshot, "ListenOverflows"));
+    assert!(rounds * 3 * 17 <= drops, "{drops} drops in {rounds} rounds");
+    assert_eq!(overflows, drops);
 }
 
 #[test]
