@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, time::Duration};
 
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::namespace::wait_for;
 
@@ -15,12 +15,30 @@ impl Clients {
         Self::prepared(n, addr, |_| {})
     }
 
+    /// Starts `n` connections by Multipath TCP.
+    pub(crate) fn multipath(n: usize, addr: SocketAddr) -> Self {
+        Self::by(Some(Protocol::MPTCP), n, addr, |_| {})
+    }
+
+    /// Sends one byte with the SYN (TCP Fast Open).
+    pub(crate) fn fast_open(addr: SocketAddr) -> Self {
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None).expect("socket");
+        socket.set_nonblocking(true).expect("O_NONBLOCK");
+        let sent = socket.send_to_with_flags(b"x", &addr.into(), libc::MSG_FASTOPEN);
+        assert_eq!(sent.expect("sendto"), 1);
+        Self(vec![socket])
+    }
+
     /// Starts `n` connections with sockets to which `prepare` did something before.
     pub(crate) fn prepared(n: usize, addr: SocketAddr, prepare: fn(&Socket)) -> Self {
+        Self::by(None, n, addr, prepare)
+    }
+
+    fn by(protocol: Option<Protocol>, n: usize, addr: SocketAddr, prepare: fn(&Socket)) -> Self {
         let target = SockAddr::from(addr);
         let connect = |_| {
             let socket =
-                Socket::new(Domain::for_address(addr), Type::STREAM, None).expect("socket");
+                Socket::new(Domain::for_address(addr), Type::STREAM, protocol).expect("socket");
             socket.set_nonblocking(true).expect("O_NONBLOCK");
             prepare(&socket);
             match socket.connect(&target) {

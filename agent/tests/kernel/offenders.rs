@@ -21,7 +21,7 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::{Pid, Signal, kill_process, set_parent_process_death_signal},
 };
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::namespace::wait_for;
 
@@ -46,8 +46,19 @@ impl NeverAccepts {
     pub(crate) fn prepared(addr: &str, backlog: i32, prepare: impl FnOnce(&Socket)) -> Self {
         let addr: SocketAddr = addr.parse().expect("address and port");
         let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None).expect("socket");
-        socket.set_reuse_address(true).expect("SO_REUSEADDR");
         prepare(&socket);
+        Self::bound(socket, addr, backlog)
+    }
+
+    /// Listens by Multipath TCP.
+    pub(crate) fn multipath(addr: &str, backlog: i32) -> Self {
+        let addr: SocketAddr = addr.parse().expect("address and port");
+        let (domain, protocol) = (Domain::for_address(addr), Some(Protocol::MPTCP));
+        Self::bound(Socket::new(domain, Type::STREAM, protocol).expect("socket"), addr, backlog)
+    }
+
+    fn bound(socket: Socket, addr: SocketAddr, backlog: i32) -> Self {
+        socket.set_reuse_address(true).expect("SO_REUSEADDR");
         socket.bind(&addr.into()).expect("bind");
         socket.listen(backlog).expect("listen");
         let addr = socket.local_addr().expect("bound").as_socket().expect("an IP socket");
@@ -200,7 +211,11 @@ const SERVE: &str = "BACKLOGD_TEST_SERVE";
 impl StoppedServer {
     /// Starts it, running.
     pub(crate) fn start(backlog: i32) -> Self {
-        let NeverAccepts { socket, addr } = NeverAccepts::listen("127.0.0.1:0", backlog);
+        Self::serve(NeverAccepts::listen("127.0.0.1:0", backlog))
+    }
+
+    /// Starts it, running, with a socket that listens.
+    pub(crate) fn serve(NeverAccepts { socket, addr }: NeverAccepts) -> Self {
         let mut process = Command::new(env::current_exe().expect("this test"))
             .args(["--exact", "offenders::serves_standard_input", "--ignored", "--test-threads=1"])
             .env(SERVE, "1")

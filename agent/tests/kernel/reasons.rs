@@ -34,11 +34,15 @@ pub(crate) struct Reasons {
 }
 
 /// One listener for each way to reach one.
-struct Servers(Vec<(NeverAccepts, SocketAddr)>);
+pub(crate) struct Servers(pub(crate) Vec<(NeverAccepts, SocketAddr)>);
 
 impl Watched {
     pub(crate) fn start() -> Self {
-        Self(Agent::start())
+        Self::of(Agent::start())
+    }
+
+    pub(crate) fn of(agent: Agent) -> Self {
+        Self(agent)
     }
 
     pub(crate) fn agent(&mut self) -> &mut Agent {
@@ -94,7 +98,7 @@ impl Watched {
 
     /// The SYNs and cookies of all listeners together are the kernel's.
     #[track_caller]
-    fn check_syns(&self, snapshot: &Snapshot, seen: &Seen) {
+    pub(crate) fn check_syns(&self, snapshot: &Snapshot, seen: &Seen) {
         let sum = |count: fn(&Listener) -> Known<u64>| own(snapshot).map(count).sum();
         let expected = |event, n| if self.0.serves(event) { Ok(n) } else { NOT_SERVED };
         let syns: Known<u64> = sum(|listener| listener.counters.syns);
@@ -151,9 +155,14 @@ fn count(snapshot: &Snapshot, field: &str) -> u64 {
 
 impl Servers {
     fn listen(backlog: i32, prepare: fn(&socket2::Socket)) -> Self {
+        Self::made(|addr| NeverAccepts::prepared(addr, backlog, prepare))
+    }
+
+    /// Those that `listen` makes, on an address each.
+    pub(crate) fn made(listen: impl Fn(&str) -> NeverAccepts) -> Self {
         let ways = [("127.0.0.1", "127.0.0.1"), ("[::1]", "[::1]"), ("[::]", "127.0.0.1")];
         let listen = |(at, from)| {
-            let server = NeverAccepts::prepared(&format!("{at}:0"), backlog, prepare);
+            let server = listen(&format!("{at}:0"));
             let target = format!("{from}:{}", server.addr.port());
             (server, target.parse().expect("an address"))
         };
@@ -161,13 +170,13 @@ impl Servers {
     }
 
     /// `n` clients of each.
-    fn start(&self, n: usize) -> Vec<Clients> {
+    pub(crate) fn start(&self, n: usize) -> Vec<Clients> {
         self.0.iter().map(|(_, target)| Clients::start(n, *target)).collect()
     }
 
     /// `n` clients of each, all connected as far as they know.
     #[track_caller]
-    fn connect(&self, n: usize) -> Vec<Clients> {
+    pub(crate) fn connect(&self, n: usize) -> Vec<Clients> {
         self.0.iter().map(|(_, target)| Clients::connect(n, *target)).collect()
     }
 
@@ -175,11 +184,11 @@ impl Servers {
         self.0.iter().for_each(|(server, _)| server.listen_again(backlog));
     }
 
-    fn addrs(&self) -> impl Iterator<Item = SocketAddr> {
+    pub(crate) fn addrs(&self) -> impl Iterator<Item = SocketAddr> {
         self.0.iter().map(|(server, _)| server.addr)
     }
 
-    fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         self.0.len().try_into().expect("few")
     }
 }

@@ -1,0 +1,118 @@
+//! Listeners of TCP Fast Open and of Multipath TCP.
+
+use backlogd::model::snapshot::Snapshot;
+
+use crate::{
+    agent::{Agent, Numbers, find},
+    clients::Clients,
+    namespace::{in_own_netns, packets_by_interrupt, set_sysctl, wait_for},
+    offenders::NeverAccepts,
+    reasons::{Reasons, Servers, Watched},
+};
+
+/// Each listener shows these numbers, with the drops that `ss` shows.
+#[track_caller]
+fn check_all(agent: &Agent, snapshot: &Snapshot, servers: &Servers, expected: Numbers) {
+    for addr in servers.addrs() {
+        let drops = agent.truth().at(addr).drops;
+        assert_eq!(Numbers::of(find(snapshot, addr)), Numbers { drops, ..expected }, "{addr}");
+    }
+}
+
+/// Clients and servers that ask for no cookie; every listener takes part.
+const FAST_OPEN: &str = "1543";
+
+/// Ten clients of each listener send a byte with their SYN, and five more when the queue is full.
+fn check_fast_open() {
+    set_sysctl("ipv4/tcp_fastopen", FAST_OPEN);
+    let mut watched = Watched::start();
+    let servers = Servers::made(|addr| NeverAccepts::listen(addr, 9));
+    let mut clients = Vec::new();
+    for (_, target) in &servers.0 {
+        for _ in 0..10 {
+            clients.push(Clients::fast_open(*target));
+            // while it is not over, a handshake counts for a limit of its own
+            let n = u64::try_from(clients.len()).expect("few");
+            wait_for("the handshake", || watched.count("TCPFastOpenPassive") == n);
+        }
+    }
+    watched.until("all to be established", |agent| {
+        servers.addrs().all(|addr| agent.truth().at(addr).length == 10)
+            && clients.iter().map(Clients::connected).sum::<usize>() == clients.len()
+    });
+    let queued = Numbers { established: 10, length: 10, ..Numbers::default() };
+    let (snapshot, _) = watched.settled();
+    check_all(watched.agent(), &snapshot, &servers, queued);
+    for (_, target) in &servers.0 {
+        clients.extend((0..5).map(|_| Clients::fast_open(*target)));
+    }
+    let refused = 2 * 5 * servers.len();
+    watched.until("SYNs to be refused", |agent| refused <= agent.truth().count("ListenDrops"));
+    let (snapshot, seen) = watched.settled();
+    let full_syn = seen.count("ListenDrops");
+    watched.check(&snapshot, Reasons { full_syn, ..Reasons::default() });
+    watched.check_syns(&snapshot, &seen);
+    check_all(watched.agent(), &snapshot, &servers, queued);
+    check_accepted(&mut watched, &servers, clients, 10);
+}
+
+/// Accepts the first `n` of each; all of their waits are in the histogram where a hook sees accept.
+fn check_accepted(watched: &mut Watched, servers: &Servers, clients: Vec<Clients>, n: u64) {
+    // those that were refused do not come again
+    drop(clients);
+    let count = usize::try_from(n).expect("few");
+    let accepted: Vec<_> = servers.0.iter().map(|(server, _)| server.accept(count)).collect();
+    let (snapshot, _) = watched.settled();
+    let expected = Numbers { established: n, accepted: n, ..Numbers::default() };
+    check_all(watched.agent(), &snapshot, servers, expected);
+    if watched.agent().serves("accept") {
+        for addr in servers.addrs() {
+            let waits = find(&snapshot, addr).accept_wait.as_ref().map(|waits| waits.count());
+            assert_eq!(waits, Ok(n), "{addr}");
+        }
+    }
+    drop(accepted);
+}
+
+#[test]
+#[ignore = "kernel: needs root"]
+fn fast_open_counts_as_any_other_handshake() {
+    in_own_netns(check_fast_open);
+    in_own_netns(|| {
+        packets_by_interrupt();
+        check_fast_open();
+    });
+}
+
+/// Three clients by TCP and three by Multipath TCP fill the queue of each listener, four more are
+/// refused.
+fn check_multipath() {
+    let mut watched = Watched::start();
+    let servers = Servers::made(|addr| NeverAccepts::multipath(addr, 5));
+    let mut clients = servers.connect(3);
+    clients.extend(servers.0.iter().map(|(_, target)| Clients::multipath(3, *target)));
+    watched.until("all to be queued", |agent| {
+        servers.addrs().all(|addr| agent.truth().at(addr).length == 6)
+    });
+    let refused = servers.start(4);
+    let drops = 2 * 4 * servers.len();
+    watched.until("SYNs to be refused", |agent| drops <= agent.truth().count("ListenDrops"));
+    let (snapshot, seen) = watched.settled();
+    let full_syn = seen.count("ListenDrops");
+    watched.check(&snapshot, Reasons { full_syn, ..Reasons::default() });
+    watched.check_syns(&snapshot, &seen);
+    let expected = Numbers { established: 6, length: 6, ..Numbers::default() };
+    check_all(watched.agent(), &snapshot, &servers, expected);
+    drop(refused);
+    check_accepted(&mut watched, &servers, clients, 6);
+}
+
+#[test]
+#[ignore = "kernel: needs root"]
+fn a_multipath_listener_counts_clients_of_both_protocols() {
+    in_own_netns(check_multipath);
+    in_own_netns(|| {
+        packets_by_interrupt();
+        check_multipath();
+    });
+}
