@@ -15,6 +15,8 @@ use rustix::{
     thread::{UnshareFlags, unshare_unsafe},
 };
 
+use crate::tier::needs_tracefs;
+
 /// Longer than anything here takes on a busy machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -24,6 +26,9 @@ pub(crate) fn in_own_netns(test: impl FnOnce() + Send) {
     let run = || {
         unshare(UnshareFlags::NEWNET);
         run("ip", &["link", "set", "lo", "up"]);
+        if needs_tracefs() {
+            mount_tracing();
+        }
         allow_many_files();
         test();
     };
@@ -39,10 +44,10 @@ pub(crate) fn packets_by_interrupt() {
     fs::write("/sys/class/net/lo/queues/rx-0/rps_cpus", "3").expect("RPS");
 }
 
-/// Gives the calling thread a mount namespace of its own, whose `/sys` shows the network namespace
-/// that the thread is in.
+/// Shows the calling thread the network namespace that it is in below `/sys`.
 fn mount_own_sysfs() {
     mount_own(&["-t", "sysfs", "sysfs", "/sys"]);
+    mount_tracing();
 }
 
 /// Hides from the calling thread how the kernel describes its structures.
@@ -50,10 +55,8 @@ pub(crate) fn hide_btf() {
     mount_own(&["-t", "tmpfs", "tmpfs", "/sys/kernel/btf"]);
 }
 
-/// Gives the calling thread a mount namespace of its own, with what shows probes and pins.
+/// Shows the calling thread, and it alone, tracepoints, probes and pins.
 pub(crate) fn mount_tracing() {
-    unshare(UnshareFlags::NEWNS);
-    run("mount", &["--make-rprivate", "/"]);
     let mounted = fs::read_to_string("/proc/thread-self/mounts").expect("mounts");
     for (kind, folder) in [
         ("tracefs", "/sys/kernel/tracing"),
@@ -61,11 +64,12 @@ pub(crate) fn mount_tracing() {
         ("bpf", "/sys/fs/bpf"),
     ] {
         if !mounted.contains(&format!(" {folder} {kind} ")) {
-            run("mount", &["-t", kind, kind, folder]);
+            mount_own(&["-t", kind, kind, folder]);
         }
     }
 }
 
+/// Mounts for the calling thread alone.
 fn mount_own(what: &[&str]) {
     unshare(UnshareFlags::NEWNS);
     run("mount", &["--make-rprivate", "/"]);

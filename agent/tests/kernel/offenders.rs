@@ -214,6 +214,12 @@ impl StoppedServer {
         Self::serve(NeverAccepts::listen("127.0.0.1:0", backlog))
     }
 
+    /// Starts `n` of them, running, which all inherit one listening socket.
+    pub(crate) fn prefork(n: usize, NeverAccepts { socket, addr }: &NeverAccepts) -> Vec<Self> {
+        let inherit = || socket.try_clone().expect("a further descriptor");
+        (0..n).map(|_| Self::serve(NeverAccepts { socket: inherit(), addr: *addr })).collect()
+    }
+
     /// Starts it, running, with a socket that listens.
     pub(crate) fn serve(NeverAccepts { socket, addr }: NeverAccepts) -> Self {
         let mut process = Command::new(env::current_exe().expect("this test"))

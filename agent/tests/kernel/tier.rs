@@ -51,6 +51,11 @@ pub(crate) fn must_serve(event: &str) -> bool {
     }
 }
 
+/// Whether the tier under test is that of the tracepoints of system calls.
+pub(crate) fn needs_tracefs() -> bool {
+    wanted().as_deref() == Some("syscalls")
+}
+
 fn wanted() -> Option<String> {
     env::var("BACKLOGD_TEST_TIER").ok()
 }
