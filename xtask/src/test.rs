@@ -87,7 +87,12 @@ impl Session {
     /// Runs `cargo test`, showing what it says and adding up its counts.
     fn cargo_test(&mut self, arguments: &[&str]) -> Result<Outcome> {
         let mut command = self.cargo();
-        command.arg("test").args(arguments).stdout(Stdio::piped());
+        command.arg("test").args(arguments);
+        self.run_test(command)
+    }
+
+    fn run_test(&mut self, mut command: Command) -> Result<Outcome> {
+        command.stdout(Stdio::piped());
         println!("$ {}", sh::show(&command));
         let mut child = command.spawn()?;
         for line in child.stdout.take().into_iter().flat_map(|out| BufReader::new(out).lines()) {
@@ -156,7 +161,8 @@ fn clippy(session: &mut Session) -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
-/// The tests that attach programs and make network namespaces, one after the other.
+/// The tests that attach programs and make network namespaces, one after the other; then those of
+/// the tracepoints of system calls, which are off unless asked for.
 fn kernel(session: &mut Session, left_out: bool) -> Result<Outcome> {
     if left_out {
         return Ok(Outcome::Skipped("--no-kernel".into()));
@@ -165,7 +171,12 @@ fn kernel(session: &mut Session, left_out: bool) -> Result<Outcome> {
         return Ok(Outcome::Skipped("not root".into()));
     }
     let arguments = ["-p", "backlogd", "--test", "kernel", "--", "--ignored", "--test-threads=1"];
-    session.cargo_test(&arguments)
+    let all = session.cargo_test(&arguments);
+    let mut command = session.cargo();
+    command.arg("test").args(arguments).args(["waits::", "failures::", "trace::"]);
+    command.env("BACKLOGD_TEST_TIER", "syscalls");
+    // no failure hides the other run
+    session.run_test(command).and(all)
 }
 
 /// The same tests on other kernels, in virtual machines.
