@@ -280,6 +280,8 @@ fn a_thread_that_waits_for_a_connection_is_not_a_connection_that_waits() {
 #[test]
 #[ignore = "kernel: needs root"]
 fn a_connection_lasts_from_accept_until_it_is_destroyed() {
+    // is no part of how long it was open
+    const QUEUED: Duration = Duration::from_millis(150);
     in_own_netns(|| {
         let mut agent = Agent::start();
         let server = NeverAccepts::listen(ANY, 8);
@@ -289,6 +291,7 @@ fn a_connection_lasts_from_accept_until_it_is_destroyed() {
             [0, 10, 70, 500, 1200].into_iter().flat_map(|ms| [(ms, true), (ms, false)])
         {
             let client = TcpStream::connect(server.addr).expect("it listens");
+            thread::sleep(QUEUED);
             let (connection, [called, returned]) = accept(&server);
             thread::sleep(Duration::from_millis(held)); // open
             let start = Instant::now();
