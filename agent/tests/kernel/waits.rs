@@ -1,7 +1,6 @@
 //! Accept seen by a hook: as many waits as servers got connections, and each as long as it was.
 
 use std::{
-    fs,
     net::{SocketAddr, TcpStream},
     sync::{Arc, mpsc},
     thread,
