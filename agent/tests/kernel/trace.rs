@@ -157,7 +157,7 @@ fn it_ends_by_itself_after_a_time_or_a_number_of_events() {
         let server = NeverAccepts::listen("127.0.0.1:0", 10);
         let port = server.addr.port().to_string();
         let event = ["--port", &port, "--event", "established"];
-        let timed = Trace::start(&[&event[..], &["--duration", "500ms"]].concat());
+        let timed = Trace::start(&[&event[..], &["--duration", "4s"]].concat());
         let counted = Trace::start(&[&event[..], &["--count", "2"]].concat());
         let watching = format!("backlogd: watching 1 listening socket on port {port}\n");
         assert_eq!(watching, timed.watching);
