@@ -31,3 +31,4 @@ mod tier;
 mod trace;
 mod truth;
 mod waits;
+mod watched;

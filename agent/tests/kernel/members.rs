@@ -9,8 +9,8 @@ use crate::{
     clients::Clients,
     namespace::{in_own_netns, set_sysctl},
     offenders::{Accepts, NeverAccepts, StoppedServer},
-    reasons::{Reasons, Watched},
     tier::options,
+    watched::{Reasons, Watched},
 };
 
 /// Of the member that is to stop, and of the others, which could take all clients at a time.

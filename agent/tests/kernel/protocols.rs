@@ -7,7 +7,7 @@ use crate::{
     clients::Clients,
     namespace::{in_own_netns, packets_by_interrupt, set_sysctl, wait_for},
     offenders::NeverAccepts,
-    reasons::{Reasons, Servers, Watched},
+    watched::{Reasons, Servers, Watched},
 };
 
 /// Each listener shows these numbers, with the drops that `ss` shows.
@@ -53,11 +53,17 @@ fn check_fast_open() {
     watched.check(&snapshot, Reasons { full_syn, ..Reasons::default() });
     watched.check_syns(&snapshot, &seen);
     check_all(watched.agent(), &snapshot, &servers, queued);
-    check_accepted(&mut watched, &servers, clients, 10);
+    check_accepted(&mut watched, &servers, clients, 10, 10);
 }
 
-/// Accepts the first `n` of each; all of their waits are in the histogram where a hook sees accept.
-fn check_accepted(watched: &mut Watched, servers: &Servers, clients: Vec<Clients>, n: u64) {
+/// Accepts the first `n` of each; where a hook sees accept, `waited` of them are in the histogram.
+fn check_accepted(
+    watched: &mut Watched,
+    servers: &Servers,
+    clients: Vec<Clients>,
+    n: u64,
+    waited: u64,
+) {
     // those that were refused do not come again
     drop(clients);
     let count = usize::try_from(n).expect("few");
@@ -68,7 +74,7 @@ fn check_accepted(watched: &mut Watched, servers: &Servers, clients: Vec<Clients
     if watched.agent().serves("accept") {
         for addr in servers.addrs() {
             let waits = find(&snapshot, addr).accept_wait.as_ref().map(|waits| waits.count());
-            assert_eq!(waits, Ok(n), "{addr}");
+            assert_eq!(waits, Ok(waited), "{addr}");
         }
     }
     drop(accepted);
@@ -104,7 +110,8 @@ fn check_multipath() {
     let expected = Numbers { established: 6, length: 6, ..Numbers::default() };
     check_all(watched.agent(), &snapshot, &servers, expected);
     drop(refused);
-    check_accepted(&mut watched, &servers, clients, 6);
+    // accept(2) returns a socket of its own for the others, which no hook ties to the one that waited
+    check_accepted(&mut watched, &servers, clients, 6, 3);
 }
 
 #[test]
