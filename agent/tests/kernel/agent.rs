@@ -98,6 +98,11 @@ impl Agent {
         self.truth.now()
     }
 
+    /// How often the kernel counted `field`.
+    pub(crate) fn count(&self, field: &str) -> u64 {
+        self.truth.count(field)
+    }
+
     /// Looks until the snapshot is as wanted.
     #[track_caller]
     pub(crate) fn until(&mut self, what: &str, wanted: impl Fn(&Snapshot) -> bool) -> Snapshot {

@@ -7,7 +7,7 @@ use backlogd::model::{Settings, snapshot::Snapshot};
 use crate::{
     agent::{Agent, Numbers, SETTINGS, find},
     clients::Clients,
-    namespace::{in_own_netns, set_sysctl},
+    namespace::{in_own_netns, set_sysctl, wait_for},
     offenders::{Accepts, NeverAccepts, StoppedServer},
     tier::options,
     watched::{Reasons, Watched},
@@ -30,7 +30,15 @@ fn a_stopped_member_of_a_group_stalls_the_listener_and_all_drops_are_its_own() {
         let healthy: Vec<Accepts> = members.into_iter().map(Accepts::at_once).collect();
         let addr = stopped.addr;
         stopped.stop();
-        let clients = Clients::start(200, addr);
+        let mut clients = Clients::start(0, addr);
+        for _ in 0..200 {
+            // one by one: no last ACK comes to a full queue
+            let before = watched.count("ListenDrops");
+            let client = Clients::start(1, addr);
+            let is_over = || client.connected() == 1 || before < watched.count("ListenDrops");
+            wait_for("its fate", is_over);
+            clients.join(client);
+        }
         let start = Instant::now();
         let is_stalled = |snapshot: &Snapshot| find(snapshot, addr).stalled.expect("eBPF runs");
         while !is_stalled(&watched.look()) {
@@ -53,7 +61,10 @@ fn a_stopped_member_of_a_group_stalls_the_listener_and_all_drops_are_its_own() {
         let syn_queue_full = seen.count("TCPReqQFullDrop");
         let full_syn = drops - syn_queue_full;
         watched.check(&snapshot, Reasons { full_syn, syn_queue_full, ..Reasons::default() });
-        watched.check_syns(&snapshot, &seen);
+        if watched.agent().serves("syn") {
+            // one that is sent again while its request sock lives is not among them
+            assert_eq!(listener.counters.syns, Ok(expected.established + drops));
+        }
         for member in &listener.members {
             let shown = (u64::from(member.length), member.socket_drops.map(u64::from));
             let expected = if member.length == 0 { (0, Ok(0)) } else { (17, Ok(drops)) };

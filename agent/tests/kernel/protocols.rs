@@ -3,20 +3,23 @@
 use backlogd::model::snapshot::Snapshot;
 
 use crate::{
-    agent::{Agent, Numbers, find},
+    agent::{Numbers, find},
     clients::Clients,
     namespace::{in_own_netns, packets_by_interrupt, set_sysctl, wait_for},
     offenders::NeverAccepts,
+    truth::Seen,
     watched::{Reasons, Servers, Watched},
 };
 
 /// Each listener shows these numbers, with the drops that `ss` shows.
 #[track_caller]
-fn check_all(agent: &Agent, snapshot: &Snapshot, servers: &Servers, expected: Numbers) {
+fn check_all(watched: &mut Watched, servers: &Servers, expected: Numbers) -> (Snapshot, Seen) {
+    let (snapshot, seen) = watched.settled();
     for addr in servers.addrs() {
-        let drops = agent.truth().at(addr).drops;
-        assert_eq!(Numbers::of(find(snapshot, addr)), Numbers { drops, ..expected }, "{addr}");
+        let drops = seen.at(addr).drops;
+        assert_eq!(Numbers::of(find(&snapshot, addr)), Numbers { drops, ..expected }, "{addr}");
     }
+    (snapshot, seen)
 }
 
 /// Clients and servers that ask for no cookie; every listener takes part.
@@ -36,23 +39,22 @@ fn check_fast_open() {
             wait_for("the handshake", || watched.count("TCPFastOpenPassive") == n);
         }
     }
-    watched.until("all to be established", |agent| {
-        servers.addrs().all(|addr| agent.truth().at(addr).length == 10)
-            && clients.iter().map(Clients::connected).sum::<usize>() == clients.len()
+    // queued with the SYN, established with the last ACK
+    watched.agent().until("all to be established", |snapshot| {
+        let is_over = |addr| find(snapshot, addr).counters.established == Ok(10);
+        servers.addrs().all(is_over)
     });
     let queued = Numbers { established: 10, length: 10, ..Numbers::default() };
-    let (snapshot, _) = watched.settled();
-    check_all(watched.agent(), &snapshot, &servers, queued);
+    check_all(&mut watched, &servers, queued);
     for (_, target) in &servers.0 {
         clients.extend((0..5).map(|_| Clients::fast_open(*target)));
     }
     let refused = 2 * 5 * servers.len();
-    watched.until("SYNs to be refused", |agent| refused <= agent.truth().count("ListenDrops"));
-    let (snapshot, seen) = watched.settled();
+    watched.until("SYNs to be refused", |agent| refused <= agent.count("ListenDrops"));
+    let (snapshot, seen) = check_all(&mut watched, &servers, queued);
     let full_syn = seen.count("ListenDrops");
     watched.check(&snapshot, Reasons { full_syn, ..Reasons::default() });
     watched.check_syns(&snapshot, &seen);
-    check_all(watched.agent(), &snapshot, &servers, queued);
     check_accepted(&mut watched, &servers, clients, 10, 10);
 }
 
@@ -68,9 +70,8 @@ fn check_accepted(
     drop(clients);
     let count = usize::try_from(n).expect("few");
     let accepted: Vec<_> = servers.0.iter().map(|(server, _)| server.accept(count)).collect();
-    let (snapshot, _) = watched.settled();
     let expected = Numbers { established: n, accepted: n, ..Numbers::default() };
-    check_all(watched.agent(), &snapshot, servers, expected);
+    let (snapshot, _) = check_all(watched, servers, expected);
     if watched.agent().serves("accept") {
         for addr in servers.addrs() {
             let waits = find(&snapshot, addr).accept_wait.as_ref().map(|waits| waits.count());
@@ -102,13 +103,12 @@ fn check_multipath() {
     });
     let refused = servers.start(4);
     let drops = 2 * 4 * servers.len();
-    watched.until("SYNs to be refused", |agent| drops <= agent.truth().count("ListenDrops"));
-    let (snapshot, seen) = watched.settled();
+    watched.until("SYNs to be refused", |agent| drops <= agent.count("ListenDrops"));
+    let queued = Numbers { established: 6, length: 6, ..Numbers::default() };
+    let (snapshot, seen) = check_all(&mut watched, &servers, queued);
     let full_syn = seen.count("ListenDrops");
     watched.check(&snapshot, Reasons { full_syn, ..Reasons::default() });
     watched.check_syns(&snapshot, &seen);
-    let expected = Numbers { established: 6, length: 6, ..Numbers::default() };
-    check_all(watched.agent(), &snapshot, &servers, expected);
     drop(refused);
     // accept(2) returns a socket of its own for the others, which no hook ties to the one that waited
     check_accepted(&mut watched, &servers, clients, 6, 3);

@@ -51,6 +51,11 @@ impl Truth {
         Self { start: counters() }
     }
 
+    /// How often the kernel counted `field`; quicker than all of its view.
+    pub(crate) fn count(&self, field: &str) -> u64 {
+        counters()[field] - self.start[field]
+    }
+
     /// The kernel's view at this instant.
     pub(crate) fn now(&self) -> Seen {
         let counts = counters().into_iter().map(|(name, n)| (name, n - self.start[name])).collect();

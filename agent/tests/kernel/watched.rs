@@ -47,7 +47,7 @@ impl Watched {
 
     /// How often the kernel counted `field`.
     pub(crate) fn count(&self, field: &str) -> u64 {
-        self.0.truth().count(field)
+        self.0.count(field)
     }
 
     /// A look; the drops over listeners and reasons are ListenDrops of the same sample. A
