@@ -113,7 +113,9 @@ impl Agent {
                 return snapshot;
             }
             let listeners: Vec<_> = own(&snapshot).map(|l| (l.key, l.length, l.counters)).collect();
-            assert!(start.elapsed() < DEADLINE, "waited in vain: {what}\n{listeners:#?}");
+            let lost = own_lost(&snapshot);
+            let waited = start.elapsed();
+            assert!(waited < DEADLINE, "waited in vain: {what}\nlost: {lost:?}\n{listeners:#?}");
             thread::sleep(Duration::from_millis(5));
         }
     }
