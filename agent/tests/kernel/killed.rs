@@ -19,10 +19,13 @@ use aya::programs::{loaded_links, loaded_programs};
 use crate::{
     binary::Daemon,
     namespace::{in_own_netns, mount_tracing, wait_for},
+    tier::scaled,
 };
 
-/// Kills in a row.
-const KILLS: u64 = 20;
+/// Kills in a row; fewer where the processor is emulated.
+fn kills() -> u64 {
+    scaled(20).max(4)
+}
 
 /// Programs, links, maps by id.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -202,7 +205,7 @@ fn check_killed(arguments: &[&str], hook: &str) {
     mount_tracing();
     let before = (Ids::loaded(), Traces::now());
     let traffic = Traffic::start();
-    for _ in 0..KILLS {
+    for _ in 0..kills() {
         let daemon = Daemon::start(arguments);
         wait_for(hook, || daemon.get("/readyz").contains(hook));
         let ours = Ids::held_by(Some(daemon.pid()));

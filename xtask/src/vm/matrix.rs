@@ -53,24 +53,43 @@ pub(super) struct Row {
 const SAMPLED: Tests = Tests::Only(&["sampled::"]);
 /// All that tests; the one left out is the server process of others.
 const ALL: Tests = Tests::AllBut(&["serves_standard_input"]);
+/// What depends on the hooks.
+const HOOKS: Tests = Tests::Only(&[
+    "binary::",
+    "burst::",
+    "failures::",
+    "life::",
+    "mixed::",
+    "open::",
+    "overflow::",
+    "protocols::",
+    "reasons::",
+    "rps::",
+    "trace::",
+    "waits::",
+]);
+/// What depends on the tracepoints, which every kernel has, and on the drops without hooks.
+const TRACEPOINTS: Tests =
+    Tests::Only(&["binary::", "burst::", "life::", "overflow::", "protocols::", "reasons::"]);
+
 /// What the tracepoints of system calls add.
 const CALLS: Tests = Tests::Only(&["waits::", "failures::", "trace::"]);
 
 /// All machines. The long ones come first, so that the last to run is a short one.
 pub(super) const ROWS: [Row; 15] = [
-    row("6.1", Tier::Fentry, ALL),
-    row("6.1", Tier::Kprobe, ALL),
-    row("6.1", Tier::Tracepoint, ALL),
-    row("6.1", Tier::Syscalls, CALLS),
     row("6.12", Tier::Fentry, ALL),
-    row("6.12", Tier::Kprobe, ALL),
-    row("6.12", Tier::Tracepoint, ALL),
+    row("6.1", Tier::Fentry, HOOKS),
+    row("6.1", Tier::Kprobe, HOOKS),
+    row("6.1", Tier::Tracepoint, TRACEPOINTS),
+    row("6.1", Tier::Syscalls, CALLS),
+    row("6.12", Tier::Kprobe, HOOKS),
+    row("6.12", Tier::Tracepoint, TRACEPOINTS),
     row("6.12", Tier::Syscalls, CALLS),
-    Row { presence: Presence::WhereItCanBeHad, ..row("7.2", Tier::Fentry, ALL) },
-    Row { presence: Presence::WhereItCanBeHad, ..row("7.2", Tier::Kprobe, ALL) },
-    Row { presence: Presence::WhereItCanBeHad, ..row("7.2", Tier::Tracepoint, ALL) },
-    Row { guest: Guest::Lockdown, ..row("6.1", Tier::Auto, ALL) },
-    Row { guest: Guest::Lockdown, ..row("6.12", Tier::Auto, ALL) },
+    Row { presence: Presence::WhereItCanBeHad, ..row("7.2", Tier::Fentry, HOOKS) },
+    Row { presence: Presence::WhereItCanBeHad, ..row("7.2", Tier::Kprobe, HOOKS) },
+    Row { presence: Presence::WhereItCanBeHad, ..row("7.2", Tier::Tracepoint, TRACEPOINTS) },
+    Row { guest: Guest::Lockdown, ..row("6.1", Tier::Auto, TRACEPOINTS) },
+    Row { guest: Guest::Lockdown, ..row("6.12", Tier::Auto, TRACEPOINTS) },
     // socket storage in tracing programs: bpf_sk_storage_tracing_allowed, net/core/bpf_sk_storage.c, 5.11
     row("5.10", Tier::Sampled, SAMPLED),
     Row { guest: Guest::NoBtf, ..row("6.12", Tier::Auto, SAMPLED) },
@@ -84,7 +103,7 @@ impl Row {
     /// What xtask/vm/run is called with: its environment, `--`, filters of test names.
     pub(super) fn arguments(&self) -> Vec<String> {
         let mut words: Vec<String> = vec!["BACKLOGD_TEST_SECONDS=10".into()];
-        words.push("BACKLOGD_TEST_SCALE=4".into());
+        words.push("BACKLOGD_TEST_SCALE=10".into());
         if self.tier != Tier::Auto {
             words.push(format!("BACKLOGD_TEST_TIER={}", self.tier));
         }
@@ -155,7 +174,7 @@ mod tests {
 
     #[track_caller]
     fn check(row: Row, expected: &str) {
-        let common = "BACKLOGD_TEST_SECONDS=10 BACKLOGD_TEST_SCALE=4 ";
+        let common = "BACKLOGD_TEST_SECONDS=10 BACKLOGD_TEST_SCALE=10 ";
         assert_eq!(row.arguments().join(" ").strip_prefix(common), Some(expected));
     }
 

@@ -124,16 +124,16 @@ mod tests {
 
     #[test]
     fn a_line_has_counts_and_what_happened() {
-        check(0, PASSED, "6.1    fentry              passed      34      0        2      94");
+        check(0, PASSED, "6.12   fentry              passed      34      0        2      94");
         let failed = PASSED.replace("34 passed; 0 failed", "33 passed; 1 failed");
-        check(101, &failed, "6.1    fentry              failed      33      1        2      94");
+        check(101, &failed, "6.12   fentry              failed      33      1        2      94");
         let zeros = "     0      0        0      94";
         let said = "boot: timed out after 9 s";
-        check(124, said, &format!("6.1    fentry              failed  {zeros}  {said}"));
-        check(0, "", &format!("6.1    fentry              failed  {zeros}  no test ran"));
-        check(101, "", &format!("6.1    fentry              failed  {zeros}  status Some(101)"));
+        check(124, said, &format!("6.12   fentry              failed  {zeros}  {said}"));
+        check(0, "", &format!("6.12   fentry              failed  {zeros}  no test ran"));
+        check(101, "", &format!("6.12   fentry              failed  {zeros}  status Some(101)"));
         let said = "boot: apt knows no kernel 6.1";
-        check(126, said, &format!("6.1    fentry              skipped {zeros}  {said}"));
+        check(126, said, &format!("6.12   fentry              skipped {zeros}  {said}"));
     }
 
     #[track_caller]
