@@ -125,7 +125,8 @@ fn check_servers(agent: &mut Agent, servers: &[(SocketAddr, Way)], n: u64, most:
         let expected = counted(tier, way, n);
         for got in [count(listener, WAIT), count(listener, DURATION)] {
             let is_it = expected.map_or(got == expected, |expected| near(expected, got));
-            assert!(is_it, "{way:?}: {got:?}, expected {expected:?}");
+            let agent = &snapshot.agent;
+            assert!(is_it, "{way:?}: {got:?}, expected {expected:?}; {agent:?}");
         }
     }
 }
