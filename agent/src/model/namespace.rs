@@ -47,7 +47,7 @@ struct Loss {
 }
 
 /// What comes later than this does not come.
-const LATE: Nanos = Nanos(250_000_000);
+const LATE: Nanos = Nanos(900_000_000);
 
 impl Loss {
     fn next(
@@ -114,6 +114,6 @@ mod tests {
         let samples = [(9, Some(9), 0), (9, None, 0), (10, None, 0), (10, None, 0), (10, None, 1)];
         check(Nanos(10_000_000), &samples, &[0; 5]);
         let samples = [(9, Some(9), 0), (10, None, 0), (10, None, 0), (10, None, 0), (10, None, 0)];
-        check(Nanos(125_000_000), &samples, &[0, 0, 0, 0, 1]);
+        check(Nanos(450_000_000), &samples, &[0, 0, 0, 0, 1]);
     }
 }

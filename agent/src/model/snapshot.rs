@@ -65,7 +65,8 @@ pub struct Listener {
     /// What only grows.
     pub counters: Counters,
     /// How long connections waited in the accept queue, counted at accept. As many as `accepted`
-    /// where a hook sees accept, less those that were accepted or queued before the agent.
+    /// where a hook sees accept, less those that were accepted or queued before the agent, speak
+    /// MPTCP, or are accepted by io_uring where the tracepoints of system calls are the hook.
     pub accept_wait: Known<Arc<Histogram>>,
     /// From accept to destruction.
     pub connection_duration: Known<Arc<Histogram>>,
