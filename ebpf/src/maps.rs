@@ -43,10 +43,12 @@ pub(crate) const CLOSED: u64 = 2;
 pub(crate) const RESET: u64 = 4;
 /// [`Tag::done`]: of a listener, what was queued when it left LISTEN is counted.
 pub(crate) const DISCARDED: u64 = 8;
-/// [`Tag::done`]: of a listener, that it listens is told.
-pub(crate) const LISTENED: u64 = 32;
 /// [`Tag::done`]: counted as accepted, or accepted before the programs.
 pub(crate) const ACCEPTED: u64 = 16;
+/// [`Tag::done`]: of a listener, that it listens is told.
+pub(crate) const LISTENED: u64 = 32;
+/// [`Tag::done`]: that it was thrown away is told.
+pub(crate) const THROWN_AWAY: u64 = 64;
 
 /// aya-ebpf's own `SkStorage` fixes the flags and takes cgroup contexts only.
 #[repr(C)]

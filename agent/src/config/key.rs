@@ -92,7 +92,7 @@ pub const KEYS: [Key; 14] = [
     Key {
         name: "accept_tracepoints",
         help: "Where neither fentry nor kprobe works, see accept and connect by the tracepoints of \
-               system calls; every system call of the host becomes some 20 % slower",
+               system calls; every system call of the host then takes some 30 ns longer",
         kind: Kind::Switch(|config| &mut config.accept_tracepoints),
     },
     Key {

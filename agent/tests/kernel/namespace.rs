@@ -11,6 +11,7 @@ use std::{
 
 use backlogd::id::NetnsId;
 use rustix::{
+    fs::statfs,
     process::{Resource, Rlimit, getrlimit, setrlimit},
     thread::{UnshareFlags, unshare_unsafe},
 };
@@ -57,13 +58,13 @@ pub(crate) fn hide_btf() {
 
 /// Shows the calling thread, and it alone, tracepoints, probes and pins.
 pub(crate) fn mount_tracing() {
-    let mounted = fs::read_to_string("/proc/thread-self/mounts").expect("mounts");
-    for (kind, folder) in [
-        ("tracefs", "/sys/kernel/tracing"),
-        ("debugfs", "/sys/kernel/debug"),
-        ("bpf", "/sys/fs/bpf"),
+    // linux/magic.h; /proc/mounts also lists what another mount hides
+    for (kind, folder, magic) in [
+        ("tracefs", "/sys/kernel/tracing", 0x7472_6163),
+        ("debugfs", "/sys/kernel/debug", 0x6462_6720),
+        ("bpf", "/sys/fs/bpf", 0xcafe_4a11),
     ] {
-        if !mounted.contains(&format!(" {folder} {kind} ")) {
+        if statfs(folder).expect(folder).f_type != magic {
             mount_own(&["-t", kind, kind, folder]);
         }
     }

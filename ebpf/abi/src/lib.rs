@@ -201,10 +201,8 @@ pub mod cell {
     pub const MAP_FULL: u32 = 10;
     /// Failed calls that were counted: tells the agent when to read them again.
     pub const ERRORS: u32 = 11;
-    /// Set by the agent: 1 where a program sees each accept.
-    pub const ACCEPT_SEEN: u32 = 12;
     /// How many cells there are.
-    pub const COUNT: u32 = 13;
+    pub const COUNT: u32 = 12;
 }
 
 /// A listener by its address, in the map of listeners from before the programs.

@@ -10,7 +10,7 @@ use backlogd_abi::{
 use crate::{
     hooks::state::bury,
     maps::{
-        ACCEPTED, CHILDREN, CLOSED, DURATIONS, ESTABLISHED, Tag, cell, count, is_done, now,
+        CHILDREN, CLOSED, DURATIONS, ESTABLISHED, THROWN_AWAY, Tag, cell, count, is_done, now,
         observe, once,
     },
     slot::{is_original, record_of, tag_of},
@@ -70,7 +70,7 @@ fn ended(sk: Sock, tag: *const Tag, record: *const Record, by_address: u64) {
         span = now().saturating_sub(accepted);
         observe(&DURATIONS, slot, span);
     }
-    let was_thrown_away = accepted == 0 && !is_done(tag, ACCEPTED) && cell(cell::ACCEPT_SEEN) != 0;
-    let kind = if was_thrown_away { kind::DISCARD } else { kind::CLOSE };
-    tell(kind, record, || Detail { span, peer: peer_of(sk), ..Detail::INTERRUPT });
+    if !is_done(tag, THROWN_AWAY) {
+        tell(kind::CLOSE, record, || Detail { span, peer: peer_of(sk), ..Detail::INTERRUPT });
+    }
 }

@@ -23,6 +23,7 @@ const EINTR: u32 = 4;
 const EBADF: u32 = 9;
 const EAGAIN: u32 = 11;
 const ENOTSOCK: u32 = 88;
+const EISCONN: u32 = 106;
 const EALREADY: u32 = 114;
 const EINPROGRESS: u32 = 115;
 /// What user space can see ends here; beyond are the kernel's own (include/linux/errno.h).
@@ -148,10 +149,10 @@ fn exit_connect_failed(errno: u32) -> Option<()> {
     Some(())
 }
 
-/// Counts a failed connect; `sockaddr` is the address of where to, 0 where it is not known.
+/// Counts a failed connect; what says only that it is under way or done is no failure. `sockaddr` is the address of where to, 0 where it is not known.
 #[inline(always)]
 fn refused(errno: u32, sockaddr: Address) {
-    if LAST < errno || matches!(errno, EINTR | EBADF | EALREADY | EINPROGRESS) {
+    if LAST < errno || matches!(errno, EINTR | EBADF | EISCONN | EALREADY | EINPROGRESS) {
         return;
     }
     count_failed(CONNECT, errno);

@@ -11,8 +11,8 @@ use backlogd_abi::{DESTROYED, Holder, LENGTH_BITS, Record, WATCHED, cell, event:
 
 use crate::{
     maps::{
-        self, CHILDREN, Child, DISCARDED, ESTABLISHED, LISTENED, LISTENERS, RESET, count,
-        count_cell, now, once, raise,
+        self, CHILDREN, Child, DISCARDED, ESTABLISHED, LISTENED, LISTENERS, RESET, THROWN_AWAY,
+        count, count_cell, now, once, raise,
     },
     probe::{self, at},
     slot::{self, Taker, record_of, tag_of},
@@ -158,15 +158,20 @@ fn stop(sk: Sock) -> Option<()> {
 }
 
 /// A child that nobody has accepted is reset by its peer: `tcp_reset` (net/ipv4/tcp_input.c) sets
-/// the error before the state. `tcp_disconnect`, by which a closing listener throws its queue
-/// away, sets the state first.
+/// the error before the state. Or its listener closes and throws it away: `tcp_disconnect` sets
+/// the state first.
 #[inline(always)]
 fn reset(sk: Sock) -> Option<()> {
-    if sock::error(sk) == 0 || sock::has_file(sk) {
+    if sock::has_file(sk) {
         return None;
     }
     let tag = tag_of(sk)?;
-    if once(tag, RESET) {
+    if sock::error(sk) == 0 {
+        if once(tag, THROWN_AWAY) {
+            let detail = || Detail { peer: peer_of(sk), ..Detail::INTERRUPT };
+            tell(kind::DISCARD, record_of(tag)?, detail);
+        }
+    } else if once(tag, RESET) {
         let record = record_of(tag)?;
         // SAFETY: a map value.
         count(unsafe { &raw mut (*record).resets });

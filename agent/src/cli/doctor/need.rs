@@ -39,7 +39,7 @@ pub(super) const NEEDS: [Need; 8] = [
     },
     Need {
         tier: Some(Tier::Kprobe),
-        gives: "every event",
+        gives: "every event but failed accepts",
         capabilities: PROGRAM,
         also: "CONFIG_KPROBE_EVENTS, CONFIG_BPF_EVENTS, no lockdown=confidentiality; CAP_SYS_ADMIN \
                where kernel.perf_event_paranoid is 3 or more",

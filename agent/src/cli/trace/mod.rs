@@ -19,6 +19,7 @@ use clap::{
 use self::follow::Follow;
 use super::{Exit, flags::Flags, out, span};
 use crate::{
+    config::Config,
     daemon,
     event::{Comm, EventKind, Filter, Kinds},
     id::{NetnsId, Pid},
@@ -32,13 +33,8 @@ const EVENTS_BYTES: u32 = 1 << 20;
 
 /// What only the tracepoints of system calls see on some kernels, or since when a connection is
 /// open.
-const CALLS: [EventKind; 5] = [
-    EventKind::Accept,
-    EventKind::AcceptError,
-    EventKind::Close,
-    EventKind::Discard,
-    EventKind::ConnectError,
-];
+const CALLS: [EventKind; 4] =
+    [EventKind::Accept, EventKind::AcceptError, EventKind::Close, EventKind::ConnectError];
 
 /// Show what happens to listeners and their connections, as it happens
 #[derive(Args, Debug)]
@@ -127,7 +123,7 @@ impl Trace {
         let filter = self.filter(self.netns.as_ref().map(enter).transpose()?);
         let options = Options {
             // what costs every system call a little is on only for those who asked
-            accept_tracepoints: filter.kinds.iter().any(|kind| CALLS.contains(&kind)),
+            accept_tracepoints: self.wants_syscalls(&config, &filter),
             events_bytes: EVENTS_BYTES,
             ..daemon::options(&config)
         };
@@ -139,19 +135,42 @@ impl Trace {
         Ok(Exit::Fine)
     }
 
+    /// Whether the tracepoints of system calls may be on, where nothing else sees what was asked
+    /// for: unless somebody said no.
+    fn wants_syscalls(&self, config: &Config, filter: &Filter) -> bool {
+        let asked = filter.kinds.iter().any(|kind| CALLS.contains(&kind));
+        config.accept_tracepoints || asked && !self.flags.has("accept_tracepoints")
+    }
+
     /// Says which of the events that were asked for by name cannot be seen.
     ///
     /// # Errors
     /// When none of them can.
     fn note_unseen(&self, hooks: &[Hook]) -> anyhow::Result<()> {
-        let unseen: Vec<_> = self.events.iter().filter_map(|&kind| unseen(hooks, kind)).collect();
-        for why in &unseen {
-            out::note(why);
+        if self.events.is_empty() {
+            let names: Vec<&str> = EventKind::ALL
+                .into_iter()
+                .filter(|kind| unseen(hooks, *kind).is_some())
+                .map(EventKind::name)
+                .collect();
+            if !names.is_empty() {
+                let names = names.join(", ");
+                out::note(&format!("not all seen here: {names}; backlogd doctor says why"));
+            }
+            return Ok(());
         }
-        ensure!(
-            unseen.is_empty() || unseen.len() < self.events.len(),
-            "cannot trace: no hook sees what was asked for"
-        );
+        let mut n_seen = 0;
+        for &kind in &self.events {
+            match unseen(hooks, kind) {
+                Some(Unseen::Wholly(why)) => out::note(&why),
+                Some(Unseen::InPart(why)) => {
+                    n_seen += 1;
+                    out::note(&why);
+                }
+                None => n_seen += 1,
+            }
+        }
+        ensure!(0 < n_seen, "cannot trace: no hook sees what was asked for");
         Ok(())
     }
 
@@ -191,13 +210,22 @@ fn enter(namespace: &Namespace) -> anyhow::Result<NetnsId> {
 }
 
 /// Why no event of this kind can be seen, if so.
-fn unseen(hooks: &[Hook], kind: EventKind) -> Option<String> {
+fn unseen(hooks: &[Hook], kind: EventKind) -> Option<Unseen> {
     let names = served_by(kind);
-    let serving = || hooks.iter().filter(|hook| names.contains(&hook.event));
-    if serving().any(|hook| hook.tier < Tier::Sampled) {
-        return None;
+    let hooks = || hooks.iter().filter(|hook| names.contains(&hook.event));
+    let missing = hooks().find(|hook| Tier::Sampled <= hook.tier)?;
+    let (event, reasons) = (missing.event, missing.reasons());
+    if hooks().any(|hook| hook.tier < Tier::Sampled) {
+        return Some(Unseen::InPart(format!("{kind} is seen in part, not {event}: {reasons}")));
     }
-    serving().next().map(|hook| format!("no hook sees {kind}: {}", hook.reasons()))
+    Some(Unseen::Wholly(format!("no hook sees {kind}: {reasons}")))
+}
+
+/// What cannot be seen of a kind of event, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Unseen {
+    Wholly(String),
+    InPart(String),
 }
 
 /// The events in the table of hooks.

@@ -82,7 +82,7 @@ impl Attacher<'_> {
                     tracing::debug!(program = program.name, %why, "left out");
                     continue;
                 }
-                way.programs[..i].iter().for_each(|program| self.detach(program));
+                way.programs[..=i].iter().for_each(|program| self.detach(program));
                 return Err(why);
             }
         }

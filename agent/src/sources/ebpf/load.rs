@@ -144,8 +144,6 @@ impl Programs {
         };
         let Attached { mut hooks, by_address } = attacher.attach_all();
         cells.set(cell::BY_ADDRESS, by_address.into());
-        let sees_accept = |hook: &Hook| hook.event == "accept" && hook.tier < Tier::Sampled;
-        cells.set(cell::ACCEPT_SEEN, hooks.iter().any(sees_accept).into());
         let required = attacher
             .attach_required()
             .map_err(|(program, why)| LoadError::Program { program, why: with_advice(why) })?;
