@@ -1,5 +1,5 @@
 //! Ties the parts together: the sampler's thread, the servers, the signals. The only file that
-//! knows all of them.
+//! knows all of them; long because it is the one place where they meet.
 
 use std::{
     fs, io,

@@ -156,7 +156,7 @@ impl Machines {
         let status = Command::new(&self.boot)
             .args([row.kernel.as_ref(), self.folder.path()])
             .args(row.arguments())
-            .envs([("VM_ADD", PROGRAMS), ("VM_TIMEOUT", TIMEOUT)])
+            .envs([("VM_ADD", PROGRAMS), ("VM_TIMEOUT", TIMEOUT), ("VM_CPUS", row.processors())])
             .env("VM_APPEND", row.kernel_arguments())
             .stdin(Stdio::null())
             .stderr(file.try_clone()?)

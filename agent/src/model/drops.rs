@@ -121,6 +121,20 @@ impl Allowance {
     }
 }
 
+/// Tells of drops that are handed out without a reason that they were for a full SYN queue, as many
+/// as TCPReqQFullDrop moved beyond what the hooks saw. Kernels differ in whether a queue as long as
+/// its limit is full (`inet_csk_reqsk_queue_is_full`, include/net/inet_connection_sock.h, changed in
+/// 2025 and in stable releases); the hook takes it for not full.
+pub(super) fn name_syn_queue_full(shares: &mut [(Share, Claim)], moved: u64) {
+    let seen: u64 = shares.iter().map(|(share, _)| share.hooked.syn_queue_full).sum();
+    let mut unseen = moved.saturating_sub(seen);
+    let rest: Vec<u64> = shares.iter().map(|(share, _)| share.rest).collect();
+    for ((share, _), n) in shares.iter_mut().zip(hand_out(&mut unseen, &rest)) {
+        share.rest -= n;
+        share.hooked.syn_queue_full += n;
+    }
+}
+
 /// A claim of one age.
 type Aged = fn(&mut Claims) -> &mut Claim;
 
@@ -284,6 +298,16 @@ mod tests {
 
     fn just(old: Claim) -> Claims {
         Claims { old, ..Claims::default() }
+    }
+
+    #[test]
+    fn drops_for_a_syn_queue_as_long_as_its_limit_get_their_name() {
+        let share = |syn_queue_full, rest| Share { hooked: hooked(1, 0, syn_queue_full), rest };
+        let mut shares = [(share(2, 0), Claim::default()), (share(0, 9), Claim::default())];
+        name_syn_queue_full(&mut shares, 7);
+        assert_eq!([share(2, 0), share(5, 4)], shares.map(|(share, _)| share));
+        name_syn_queue_full(&mut shares, 3);
+        assert_eq!([share(2, 0), share(5, 4)], shares.map(|(share, _)| share));
     }
 
     proptest! {

@@ -200,6 +200,8 @@ impl Model {
         at: Monotonic,
     ) {
         let first = !self.namespaces.contains_key(&namespace.netns);
+        let tells_syn_drops =
+            self.hooks.iter().any(|hook| hook.event == "syn_drop" && hook.tier < Tier::Sampled);
         let state = self.namespaces.entry(namespace.netns).or_default();
         let Ok(dump) = &namespace.sockets else { return };
         let live: ByCookie<&ListenSocket> =
@@ -223,7 +225,11 @@ impl Model {
         }
         let moved = state.listen_drops(namespace);
         let claims: Vec<Claims> = steps.iter().map(|(.., step)| step.claims).collect();
-        let shares = state.allowance.share(moved.unwrap_or(0), &claims);
+        let mut shares = state.allowance.share(moved.unwrap_or(0), &claims);
+        let syn_queue_full = state.syn_queue_drops(namespace);
+        if tells_syn_drops {
+            drops::name_syn_queue_full(&mut shares, syn_queue_full);
+        }
         for ((key, cookie, step), (share, unpaid)) in steps.iter().zip(shares) {
             if let Some(socket) = self.sockets.get_mut(cookie) {
                 socket.settle(unpaid);

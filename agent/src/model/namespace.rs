@@ -13,6 +13,7 @@ pub(super) struct NamespaceState {
     pub(super) handshakes: u64,
     pub(super) allowance: Allowance,
     listen_drops: Option<u64>,
+    syn_queue_drops: Option<u64>,
     loss: Loss,
 }
 
@@ -22,6 +23,13 @@ impl NamespaceState {
         let now = *sample.netstat.as_ref().ok()?.get("ListenDrops")?;
         let before = self.listen_drops.replace(now);
         Some(before.map_or(0, |before| moved(before, now)))
+    }
+
+    /// How far TCPReqQFullDrop moved since the sample before; 0 when it cannot be told.
+    pub(super) fn syn_queue_drops(&mut self, sample: &NamespaceSample) -> u64 {
+        let now = sample.netstat.as_ref().ok().and_then(|it| it.get("TCPReqQFullDrop").copied());
+        let Some(now) = now else { return 0 };
+        self.syn_queue_drops.replace(now).map_or(0, |before| moved(before, now))
     }
 
     /// Handshakes that the kernel counted and no program saw, as of `at`.

@@ -3,6 +3,7 @@
 //! In: [`Snapshot`]. Out: types with serde and JSON Schema (docs/schema). Keys are snake_case,
 //! units base units. What is not known is null, and the `absent` map beside it says why, by the
 //! field's name. Fields are added freely; a change of meaning raises [`SCHEMA_VERSION`].
+//! Long because it is a flat list of types.
 
 mod duration;
 mod event;

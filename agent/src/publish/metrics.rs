@@ -166,8 +166,8 @@ not edited by hand.
 `GET /metrics` answers in OpenMetrics 1.0 text, or in Prometheus text 0.0.4 where that is asked for (in which the
 type of an info is gauge). Units are base units: seconds, bytes, ratios of 1. What cannot be measured on
 this kernel is absent, never 0, and `backlogd_hook_info` says how each event is obtained. A counter starts with the
-listener's first snapshot, at 0 but for what is found then (`established_total` at the queue's length,
-`socket_drops_total` at `sk_drops`), and never goes back while the agent runs; a listener that is gone keeps its
+listener's first snapshot, at 0 but for what is found then (`accepted_total` at the connections that are open,
+`established_total` at these and the queue's length, `socket_drops_total` at `sk_drops`), and never goes back while the agent runs; a listener that is gone keeps its
 counters for a while and loses its gauges. The label `comm` is left out while the owner is not known.
 
 | name | type | labels | meaning | source |

@@ -4,7 +4,8 @@
 //! The program asks what the kernel asks right after it, in the same order: SYN queue full and no
 //! cookies, accept queue full. Listeners take SYNs on several CPUs at a time, so a SYN that races
 //! with another can be judged otherwise than the kernel does; the agent holds the sum against
-//! ListenDrops. Not told here: the rule for the last quarter of tcp_max_syn_backlog, and SYNs for
+//! ListenDrops. Kernels before a change of 2025 refuse at a SYN queue as long as its limit already;
+//! there the agent gives such drops their name by TCPReqQFullDrop. Not told here: the rule for the last quarter of tcp_max_syn_backlog, and SYNs for
 //! which no route or memory is found.
 
 use aya_ebpf::{

@@ -48,9 +48,9 @@ const RULES: [Rule; 7] = [
         change: &[("configuration", "accept_tracepoints = true")],
     },
     Rule {
-        says: &["not wanted"],
+        says: &["not wanted", "switched off by tier"],
         what: "a tier is forced",
-        change: &[("shell", "leave out --tier and BACKLOGD_TIER")],
+        change: &[("shell", "leave out --tier, BACKLOGD_TIER and the key tier")],
     },
     Rule {
         says: &["no BTF", "BTF of", "BTF cannot be used"],

@@ -102,8 +102,8 @@ pub(super) const FAMILIES: &[Family] = &[
     Family {
         descriptor: counter(
             "backlogd_listener_accepted_total",
-            "Connections returned to user space by accept",
-            "established - length - thrown away, of one instant",
+            "Connections returned to user space by accept, from those on that the agent found open",
+            "security_sock_graft (include/net/sock.h) or the return of accept; else established - length - thrown away, of one instant",
         ),
         emit: |scrape, sink| each(scrape, sink, None, |l| count(l.counters.accepted)),
     },
@@ -118,7 +118,7 @@ pub(super) const FAMILIES: &[Family] = &[
     Family {
         descriptor: counter(
             "backlogd_listener_closed_total",
-            "Accepted connections whose socket has since been destroyed, of those established since the agent runs",
+            "Accepted connections whose socket has since been destroyed, those from before the agent included",
             "tcp_destroy_sock (tcp_v4_destroy_sock, net/ipv4/tcp_ipv4.c)",
         ),
         emit: |scrape, sink| each(scrape, sink, None, |l| count(l.counters.closed)),
@@ -171,7 +171,7 @@ pub(super) const FAMILIES: &[Family] = &[
     Family {
         descriptor: gauge(
             "backlogd_listener_open_connections",
-            "Accepted connections that are not destroyed; absent for a listener from before the agent",
+            "Accepted connections that are not destroyed, those from before the agent included; absent where these could not be looked for",
             "accepted - closed",
         ),
         emit: |scrape, sink| level(scrape, sink, |l| count(l.open)),
