@@ -174,8 +174,8 @@ fn readyz_says_how_each_event_is_obtained() {
     serve(snapshots, async |address| {
         let answer = request(address, "GET /readyz", &[]).await;
         let expected = "established tracepoint inet_sock_set_state\n\
-            accept sampled established - length: no fentry on this kernel\n\
-            drop none -: needs a kprobe\n";
+            accept sampled established - length (no fentry on this kernel)\n\
+            drop none - (needs a kprobe)\n";
         assert_eq!((answer.status, answer.text()), (200, expected));
     });
 }

@@ -104,7 +104,7 @@ fn it_serves_what_it_sees_and_says_how() {
     let series = format!("addr=\"127.0.0.1\",port=\"{port}\",comm=\"backlogd\"");
     assert!(metrics.contains(&series), "{series}: {metrics}");
     assert!(!metrics.contains("backlogd_listener_established_total"), "absent, not 0");
-    assert!(daemon.get("/readyz").contains("established none -: switched off by no_ebpf"));
+    assert!(daemon.get("/readyz").contains("established none - (switched off by no_ebpf)"));
     assert!(daemon.get("/api/v1/listeners").contains("\"source\":\"daemon\""));
     assert!(daemon.get("/healthz").starts_with("HTTP/1.1 200"));
 }

@@ -126,8 +126,8 @@ async fn readyz(State(server): State<Arc<Server>>) -> Response {
     let lines = snapshot.hooks.iter().map(|hook| {
         let program = if hook.program.is_empty() { "-" } else { hook.program };
         let reasons = hook.reasons();
-        let separator = if reasons.is_empty() { "" } else { ": " };
-        format!("{} {} {program}{separator}{reasons}\n", hook.event, hook.tier.name())
+        let served = format!("{} {} {program}", hook.event, hook.tier.name());
+        if reasons.is_empty() { format!("{served}\n") } else { format!("{served} ({reasons})\n") }
     });
     let degraded =
         snapshot.degraded.iter().map(|(source, why)| format!("degraded {source}: {why}\n"));

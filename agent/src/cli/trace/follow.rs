@@ -18,7 +18,7 @@ use super::{Form, Trace, line, owner::Owners};
 use crate::{
     cli::out,
     event::{Event, EventKind, Filter},
-    input::Sample,
+    input::{Hook, Sample, Tier},
     publish::api,
     sources::{Sources, ebpf::events::Events},
     sys::{clock, signal::Stop},
@@ -77,6 +77,9 @@ impl<'a> Follow<'a> {
             out::print(&line::header())?;
         }
         out::note(&watching(follow.owners.count(&sample, &filter), &filter));
+        if follow.sources.hooks().iter().any(is_by_syscall) {
+            out::note("while this runs, every system call of the host takes some 30 ns longer");
+        }
         Ok((follow, events))
     }
 
@@ -188,6 +191,11 @@ impl Clocks {
         let earlier = self.monotonic - at;
         UnixTime(self.unix.0.saturating_add(later.0).saturating_sub(earlier.0))
     }
+}
+
+/// Whether the tracepoints of system calls serve it.
+fn is_by_syscall(hook: &Hook) -> bool {
+    hook.tier == Tier::Tracepoint && hook.program.starts_with("exit_")
 }
 
 /// What is watched at the start.

@@ -59,7 +59,8 @@ pub(super) struct Trace {
     /// Only listeners of this process, and what it does itself
     #[arg(long, value_parser = value_parser!(u32).range(1..), value_name = "PID")]
     pid: Option<u32>,
-    /// Only listeners of processes with this name, and what those do themselves
+    /// Only listeners of processes with this name, and what those do themselves; the kernel keeps
+    /// 15 bytes of a name
     #[arg(long, value_name = "NAME")]
     comm: Option<Comm>,
     /// Only this network namespace: its inode number, or a path such as /run/netns/blue or
