@@ -22,6 +22,9 @@ pub(crate) const VM: [(&str, &str); 8] = [
     ("setpriv", "util-linux"),
 ];
 
+/// Those that `cargo xtask bench events` measures against.
+pub(crate) const PEERS: [(&str, &str); 2] = [("tcplife", "libbpf-tools"), ("bpftrace", "bpftrace")];
+
 /// Installs the packages of those `programs` that are missing.
 pub(crate) fn install(programs: &[(&str, &str)]) -> Result<()> {
     let missing = programs.iter().filter(|(program, _)| !sh::is_installed(program));
@@ -29,20 +32,20 @@ pub(crate) fn install(programs: &[(&str, &str)]) -> Result<()> {
     packages.sort_unstable();
     packages.dedup();
     if packages.is_empty() {
-        println!("{} programs, all installed", programs.len());
+        eprintln!("{} programs, all installed", programs.len());
         return Ok(());
     }
     let wanted = packages.join(" ");
     if !sh::is_root()? || !sh::is_installed("apt-get") {
         bail!("missing, and only root installs them with apt-get: {wanted}");
     }
-    println!("missing, to be installed: {wanted}");
+    eprintln!("missing, to be installed: {wanted}");
     let apt_get = || {
         let mut command = Command::new("apt-get");
         command.env("DEBIAN_FRONTEND", "noninteractive").arg("--quiet");
         command
     };
-    sh::run(apt_get().arg("update"))?;
+    sh::output(apt_get().arg("update"))?;
     let install = ["install", "--yes", "--no-install-recommends"];
-    sh::run(apt_get().args(install).args(&packages))
+    sh::output(apt_get().args(install).args(&packages)).map(drop)
 }

@@ -59,7 +59,8 @@ pub(crate) fn run_matrix(arguments: &Arguments) -> Result<Report> {
     let kernels = "the kernels are in xtask/src/vm/matrix.rs";
     ensure!(!rows.is_empty(), "no machine of that kernel and tier: {kernels}");
     let root = sh::root()?;
-    let files = build(&root)?;
+    let what = ["test", "--no-run", "--test", "kernel"];
+    let files = build(&root, &what, ["kernel", "backlogd"])?;
     let machines = Machines::prepare(&root, &files)?;
     let report = machines.run(&rows, arguments.machines)?;
     println!("\n{report}");
@@ -78,20 +79,25 @@ impl Arguments {
     }
 }
 
-/// Builds the static test program and the static binary; their paths.
-fn build(root: &Path) -> Result<[PathBuf; 2]> {
+/// Builds static programs of the agent's package; their paths, in the order of `names`.
+pub(crate) fn build<const N: usize>(
+    root: &Path,
+    what: &[&str],
+    names: [&str; N],
+) -> Result<[PathBuf; N]> {
     tools::rustup_add("target", TARGET)?;
     let mut cargo = tools::cargo();
-    cargo.current_dir(root).args(["test", "--locked", "--no-run", "--profile", "vm"]);
-    cargo.args(["--package", "backlogd", "--test", "kernel", "--target", TARGET, "--target-dir"]);
+    cargo.current_dir(root).args(what).args(["--locked", "--profile", "vm"]);
+    cargo.args(["--package", "backlogd", "--target", TARGET, "--target-dir"]);
     cargo.arg(root.join("target")).arg("--message-format=json-render-diagnostics");
-    println!("$ {}", sh::show(&cargo));
+    eprintln!("$ {}", sh::show(&cargo));
     let text = sh::output(&mut cargo)?;
-    let built = |name: &str| {
-        let path = text.lines().find_map(|line| executable(line, name));
-        path.with_context(|| format!("cargo built no {name}"))
-    };
-    Ok([built("kernel")?, built("backlogd")?])
+    let mut paths = [const { PathBuf::new() }; N];
+    for (path, name) in paths.iter_mut().zip(names) {
+        let built = text.lines().find_map(|line| executable(line, name));
+        *path = built.with_context(|| format!("cargo built no {name}"))?;
+    }
+    Ok(paths)
 }
 
 /// The path in cargo's message about the executable `name`.

@@ -6,12 +6,13 @@ use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStderr, ChildStdout, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::raw;
 
@@ -26,16 +27,52 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct Running(Child);
 
 impl Running {
+    /// Any program.
+    pub(crate) fn start(command: &mut Command) -> Result<Self> {
+        let program = command.get_program().to_owned();
+        Ok(Self(command.spawn().with_context(|| format!("cannot start {program:?}"))?))
+    }
+
     /// Another part of this program, once it has said that it is ready.
     pub(crate) fn part(words: &[&str]) -> Result<Self> {
-        let mut child =
-            part(words)?.stdin(Stdio::piped()).spawn().context("cannot start a part")?;
-        let out = child.stdout.take().context("no pipe")?;
-        let running = Self(child);
+        Ok(Self::talking_part(words)?.0)
+    }
+
+    /// The same, and what it says from then on.
+    pub(crate) fn talking_part(words: &[&str]) -> Result<(Self, BufReader<ChildStdout>)> {
+        let mut running = Self::start(part(words)?.stdin(Stdio::piped()))?;
+        let mut out = BufReader::new(running.0.stdout.take().context("no pipe")?);
         let mut line = String::new();
-        BufReader::new(out).read_line(&mut line)?;
+        out.read_line(&mut line)?;
         ensure!(line == "ready\n", "bench {words:?} did not get ready");
-        Ok(running)
+        Ok((running, out))
+    }
+
+    /// Writes a line to a part.
+    pub(crate) fn tell(&mut self, line: &str) -> Result<()> {
+        let stdin = self.0.stdin.as_mut().context("no pipe")?;
+        Ok(writeln!(stdin, "{line}")?)
+    }
+
+    /// Its standard error, where that is a pipe.
+    pub(crate) fn errors(&mut self) -> Result<ChildStderr> {
+        self.0.stderr.take().context("no pipe")
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    pub(crate) fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.0.try_wait()?.is_some())
+    }
+
+    /// Tells it to end, as a person would, and waits until it has.
+    pub(crate) fn interrupt(&mut self) -> Result<()> {
+        kill_process(Pid::from_child(&self.0), Signal::INT)?;
+        let status = self.0.wait()?;
+        ensure!(status.success(), "{status}");
+        Ok(())
     }
 
     /// A server, once it answers 200 on `path`.
@@ -47,9 +84,7 @@ impl Running {
     ) -> Result<Self> {
         let mut command = Command::new(program);
         command.args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let spawned =
-            command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
-        let mut running = Self(spawned);
+        let mut running = Self::start(&mut command)?;
         let start = Instant::now();
         while let Err(err) = get(addr, path, Coding::Plain) {
             if let Some(status) = running.0.try_wait()? {
@@ -63,10 +98,16 @@ impl Running {
         Ok(running)
     }
 
-    /// `backlogd run`, after its first sample.
+    /// `backlogd run` at its default setting, after its first sample.
     pub(crate) fn agent(program: &Path) -> Result<Self> {
+        Self::agent_with(program, &[])
+    }
+
+    /// The same, with more words.
+    pub(crate) fn agent_with(program: &Path, more: &[&str]) -> Result<Self> {
         let listen = AGENT.to_string();
-        Self::server(program, ["run", "--listen", &listen, "--socket", ""], AGENT, "/readyz")
+        let words = ["run", "--listen", &listen, "--socket", ""];
+        Self::server(program, words.iter().chain(more), AGENT, "/readyz")
     }
 
     /// CPU time so far.

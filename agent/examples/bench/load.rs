@@ -47,19 +47,26 @@ impl Loop {
         })
     }
 
-    /// `per_second` connections for `time`, a hundredth of a second's worth at once; gives the rate
-    /// that was reached.
-    pub(crate) fn paced(&self, per_second: u32, time: Duration) -> Result<f64> {
-        let (start, mut n) = (Instant::now(), 0_u32);
-        for step in (1_u32..).map(|i| Duration::from_millis(10) * i).take_while(|&end| end <= time)
-        {
+    /// The listener's.
+    pub(crate) fn port(&self) -> u16 {
+        self.addr.port()
+    }
+
+    /// At most `per_second` connections for `time`, a hundredth of a second's worth at once; how
+    /// many there were.
+    pub(crate) fn paced(&self, per_second: u32, time: Duration) -> Result<u32> {
+        let (start, mut n) = (Instant::now(), 0);
+        for step in (1_u32..).map(|i| Duration::from_millis(10) * i) {
+            if time <= start.elapsed() {
+                break;
+            }
             for _ in 0..per_second / 100 {
                 drop(self.connect()?);
             }
             n += per_second / 100;
             thread::sleep(step.saturating_sub(start.elapsed()));
         }
-        Ok(f64::from(n) / start.elapsed().as_secs_f64())
+        Ok(n)
     }
 }
 

@@ -26,7 +26,13 @@ fn main() -> Result<()> {
         ["sample", agent, exporter] => {
             println!("{}", sample::run(Path::new(agent), Path::new(exporter))?.to_json());
         }
-        ["events", agent] => println!("{}", events::run(Path::new(agent))?.to_json()),
+        ["events", agent, scripts] => {
+            println!("{}", events::run(Path::new(agent), Path::new(scripts))?.to_json());
+        }
+        ["events-in-guest", scripts] => {
+            println!("{}", events::in_guest(Path::new(scripts))?.to_json());
+        }
+        ["client", per_second, seconds] => events::client(per_second.parse()?, seconds.parse()?)?,
         ["scrape", agent] => println!("{}", scrape::run(Path::new(agent))?.to_json()),
         ["hold", addr, pairs] => hold::connections(addr.parse()?, pairs.parse()?)?,
         ["listen", first_port, n] => hold::listeners(first_port.parse()?, n.parse()?)?,

@@ -42,6 +42,11 @@ impl Report {
         }));
     }
 
+    /// What cannot be measured here, and why.
+    pub(crate) fn absent(&mut self, what: impl Into<String>, how: impl Into<String>) {
+        self.row(what, Goal::None, f64::NAN, "", how);
+    }
+
     pub(crate) fn to_json(&self) -> Value {
         json!({ "bench": self.bench, "rows": self.rows })
     }
