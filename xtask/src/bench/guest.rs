@@ -25,8 +25,12 @@ pub(super) fn measure(root: &Path, kernel: &str) -> Result<Value> {
     sh::write(&run, RUN.as_bytes())?;
     fs::set_permissions(&run, fs::Permissions::from_mode(0o755))?;
     fs::copy(bench, folder.path().join("bench"))?;
-    let script = "connections.bt";
-    fs::copy(root.join(SCRIPTS).join(script), folder.path().join(script))?;
+    fs::create_dir_all(folder.path().join("include/sys"))?;
+    for file in ["connections.bt", "include/sys/socket.h"] {
+        let from = root.join(SCRIPTS).join(file);
+        fs::copy(&from, folder.path().join(file))
+            .with_context(|| format!("cannot copy {}", from.display()))?;
+    }
     let mut command = Command::new(root.join("xtask/vm/boot"));
     command.arg(kernel).arg(folder.path());
     command.envs([("VM_ADD", PROGRAMS), ("VM_MEM", MEMORY_MIB), ("VM_TIMEOUT", TIMEOUT)]);

@@ -4,7 +4,7 @@
 
 use std::{
     io::{Read as _, Seek as _},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -66,7 +66,7 @@ pub(crate) fn measure(report: &mut Report, scripts: &Path, plan: Plan) -> Result
     let (mut tools, mut names) = (0.0, Vec::new());
     for (name, program) in TOOLS {
         let mut command = match program.ends_with(".bt") {
-            true => bpftrace(program.into()),
+            true => bpftrace(scripts, program.as_ref()),
             false => Command::new(program),
         };
         if let Some(nanos) = row(report, name, &mut command, plan)? {
@@ -75,7 +75,7 @@ pub(crate) fn measure(report: &mut Report, scripts: &Path, plan: Plan) -> Result
         }
     }
     let name = format!("{SCRIPT} (bpftrace)");
-    let script = row(report, &name, &mut bpftrace(scripts.join(SCRIPT)), plan)?;
+    let script = row(report, &name, &mut bpftrace(scripts, SCRIPT.as_ref()), plan)?;
     Ok(Peers {
         tools,
         are_all: names.len() == TOOLS.len(),
@@ -84,9 +84,10 @@ pub(crate) fn measure(report: &mut Report, scripts: &Path, plan: Plan) -> Result
     })
 }
 
-fn bpftrace(script: PathBuf) -> Command {
+/// Runs a script: one of ours, or by its whole path.
+fn bpftrace(scripts: &Path, script: &Path) -> Command {
     let mut command = Command::new("bpftrace");
-    command.arg("-q").arg(script);
+    command.arg("-q").arg("-I").arg(scripts.join("include")).arg(scripts.join(script));
     command
 }
 

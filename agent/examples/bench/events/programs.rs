@@ -29,10 +29,8 @@ pub(crate) fn rows(report: &mut Report, plan: Plan) -> Result<Life> {
     let client = refused(&meter, followed.empty, plan)?;
     let data = data(&meter, &server, plan)?;
     drop((sources, meter));
-    let _sources = Sources::open(&Options { slots: 1, ..Options::default() })?;
-    let without_slot = Loop::new()?;
-    let meter = Meter::of(std::process::id())?;
-    let unfollowed = Life::measure(&meter, &without_slot, plan)?;
+    let unfollowed = life_with(Options { slots: 1, ..Options::default() }, plan)?;
+    let calls = life_with(Options { accept_tracepoints: true, ..Options::default() }, plan)?;
 
     whole(report, &followed, plan);
     parts(report, &followed);
@@ -53,7 +51,16 @@ pub(crate) fn rows(report: &mut Report, plan: Plan) -> Result<Life> {
         "ns",
         unfollowed.describe(),
     );
+    let what = "with --accept-tracepoints, both ends";
+    report.row(what, Goal::None, calls.nanos(), "ns", calls.describe());
     Ok(followed)
+}
+
+/// Of a listener that has no slot if there is one alone.
+fn life_with(options: Options, plan: Plan) -> Result<Life> {
+    let _takes_a_slot = Loop::new()?;
+    let _sources = Sources::open(&options)?;
+    Life::measure(&Meter::of(std::process::id())?, &Loop::new()?, plan)
 }
 
 fn whole(report: &mut Report, life: &Life, plan: Plan) {
