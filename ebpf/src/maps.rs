@@ -22,17 +22,13 @@ use backlogd_abi::{
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Tag {
-    /// Address of the listener: tells the original from the copies, never dereferenced.
-    pub(crate) owner: u64,
     /// The listener's record.
     pub(crate) holder: Holder,
     /// Which events of this socket are counted: see [`once`].
     pub(crate) done: u64,
-    /// Of a child, when it was made, in nanoseconds; 0 for one from before the programs.
-    pub(crate) born: u64,
-    /// Of a child, when accept returned it; 0 where no program of the kind that can write here saw
-    /// that.
-    pub(crate) accepted: u64,
+    /// Of a child, when it was made, in nanoseconds; once it is [`ACCEPTED`], when that was. 0 where
+    /// that was before the programs.
+    pub(crate) time: u64,
 }
 
 /// [`Tag::done`]: counted as established.
@@ -79,9 +75,9 @@ pub(crate) static TAGS: ClonedStorage<Tag> = ClonedStorage {
 pub(crate) struct Child {
     /// The listener's record.
     pub(crate) holder: Holder,
-    /// As [`Tag::born`].
+    /// When it was made, in nanoseconds; 0 for one from before the programs.
     pub(crate) born: u64,
-    /// As [`Tag::accepted`].
+    /// When accept returned it; 0 before that.
     pub(crate) accepted: u64,
 }
 

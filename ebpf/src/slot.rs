@@ -41,7 +41,9 @@ pub(crate) fn tag_of(sk: Sock) -> Option<*mut Tag> {
 #[inline(always)]
 pub(crate) fn is_original(tag: *const Tag, sk: Sock) -> bool {
     // SAFETY: a storage value.
-    unsafe { (*tag).owner == sk as u64 }
+    let slot = unsafe { (*tag).holder.slot };
+    // SAFETY: a map value; a listener that lives keeps its slot.
+    SLOTS.get_ptr(slot).is_some_and(|record| unsafe { (*record).owner == sk as u64 })
 }
 
 /// A listener's tag; in the agent's namespace it gets a slot from the free list when it has none.
@@ -67,9 +69,13 @@ fn take(sk: Sock, taker: Taker) -> Option<*mut Tag> {
     };
     let record = SLOTS.get_ptr_mut(slot)?;
     // SAFETY: a map value.
-    let generation = unsafe { (*record).generation };
+    let generation = unsafe {
+        // before anybody can see the tag
+        (*record).owner = sk as u64;
+        (*record).generation
+    };
     let holder = Holder { slot, generation };
-    let tag = Tag { owner: sk as u64, holder, done: 0, born: 0, accepted: 0 };
+    let tag = Tag { holder, done: 0, time: 0 };
     let Some(tag) = storage(sk, &tag, BPF_SK_STORAGE_GET_F_CREATE) else {
         // no memory: the next pass of the iterator tries again
         let _ = FREE.push(slot, 0);
@@ -95,7 +101,7 @@ pub(crate) fn tag_anew(sk: Sock, holder: Holder, done: u64) -> Option<*mut Tag> 
     if tag_of(sk).is_some() {
         return None;
     }
-    let tag = Tag { owner: 0, holder, done, born: 0, accepted: 0 };
+    let tag = Tag { holder, done, time: 0 };
     storage(sk, &tag, BPF_SK_STORAGE_GET_F_CREATE)
 }
 

@@ -128,6 +128,8 @@ pub struct Record {
     pub full_ack: u64,
     /// SYNs refused since the SYN queue was full.
     pub syn_queue_full: u64,
+    /// Address of the listening socket: tells it from its children, which carry a copy of its tag.
+    pub owner: u64,
     /// Connections accepted before the programs and found open.
     pub found: u32,
     /// Set by the agent: [`WATCHED`], [`SEARCHED`], and a count from [`RESET_SHIFT`] on.
@@ -267,9 +269,9 @@ pub const FAILED_CALLS: u32 = 1024;
 pub const OVERFLOW: usize = 32 << 10;
 
 const _: () = assert!(size_of::<Offsets>() == 34 * 4);
-const _: () = assert!(size_of::<Record>() == 184);
+const _: () = assert!(size_of::<Record>() == 192);
 const _: () = assert!(offset_of!(Record, high_water) == 40);
-const _: () = assert!(offset_of!(Record, addr) == 120);
-const _: () = assert!(offset_of!(Record, family) == 178);
+const _: () = assert!(offset_of!(Record, addr) == 128);
+const _: () = assert!(offset_of!(Record, family) == 186);
 const _: () = assert!(size_of::<Event>() == 96);
 const _: () = assert!(size_of::<Histogram>() == 528);

@@ -37,8 +37,9 @@ fn accepted(sk: Sock) -> Option<()> {
     let accepted_at = now();
     // SAFETY: a storage value; `once` lets one program come here.
     let (born, slot) = unsafe {
-        (*tag).accepted = accepted_at;
-        ((*tag).born, (*tag).holder.slot)
+        let born = (*tag).time;
+        (*tag).time = accepted_at;
+        (born, (*tag).holder.slot)
     };
     let record = record_of(tag)?;
     let wait = waited(record, slot, born, accepted_at);

@@ -10,8 +10,8 @@ use backlogd_abi::{
 use crate::{
     hooks::state::bury,
     maps::{
-        CHILDREN, CLOSED, DURATIONS, ESTABLISHED, THROWN_AWAY, Tag, cell, count, is_done, now,
-        observe, once,
+        ACCEPTED, CHILDREN, CLOSED, DURATIONS, ESTABLISHED, THROWN_AWAY, Tag, cell, count, is_done,
+        now, observe, once,
     },
     slot::{is_original, record_of, tag_of},
     sock::Sock,
@@ -64,7 +64,8 @@ fn forget(sk: Sock) -> u64 {
 #[inline(always)]
 fn ended(sk: Sock, tag: *const Tag, record: *const Record, by_address: u64) {
     // SAFETY: a storage value.
-    let (accepted, slot) = unsafe { ((*tag).accepted.max(by_address), (*tag).holder.slot) };
+    let (time, slot) = unsafe { ((*tag).time, (*tag).holder.slot) };
+    let accepted = if is_done(tag, ACCEPTED) { time } else { by_address };
     let mut span = UNKNOWN;
     if accepted != 0 {
         span = now().saturating_sub(accepted);

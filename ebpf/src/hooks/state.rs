@@ -60,14 +60,14 @@ fn born(sk: Sock) -> Option<()> {
     let tag = tag_of(sk)?;
     // SAFETY: a storage value of a child that nobody else knows so far.
     let holder = unsafe {
-        if (*tag).born != 0 {
+        if (*tag).time != 0 {
             return None;
         }
-        (*tag).born = now();
+        (*tag).time = now();
         (*tag).holder
     };
     // SAFETY: as above.
-    know_by_address(sk, holder, unsafe { (*tag).born });
+    know_by_address(sk, holder, unsafe { (*tag).time });
     Some(())
 }
 
@@ -96,8 +96,8 @@ fn established(sk: Sock, copy: Copy) -> Option<()> {
         count_cell(cell::SECOND_COPY);
     }
     learn_port(record, sk);
-    // SAFETY: a storage value and a map value.
-    let (owner, is_gone) = unsafe { ((*tag).owner, (*record).flags & DESTROYED != 0) };
+    // SAFETY: a map value.
+    let (owner, is_gone) = unsafe { ((*record).owner, (*record).flags & DESTROYED != 0) };
     if probe::is_allowed()
         && !is_gone
         // after the count, so that the difference never runs ahead
