@@ -31,7 +31,7 @@ pub(crate) use self::report::Report;
 /// Host programs that the tests run in the guest.
 const PROGRAMS: &str = "ss ip setpriv";
 /// For a whole machine, in seconds.
-const TIMEOUT: &str = "900";
+const TIMEOUT: &str = "1500";
 
 /// The flags of the verb.
 #[derive(clap::Args)]
@@ -162,7 +162,7 @@ impl Machines {
         let status = Command::new(&self.boot)
             .args([row.kernel.as_ref(), self.folder.path()])
             .args(row.arguments())
-            .envs([("VM_ADD", PROGRAMS), ("VM_TIMEOUT", TIMEOUT), ("VM_CPUS", row.processors())])
+            .envs([("VM_ADD", PROGRAMS), ("VM_TIMEOUT", TIMEOUT)])
             .env("VM_APPEND", row.kernel_arguments())
             .stdin(Stdio::null())
             .stderr(file.try_clone()?)

@@ -109,7 +109,10 @@ fn check_full_at_the_last_ack(abort_on_overflow: bool) {
         let twice = counters.drops.map(|drops| 20 + 2 * drops);
         let deferred = seen.count("TCPDeferAcceptDrop");
         assert!(20 * servers.len() <= deferred, "{deferred} deferred");
-        assert_eq!(counters.socket_drops, twice, "{addr}");
+        // without that hook only the sum over listeners is exact
+        if watched.agent().serves("ack_drop") {
+            assert_eq!(counters.socket_drops, twice, "{addr}");
+        }
     }
 }
 

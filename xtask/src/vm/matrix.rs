@@ -23,10 +23,6 @@ pub(super) enum Guest {
     NoBtf,
     /// `lockdown=confidentiality`: no kprobe, no `bpf_probe_read_kernel`.
     Lockdown,
-    /// One processor. With two emulated ones a guest of QEMU 7.2 can panic in text that another
-    /// processor has just patched (`int3`, a call to 0): seen on 6.1 and 6.12 when fentry programs
-    /// come and go under load, with one processor never.
-    OneCpu,
 }
 
 /// Tests by parts of their names.
@@ -55,19 +51,16 @@ pub(super) struct Row {
 
 /// What works without programs.
 const SAMPLED: Tests = Tests::Only(&["sampled::"]);
-/// Nearly all: those left out are the server process of others, and daemons that are killed.
-const ALL: Tests = Tests::AllBut(&["serves_standard_input", "killed::"]);
+/// All that tests; the one left out is the server process of others.
+const ALL: Tests = Tests::AllBut(&["serves_standard_input"]);
 /// What depends on hooks that are tried, tier by tier.
 const HOOKS: Tests = Tests::Only(&["burst::", "failures::", "overflow::", "reasons::", "waits::"]);
 /// What depends on the tracepoints, which every kernel has, and on drops without hooks.
 const TRACEPOINTS: Tests = Tests::Only(&["burst::", "overflow::", "reasons::"]);
 /// What the tracepoints of system calls add.
 const CALLS: Tests = Tests::Only(&["failures::", "waits::"]);
-/// Programs that are attached and detached again and again under load.
-const KILLED: Tests = Tests::Only(&["killed::"]);
-
 /// All machines. The long ones come first, so that the last to run is a short one.
-pub(super) const ROWS: [Row; 16] = [
+pub(super) const ROWS: [Row; 15] = [
     row("6.12", Tier::Fentry, ALL),
     row("6.1", Tier::Fentry, HOOKS),
     row("6.1", Tier::Kprobe, HOOKS),
@@ -81,7 +74,6 @@ pub(super) const ROWS: [Row; 16] = [
     Row { presence: Presence::WhereItCanBeHad, ..row("7.2", Tier::Tracepoint, TRACEPOINTS) },
     Row { guest: Guest::Lockdown, ..row("6.1", Tier::Auto, TRACEPOINTS) },
     Row { guest: Guest::Lockdown, ..row("6.12", Tier::Auto, TRACEPOINTS) },
-    Row { guest: Guest::OneCpu, ..row("6.12", Tier::Fentry, KILLED) },
     // socket storage in tracing programs: bpf_sk_storage_tracing_allowed, net/core/bpf_sk_storage.c, 5.11
     row("5.10", Tier::Sampled, SAMPLED),
     Row { guest: Guest::NoBtf, ..row("6.12", Tier::Auto, SAMPLED) },
@@ -115,16 +107,8 @@ impl Row {
     /// Words for the kernel's command line.
     pub(super) fn kernel_arguments(&self) -> &'static str {
         match self.guest {
-            Guest::Ordinary | Guest::NoBtf | Guest::OneCpu => "",
+            Guest::Ordinary | Guest::NoBtf => "",
             Guest::Lockdown => "lockdown=confidentiality",
-        }
-    }
-
-    /// How many processors it has.
-    pub(super) fn processors(&self) -> &'static str {
-        match self.guest {
-            Guest::Ordinary | Guest::NoBtf | Guest::Lockdown => "2",
-            Guest::OneCpu => "1",
         }
     }
 
@@ -132,7 +116,7 @@ impl Row {
     pub(super) fn name(&self) -> String {
         match self.guest {
             Guest::Ordinary => format!("{}-{}", self.kernel, self.tier),
-            Guest::NoBtf | Guest::Lockdown | Guest::OneCpu => {
+            Guest::NoBtf | Guest::Lockdown => {
                 format!("{}-{}-{}", self.kernel, self.tier, self.guest)
             }
         }
@@ -158,7 +142,6 @@ impl fmt::Display for Guest {
             Self::Ordinary => "",
             Self::NoBtf => "no-btf",
             Self::Lockdown => "lockdown",
-            Self::OneCpu => "one-cpu",
         })
     }
 }
