@@ -142,8 +142,11 @@ fn check_full_syn_queue() {
     assert_eq!((seen.count("TCPReqQFullDrop"), seen.count("ListenOverflows")), (drops, 0));
     watched.check(&snapshot, Reasons { syn_queue_full: drops, ..Reasons::default() });
     watched.check_syns(&snapshot, &seen);
-    for addr in servers.addrs() {
-        assert_eq!(find(&snapshot, addr).counters.drops, Ok(seen.at(addr).drops - 5), "{addr}");
+    // without that hook only the sum over listeners is exact: `sk_drops` counts deferred ACKs, too
+    if watched.agent().serves("syn_drop") {
+        for addr in servers.addrs() {
+            assert_eq!(find(&snapshot, addr).counters.drops, Ok(seen.at(addr).drops - 5), "{addr}");
+        }
     }
     drop((held, refused));
 }
