@@ -89,11 +89,14 @@ fn measure(root: &Path, bench: Bench) -> Result<Value> {
     Ok(document)
 }
 
-/// `program` in a network namespace with loopback alone; it and its children end in time.
+/// `program` in a network namespace with loopback alone, where it and nobody else sees tracefs, which
+/// bpftrace needs; it and its children end in time.
 fn in_own_namespace(program: &Path) -> Command {
+    const PREPARE: &str = "ip link set lo up && \
+                           mount -t tracefs tracefs /sys/kernel/tracing && exec \"$0\" \"$@\"";
     let mut command = Command::new("timeout");
-    command.args(["--kill-after=5", &SECONDS_AT_MOST.to_string(), "unshare", "--net"]);
-    command.args(["sh", "-c", "ip link set lo up && exec \"$0\" \"$@\""]).arg(program);
+    command.args(["--kill-after=5", &SECONDS_AT_MOST.to_string(), "unshare", "--net", "--mount"]);
+    command.args(["sh", "-c", PREPARE]).arg(program);
     command
 }
 
