@@ -36,6 +36,14 @@ pub(super) enum AskError {
     TooLarge,
 }
 
+impl AskError {
+    /// Whether no daemon runs, as opposed to one that does not answer us.
+    pub(super) fn is_nobody(&self) -> bool {
+        let Self::Connect(err) = self else { return false };
+        matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+    }
+}
+
 /// The body of the answer to `GET target`.
 pub(super) fn get(socket: &Path, target: &str) -> Result<Vec<u8>, AskError> {
     let end = Instant::now() + PATIENCE;

@@ -1,6 +1,6 @@
 //! Where the reading verbs get their data: the daemon on this host, or samples of our own.
 
-use std::{io, path::Path, thread, time::Duration};
+use std::{path::Path, thread, time::Duration};
 
 use anyhow::{Context as _, ensure};
 
@@ -111,12 +111,6 @@ fn ask(socket: &Path) -> anyhow::Result<Listeners> {
     Ok(listeners)
 }
 
-/// Whether no daemon runs, as opposed to one that does not answer us.
 fn is_nobody(err: &anyhow::Error) -> bool {
-    match err.downcast_ref() {
-        Some(AskError::Connect(err)) => {
-            matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
-        }
-        _ => false,
-    }
+    err.downcast_ref().is_some_and(AskError::is_nobody)
 }

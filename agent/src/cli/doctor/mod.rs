@@ -5,7 +5,7 @@ mod need;
 pub mod report;
 mod text;
 
-use std::{collections::BTreeMap, io, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
 use clap::Args;
 
@@ -13,7 +13,7 @@ use self::report::{Daemon, Report, Verdict};
 use super::{
     Exit,
     flags::Flags,
-    http::{self, AskError},
+    http,
     out::{self, Color, Format, Terminal},
 };
 use crate::{
@@ -96,14 +96,10 @@ fn ask(socket: Option<&Path>) -> Daemon {
     };
     let why = match http::get(path, "/healthz") {
         Ok(_) => None,
-        Err(AskError::Connect(err)) if is_nobody(&err) => Some("nobody listens there".to_owned()),
+        Err(err) if err.is_nobody() => Some("nobody listens there".to_owned()),
         Err(err) => Some(error::chain(&err)),
     };
     Daemon { socket: Some(path.display().to_string()), answers: why.is_none(), why }
-}
-
-fn is_nobody(err: &io::Error) -> bool {
-    matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }
 
 #[cfg(test)]
