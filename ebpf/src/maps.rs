@@ -143,12 +143,18 @@ pub(crate) static CELLS: Array<u64> = Array::with_max_entries(cell::COUNT, BPF_F
 pub(crate) static FILLING: Array<[u8; OVERFLOW]> = Array::with_max_entries(1, 0);
 
 /// Adds one to a counter in a map value; what it was before.
+#[inline(always)]
+pub(crate) fn count(counter: *mut u64) -> u64 {
+    add(counter, 1)
+}
+
+/// Adds `n` to a counter in a map value; what it was before.
 ///
 /// Never Relaxed: with it LLVM 22 emits an add without a result and hands the operand back as one.
 #[inline(always)]
-pub(crate) fn count(counter: *mut u64) -> u64 {
+pub(crate) fn add(counter: *mut u64, n: u64) -> u64 {
     // SAFETY: `counter` lies in a map value, aligned.
-    unsafe { atomic_xadd::<u64, u64, { SeqCst }>(counter, 1) }
+    unsafe { atomic_xadd::<u64, u64, { SeqCst }>(counter, n) }
 }
 
 /// `CLOCK_MONOTONIC`, in nanoseconds.

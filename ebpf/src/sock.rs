@@ -1,6 +1,7 @@
 //! Reads of kernel structures, by plain dereference of pointers that the verifier knows: a load
 //! that cannot fault, and no `bpf_probe_read_kernel`, which lockdown refuses.
 
+use aya_ebpf::helpers::generated;
 use backlogd_abi::Offsets;
 
 /// A pointer that the verifier knows to be a `struct sock`.
@@ -35,6 +36,7 @@ pub(crate) static OFFSETS: Offsets = Offsets {
     err: 0,
     socket: 0,
     qlen: 0,
+    fast_open: 0,
     peer_port: 0,
     peer4: 0,
     peer6: 0,
@@ -184,6 +186,14 @@ pub(crate) fn error(sk: Sock) -> i32 {
 #[inline(always)]
 pub(crate) fn has_file(sk: Sock) -> bool {
     !field!(sk, socket, *const u8).is_null()
+}
+
+/// Whether it is a child of TCP Fast Open whose handshake is not complete.
+#[inline(always)]
+pub(crate) fn is_fast_open(sk: Sock) -> bool {
+    // SAFETY: the verifier checks `sk`; the helper looks at what it is.
+    let tcp = unsafe { generated::bpf_skc_to_tcp_sock(sk.cast_mut().cast()) }.cast::<u8>();
+    !tcp.is_null() && field!(tcp, fast_open, u64) != 0
 }
 
 /// Request socks in the SYN queue; `sk` must be a `struct tcp_sock`.

@@ -1,7 +1,7 @@
 //! A network namespace for each test, and waiting for what happens in it.
 
 use std::{
-    fs,
+    env, fs,
     os::unix::fs::MetadataExt as _,
     panic,
     process::Command,
@@ -22,7 +22,8 @@ use crate::tier::needs_tracefs;
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Runs `test` on a thread in a fresh network namespace whose loopback is up. What the test starts,
-/// threads and processes, lives there too.
+/// threads and processes, lives there too. With `BACKLOGD_TEST_INTERRUPTS` set, all its packets
+/// arrive by interrupt.
 pub(crate) fn in_own_netns(test: impl FnOnce() + Send) {
     let run = || {
         unshare(UnshareFlags::NEWNET);
@@ -31,6 +32,9 @@ pub(crate) fn in_own_netns(test: impl FnOnce() + Send) {
             mount_tracing();
         }
         allow_many_files();
+        if env::var_os("BACKLOGD_TEST_INTERRUPTS").is_some() {
+            packets_by_interrupt();
+        }
         test();
     };
     if let Err(panic) = thread::scope(|scope| scope.spawn(run).join()) {
@@ -98,7 +102,8 @@ pub(crate) fn wait_for(what: &str, mut happened: impl FnMut() -> bool) {
     }
 }
 
-fn run(program: &str, arguments: &[&str]) {
+/// Runs a program to its end; panics when it fails.
+pub(crate) fn run(program: &str, arguments: &[&str]) {
     let status = Command::new(program).args(arguments).status().expect(program);
     assert!(status.success(), "{program} {arguments:?}: {status}");
 }

@@ -1,11 +1,13 @@
 //! Listeners of TCP Fast Open and of Multipath TCP.
 
+use std::net::{Ipv4Addr, SocketAddrV4};
+
 use backlogd::model::snapshot::Snapshot;
 
 use crate::{
     agent::{Numbers, find},
-    clients::Clients,
-    namespace::{in_own_netns, packets_by_interrupt, set_sysctl, wait_for},
+    clients::{Clients, lone_syn},
+    namespace::{in_own_netns, packets_by_interrupt, run, set_sysctl, wait_for},
     offenders::NeverAccepts,
     truth::Seen,
     watched::{Reasons, Servers, Watched},
@@ -88,6 +90,29 @@ fn fast_open_counts_as_any_other_handshake() {
     in_own_netns(|| {
         packets_by_interrupt();
         check_fast_open();
+    });
+}
+
+/// Two children are reset while they wait for the last ACK, of two more it never comes.
+#[test]
+#[ignore = "kernel: needs root"]
+fn fast_open_counts_children_that_end_before_the_last_ack() {
+    in_own_netns(|| {
+        const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+        set_sysctl("ipv4/tcp_fastopen", FAST_OPEN);
+        run("ip", &["route", "add", &ELSEWHERE.to_string(), "dev", "lo"]);
+        let mut watched = Watched::start();
+        let server = NeverAccepts::listen("127.0.0.1:0", 9);
+        let to = SocketAddrV4::new(Ipv4Addr::LOCALHOST, server.addr.port());
+        for (from, port) in [Ipv4Addr::LOCALHOST, ELSEWHERE].into_iter().zip([1000, 2000]) {
+            lone_syn(SocketAddrV4::new(from, port), to);
+            lone_syn(SocketAddrV4::new(from, port + 1), to);
+        }
+        wait_for("children", || watched.count("TCPFastOpenPassive") == 4);
+        drop(server.accept(4));
+        let expected = Numbers { established: 4, accepted: 4, reset: 2, ..Numbers::default() };
+        watched.agent().check(server.addr, expected);
+        watched.agent().check_all_closed(server.addr, 4);
     });
 }
 

@@ -44,6 +44,8 @@ pub struct Offsets {
     pub socket: u32,
     /// `tcp_sock.inet_conn.icsk_accept_queue.qlen`: the SYN-queue length
     pub qlen: u32,
+    /// `tcp_sock.fastopen_rsk`: set while the handshake of a child of Fast Open is not complete
+    pub fast_open: u32,
     /// `sock.__sk_common.skc_dport`: the peer's port, byte order of the wire
     pub peer_port: u32,
     /// `sock.__sk_common.skc_daddr`: the peer's IPv4 address
@@ -99,11 +101,12 @@ pub const ABSENT: u32 = u32::MAX;
 pub struct Record {
     /// The socket's cookie. 0: the slot is not in use. Written last.
     pub cookie: u64,
-    /// Children that went from SYN_RECV to ESTABLISHED.
+    /// Children that went from SYN_RECV to ESTABLISHED, or ended before that.
     pub established: u64,
     /// Children destroyed, of those counted in `established`.
     pub closed: u64,
-    /// Children that were queued when the listener left LISTEN: the kernel throws them away.
+    /// Children that were queued when the listener left LISTEN, or came after that: the kernel
+    /// throws them away.
     pub discarded: u64,
     /// Children that were reset while nobody had accepted them.
     pub resets: u64,
@@ -268,7 +271,7 @@ pub const FAILED_CALLS: u32 = 1024;
 /// kernel/bpf/bpf_iter.c): writing this much ends the iteration.
 pub const OVERFLOW: usize = 32 << 10;
 
-const _: () = assert!(size_of::<Offsets>() == 34 * 4);
+const _: () = assert!(size_of::<Offsets>() == 35 * 4);
 const _: () = assert!(size_of::<Record>() == 192);
 const _: () = assert!(offset_of!(Record, high_water) == 40);
 const _: () = assert!(offset_of!(Record, addr) == 128);

@@ -9,12 +9,12 @@ use aya_ebpf::{
     programs::{FEntryContext, ProbeContext, TracePointContext},
 };
 use backlogd_abi::{
-    ACCEPT, Record,
+    Record,
     event::{UNKNOWN, kind},
 };
 
 use crate::{
-    hooks::failure::failed,
+    hooks::failure::failed_accept,
     maps::{ACCEPTED, CHILDREN, WAITS, count, now, observe, once},
     probe::{self, Address},
     slot::{held, record_of, tag_of},
@@ -110,5 +110,5 @@ fn exited(returned: i64) -> Option<()> {
         return accepted_by_address(probe::socket_of(returned as u64)?);
     }
     let listener = probe::socket_of(probe::first_argument()?)?;
-    failed(ACCEPT, -returned as u32, listener)
+    failed_accept(-returned as u32, listener)
 }

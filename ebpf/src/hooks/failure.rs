@@ -36,7 +36,7 @@ fn accept_error(ctx: FExitContext) -> i32 {
     if returned < 0 {
         let fd: i32 = ctx.arg(0);
         let listener = if probe::is_allowed() { probe::socket_of(fd as u64) } else { None };
-        failed(ACCEPT, -returned as u32, listener.unwrap_or(0));
+        failed_accept(-returned as u32, listener.unwrap_or(0));
     }
     0
 }
@@ -49,27 +49,26 @@ fn accept_error_uring(ctx: FExitContext) -> i32 {
     let returned: i32 = ctx.arg(2);
     let result = if returned == 0 { field!(request, io_result, i32) } else { returned };
     if result < 0 && -result as u32 != EAGAIN {
-        let file = if probe::is_allowed() { field!(request, io_file, u64) } else { 0 };
-        failed(ACCEPT, -result as u32, probe_file(file).unwrap_or(0));
+        let listener = if probe::is_allowed() {
+            probe::socket_of_file(field!(request, io_file, u64))
+        } else {
+            None
+        };
+        failed_accept(-result as u32, listener.unwrap_or(0));
     }
     0
 }
 
-#[inline(always)]
-fn probe_file(file: u64) -> Option<Address> {
-    if probe::is_allowed() { probe::socket_of_file(file) } else { None }
-}
-
 /// Counts a failed accept of the listening socket at `sk`; 0 where it cannot be told.
 #[inline(always)]
-pub(crate) fn failed(call: u32, errno: u32, sk: Address) -> Option<()> {
+pub(crate) fn failed_accept(errno: u32, sk: Address) -> Option<()> {
     if LAST < errno || matches!(errno, EINTR | EBADF | ENOTSOCK) {
         return None;
     }
     if probe::is_allowed() && !probe::is_tcp(sk) {
         return None;
     }
-    count_failed(call, errno);
+    count_failed(ACCEPT, errno);
     if errno == EAGAIN {
         return None;
     }
@@ -116,20 +115,21 @@ fn connect(ctx: FExitContext) -> i32 {
 
 #[kretprobe]
 fn connect_v4_kprobe(ctx: RetProbeContext) -> u32 {
-    let returned: i32 = ctx.ret();
-    if returned < 0 {
-        refused(-returned as u32, 0);
-    }
+    connect_returned(ctx.ret());
     0
 }
 
 #[kretprobe]
 fn connect_v6_kprobe(ctx: RetProbeContext) -> u32 {
-    let returned: i32 = ctx.ret();
+    connect_returned(ctx.ret());
+    0
+}
+
+#[inline(always)]
+fn connect_returned(returned: i32) {
     if returned < 0 {
         refused(-returned as u32, 0);
     }
-    0
 }
 
 #[tracepoint]
@@ -149,7 +149,8 @@ fn exit_connect_failed(errno: u32) -> Option<()> {
     Some(())
 }
 
-/// Counts a failed connect; what says only that it is under way or done is no failure. `sockaddr` is the address of where to, 0 where it is not known.
+/// Counts a failed connect; what says only that it is under way or done is no failure. `sockaddr` is
+/// the address of where to, 0 where it is not known.
 #[inline(always)]
 fn refused(errno: u32, sockaddr: Address) {
     if LAST < errno || matches!(errno, EINTR | EBADF | EISCONN | EALREADY | EINPROGRESS) {

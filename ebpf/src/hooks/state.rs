@@ -12,7 +12,7 @@ use backlogd_abi::{DESTROYED, Holder, LENGTH_BITS, Record, WATCHED, cell, event:
 use crate::{
     maps::{
         self, CHILDREN, Child, DISCARDED, ESTABLISHED, LISTENED, LISTENERS, RESET, THROWN_AWAY,
-        count, count_cell, now, once, raise,
+        add, count, count_cell, now, once, raise,
     },
     probe::{self, at},
     slot::{self, Taker, record_of, tag_of},
@@ -45,6 +45,7 @@ fn changed(ctx: &BtfTracePointContext, copy: Copy) -> Option<()> {
     match (old, new) {
         (TCP_LISTEN, TCP_SYN_RECV) => born(sk)?,
         (TCP_SYN_RECV, TCP_ESTABLISHED) => established(sk, copy)?,
+        (TCP_SYN_RECV, _) => unfinished(sk)?,
         (_, TCP_LISTEN) if sock::is_tcp(sk) => _ = listen(sk)?,
         (TCP_LISTEN, TCP_CLOSE) => stop(sk)?,
         (TCP_ESTABLISHED | TCP_CLOSE_WAIT, TCP_CLOSE) => reset(sk)?,
@@ -109,6 +110,30 @@ fn established(sk: Sock, copy: Copy) -> Option<()> {
     Some(())
 }
 
+/// A child ends before it is established; PassiveOpens has it (`tcp_create_openreq_child`,
+/// net/ipv4/tcp_minisocks.c). Either it is one of Fast Open, which was queued at the SYN and is
+/// closed, reset or thrown away before the last ACK. Or its listener has left LISTEN meanwhile, and
+/// the kernel forgets it (`inet_child_forget`, net/ipv4/inet_connection_sock.c): it was not in the
+/// queue that [`stop`] counted.
+#[inline(always)]
+fn unfinished(sk: Sock) -> Option<()> {
+    let tag = tag_of(sk)?;
+    if !once(tag, ESTABLISHED) {
+        return None;
+    }
+    let record = record_of(tag)?;
+    // of one that is reset `fastopen_rsk` is gone already (`tcp_check_req`)
+    let is_forgotten = !sock::has_file(sk) && sock::error(sk) == 0 && !sock::is_fast_open(sk);
+    if is_forgotten {
+        // first, so that the difference of the two never runs ahead
+        // SAFETY: a map value.
+        count(unsafe { &raw mut (*record).discarded });
+    }
+    // SAFETY: as above.
+    count(unsafe { &raw mut (*record).established });
+    reset(sk)
+}
+
 /// Notes the queue's length after an enqueue, and how many were established before it was read.
 #[inline(always)]
 pub(crate) fn note_length(record: *mut Record, established: u64, length: u64) {
@@ -150,8 +175,8 @@ fn stop(sk: Sock) -> Option<()> {
         return None;
     }
     let record = record_of(tag)?;
-    // SAFETY: a map value; nobody else adds to `discarded`.
-    unsafe { (*record).discarded += u64::from(sock::ack_backlog(sk)) };
+    // SAFETY: a map value.
+    add(unsafe { &raw mut (*record).discarded }, sock::ack_backlog(sk).into());
     learn_port(record, sk);
     tell(kind::UNLISTEN, record, || Detail::TASK);
     Some(())

@@ -27,6 +27,7 @@ pub(super) fn offsets(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
         err: btf.offset("sock", "sk_err")?,
         socket: btf.offset("sock", "sk_socket")?,
         qlen: btf.offset("tcp_sock", "inet_conn.icsk_accept_queue.qlen")?,
+        fast_open: btf.offset("tcp_sock", "fastopen_rsk")?,
         peer_port: btf.offset("sock", "__sk_common.skc_dport")?,
         peer4: btf.offset("sock", "__sk_common.skc_daddr")?,
         peer6: btf.offset("sock", "__sk_common.skc_v6_daddr")?,
