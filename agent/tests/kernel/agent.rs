@@ -41,6 +41,9 @@ pub(crate) struct Numbers {
     pub(crate) length: u64,
 }
 
+/// Longer than it takes until what no program saw is called lost.
+const LOSS_IS_PUBLISHED: Duration = Duration::from_secs(3);
+
 /// As in production, but for the sake of the retention tests.
 pub(crate) const SETTINGS: Settings = Settings {
     retention: Duration::from_secs(300),
@@ -121,7 +124,7 @@ impl Agent {
     }
 
     /// A look while nothing moved, and the kernel's view of the same instant; the two agree in
-    /// all that every test has in common.
+    /// all that every test has in common. What no program saw must be published in a while.
     #[track_caller]
     pub(crate) fn settled(&mut self) -> (Snapshot, Seen) {
         let start = Instant::now();
@@ -129,7 +132,9 @@ impl Agent {
             let before = self.truth.now();
             let snapshot = self.look();
             let seen = self.truth.now();
-            if before == seen {
+            let is_whole =
+                || !self.ebpf || seen.count("PassiveOpens") <= counted_and_lost(&snapshot);
+            if before == seen && (is_whole() || LOSS_IS_PUBLISHED < start.elapsed()) {
                 self.agree(&snapshot, &seen);
                 return (snapshot, seen);
             }
@@ -163,15 +168,22 @@ impl Agent {
         if !self.ebpf {
             return;
         }
-        let lost = own_lost(snapshot).unwrap_or(0);
-        let established = sum(snapshot, |listener| listener.counters.established);
-        assert_eq!(established + lost, seen.count("PassiveOpens"), "{established} + {lost} lost");
+        let (all, lost) = (counted_and_lost(snapshot), own_lost(snapshot));
+        let (stale, missed) = (snapshot.agent.stale, &snapshot.agent.missed);
+        let passive_opens = seen.count("PassiveOpens");
+        assert_eq!(all, passive_opens, "{lost:?} lost; stale {stale:?}, missed {missed:?}");
         for listener in own(snapshot) {
             let n = Numbers::of(listener);
             let gone = n.accepted + n.listener_closed;
             assert_eq!(n.established, gone + n.length, "identity of {:?}: {n:?}", listener.key);
         }
     }
+}
+
+/// Handshakes that were counted for a listener, and those that no program saw.
+fn counted_and_lost(snapshot: &Snapshot) -> u64 {
+    let established = sum(snapshot, |listener| listener.counters.established);
+    established + own_lost(snapshot).unwrap_or(0)
 }
 
 /// The sockets, their lengths, limits and `sk_drops` are those of `ss`.
@@ -230,6 +242,15 @@ pub(crate) fn own_lost(snapshot: &Snapshot) -> Known<u64> {
     let netns = own_netns();
     let own = snapshot.namespaces.iter().find(|namespace| namespace.netns == netns);
     own.map_or(Err(Absent::Unreadable), |namespace| namespace.lost_in_kernel)
+}
+
+/// As [`own_lost`], where packets do not arrive by interrupt: some kernels lose one now and then.
+#[track_caller]
+pub(crate) fn own_few_lost(snapshot: &Snapshot) -> u64 {
+    let lost = own_lost(snapshot).unwrap_or(0);
+    let all = counted_and_lost(snapshot);
+    assert!(lost <= all.div_ceil(5_000), "{lost} of {all} lost");
+    lost
 }
 
 /// The listener of this namespace on `addr`, if the snapshot has it.

@@ -33,7 +33,8 @@ fn five_hundred_at_once_are_counted_like_the_kernel_and_the_server_count_them() 
         let listener = find(&snapshot, addr);
         let expected = Numbers { established: 500, accepted: 500, drops, ..Numbers::default() };
         assert_eq!(Numbers::of(listener), expected);
-        assert_eq!(listener.length_max, Ok(201));
+        // one more where two CPUs work on last ACKs at once
+        assert!(matches!(listener.length_max, Ok(201..=202)), "{:?}", listener.length_max);
         assert_eq!(seen.count("PassiveOpens"), 500);
         agent.check_all_closed(addr, 500);
     });

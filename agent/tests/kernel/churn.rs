@@ -16,7 +16,7 @@ use backlogd::model::snapshot::Snapshot;
 use socket2::Socket;
 
 use crate::{
-    agent::{Agent, Numbers, own, own_lost},
+    agent::{Agent, Numbers, own, own_few_lost},
     clients::Clients,
     namespace::{in_own_netns, wait_for},
     offenders::NeverAccepts,
@@ -87,7 +87,7 @@ fn run(agent: &mut Agent, time: Duration, served: &mut Served) {
         move || press(&common)
     });
     while !server.is_finished() {
-        check_nothing_lost(&agent.look());
+        check_room(&agent.look());
         thread::sleep(CADENCE); // the agent's cadence
     }
     common.stop.store(true, Ordering::Relaxed);
@@ -162,12 +162,11 @@ fn press(common: &Common) {
     }
 }
 
-/// Nobody went without a slot, nothing found a map full, no handshake went unseen.
+/// Nobody went without a slot, nothing found a map full.
 #[track_caller]
-fn check_nothing_lost(snapshot: &Snapshot) {
+fn check_room(snapshot: &Snapshot) {
     assert_eq!(snapshot.agent.no_slot, Ok(0));
     assert_eq!(snapshot.agent.map_full, Ok(0));
-    assert_eq!(own_lost(snapshot).unwrap_or(0), 0);
 }
 
 /// When the last listener and the last connection are gone, the counts are those of the servers and
@@ -180,7 +179,8 @@ fn check_quiet(agent: &mut Agent, served: Served) {
     });
     // established = PassiveOpens, drops = ListenDrops, and each listener's identity
     let (snapshot, seen) = agent.settled();
-    check_nothing_lost(&snapshot);
+    check_room(&snapshot);
+    let lost = own_few_lost(&snapshot);
     let mut sum = Numbers::default();
     for listener in own(&snapshot) {
         let numbers = Numbers::of(listener);
@@ -189,8 +189,9 @@ fn check_quiet(agent: &mut Agent, served: Served) {
         sum.listener_closed += numbers.listener_closed;
         assert_eq!(listener.counters.closed, Ok(numbers.accepted), "{:?}", listener.key);
     }
-    assert_eq!(sum.accepted, served.accepted, "{served:?}");
-    assert_eq!(sum.established, seen.count("PassiveOpens"));
+    let is_right = (sum.accepted..=sum.accepted + lost).contains(&served.accepted);
+    assert!(is_right, "{served:?}, {sum:?}, {lost} lost");
+    assert_eq!(sum.established + lost, seen.count("PassiveOpens"));
     assert!(0 < sum.accepted && 0 < sum.listener_closed, "{sum:?}");
 }
 

@@ -19,7 +19,7 @@ use backlogd::{
 };
 
 use crate::{
-    agent::{Agent, find, own},
+    agent::{Agent, find, own, own_few_lost},
     clients::Clients,
     namespace::{in_own_netns, wait_for},
     offenders::{Accepts, NeverAccepts},
@@ -138,9 +138,12 @@ fn check_quiet(agent: &mut Agent, servers: &Servers, history: &mut History) {
     });
     let (snapshot, _) = agent.settled();
     history.append(&snapshot);
+    let lost = own_few_lost(&snapshot);
     for (addr, accepted) in servers.accepted() {
         let counters = find(&snapshot, addr).counters;
-        assert_eq!(counters.accepted, Ok(accepted), "{addr}: {counters:?}");
+        let counted = counters.accepted.expect("counted");
+        let is_right = (counted..=counted + lost).contains(&accepted);
+        assert!(is_right, "{addr}: {accepted} accepted, {lost} lost, {counters:?}");
     }
 }
 

@@ -69,9 +69,11 @@ fn drops_that_come_while_the_agent_looks_are_all_counted() {
         }
         refused.join().expect("clients");
         let (snapshot, seen) = agent.settled();
-        for (addr, drops) in [(a, 2 * n), (b, n), (c, 0)] {
+        for (addr, syns) in [(a, 2 * n), (b, n), (c, 0)] {
+            let drops = seen.at(addr).drops;
             assert_eq!(find(&snapshot, addr).counters.drops, Ok(drops), "{addr}");
-            assert_eq!(seen.at(addr).drops, drops, "{addr}");
+            // a client that is held up between connect and close sends a second SYN
+            assert!((syns..=syns + syns / 100).contains(&drops), "{addr}: {drops} of {syns}");
         }
         drop(held);
     });

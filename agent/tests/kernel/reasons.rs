@@ -76,10 +76,15 @@ fn check_full_at_the_last_ack(abort_on_overflow: bool) {
     let (snapshot, seen) = watched.settled();
     assert_eq!(seen.count("ListenDrops"), 0);
     watched.check(&snapshot, Reasons::default());
+    let mut deferred = 0;
     for addr in servers.addrs() {
         let listener = find(&snapshot, addr);
-        assert_eq!((listener.limit, listener.counters.socket_drops), (64, Ok(20)), "{addr}");
+        let socket_drops = listener.counters.socket_drops.expect("every kernel gives it");
+        // more where an answer takes so long that the SYN-ACK is repeated
+        assert!(listener.limit == 64 && 20 <= socket_drops, "{addr}: {socket_drops}");
+        deferred += socket_drops;
     }
+    assert_eq!(deferred, seen.count("TCPDeferAcceptDrop"));
     servers.listen_again(4);
     send(&clients);
     // 5 each; one more where two CPUs work on ACKs of the same listener
@@ -99,21 +104,24 @@ fn check_full_at_the_last_ack(abort_on_overflow: bool) {
         // nobody tries again
         assert_eq!((drops, seen.count("EmbryonicRsts")), (refused, refused));
     }
+    let mut socket_drops = 0;
     for addr in servers.addrs() {
         let listener = find(&snapshot, addr);
         assert_eq!((listener.limit, listener.length), (4, seen.at(addr).length), "{addr}");
         let counters = listener.counters;
         let expected = (Ok(listener.length), Ok(0));
         assert_eq!((counters.established, counters.accepted), expected, "{addr}");
-        // a last ACK that is refused counts twice there
-        let twice = counters.drops.map(|drops| 20 + 2 * drops);
-        let deferred = seen.count("TCPDeferAcceptDrop");
-        assert!(20 * servers.len() <= deferred, "{deferred} deferred");
+        let of_socket = counters.socket_drops.expect("every kernel gives it");
+        socket_drops += of_socket;
         // without that hook only the sum over listeners is exact
         if watched.agent().serves("ack_drop") {
-            assert_eq!(counters.socket_drops, twice, "{addr}");
+            let twice = counters.drops.map(|drops| 2 * drops);
+            let deferred = twice.map(|twice| of_socket.checked_sub(twice));
+            assert!(matches!(deferred, Ok(Some(20..=40))), "{addr}: {counters:?}");
         }
     }
+    // a last ACK that is refused counts twice there
+    assert_eq!(socket_drops, 2 * drops + seen.count("TCPDeferAcceptDrop"));
 }
 
 #[test]

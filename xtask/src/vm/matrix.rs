@@ -19,6 +19,8 @@ pub(crate) enum Tier {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Guest {
     Ordinary,
+    /// Its packets arrive by interrupt, also those of loopback.
+    Interrupts,
     /// Nothing in /sys/kernel/btf.
     NoBtf,
     /// `lockdown=confidentiality`: no kprobe, no `bpf_probe_read_kernel`.
@@ -49,6 +51,17 @@ pub(super) struct Row {
     pub(super) presence: Presence,
 }
 
+/// What else depends on events that interrupts could hide; others do both in one run.
+const EVENTS: Tests = Tests::Only(&[
+    "burst::",
+    "churn::",
+    "failures::",
+    "life::",
+    "mixed::",
+    "open::",
+    "restart::",
+    "trace::each",
+]);
 /// What works without programs.
 const SAMPLED: Tests = Tests::Only(&["sampled::"]);
 /// All that tests; the one left out is the server process of others.
@@ -60,8 +73,9 @@ const TRACEPOINTS: Tests = Tests::Only(&["burst::", "overflow::", "reasons::"]);
 /// What the tracepoints of system calls add.
 const CALLS: Tests = Tests::Only(&["failures::", "waits::"]);
 /// All machines. The long ones come first, so that the last to run is a short one.
-pub(super) const ROWS: [Row; 15] = [
+pub(super) const ROWS: [Row; 16] = [
     row("6.12", Tier::Fentry, ALL),
+    Row { guest: Guest::Interrupts, ..row("6.12", Tier::Fentry, EVENTS) },
     row("6.1", Tier::Fentry, HOOKS),
     row("6.1", Tier::Kprobe, HOOKS),
     row("6.1", Tier::Tracepoint, TRACEPOINTS),
@@ -91,8 +105,10 @@ impl Row {
         if self.tier != Tier::Auto {
             words.push(format!("BACKLOGD_TEST_TIER={}", self.tier));
         }
-        if self.guest == Guest::NoBtf {
-            words.push("HIDE_BTF=1".into());
+        match self.guest {
+            Guest::Ordinary | Guest::Lockdown => {}
+            Guest::Interrupts => words.push("BACKLOGD_TEST_INTERRUPTS=1".into()),
+            Guest::NoBtf => words.push("HIDE_BTF=1".into()),
         }
         words.push("--".into());
         match self.tests {
@@ -107,7 +123,7 @@ impl Row {
     /// Words for the kernel's command line.
     pub(super) fn kernel_arguments(&self) -> &'static str {
         match self.guest {
-            Guest::Ordinary | Guest::NoBtf => "",
+            Guest::Ordinary | Guest::Interrupts | Guest::NoBtf => "",
             Guest::Lockdown => "lockdown=confidentiality",
         }
     }
@@ -116,7 +132,7 @@ impl Row {
     pub(super) fn name(&self) -> String {
         match self.guest {
             Guest::Ordinary => format!("{}-{}", self.kernel, self.tier),
-            Guest::NoBtf | Guest::Lockdown => {
+            Guest::Interrupts | Guest::NoBtf | Guest::Lockdown => {
                 format!("{}-{}-{}", self.kernel, self.tier, self.guest)
             }
         }
@@ -140,6 +156,7 @@ impl fmt::Display for Guest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Ordinary => "",
+            Self::Interrupts => "interrupts",
             Self::NoBtf => "no-btf",
             Self::Lockdown => "lockdown",
         })

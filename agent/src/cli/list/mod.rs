@@ -81,10 +81,12 @@ impl List {
             out::note(&reader.describe());
         }
         let Some(pause) = self.watch else {
-            let listeners = self.select(reader.read()?);
+            let listeners = reader.read()?;
+            let any = !listeners.listeners.is_empty();
+            let listeners = self.select(listeners);
             out::print(&self.document(&listeners, &terminal)?)?;
             if listeners.listeners.is_empty() {
-                out::note("no such listener");
+                out::note(if any { "no such listener" } else { "no listener" });
             }
             return Ok(Exit::Fine);
         };
