@@ -7,6 +7,7 @@ use crate::{
     clients::Clients,
     namespace::{in_own_netns, wait_for},
     offenders::NeverAccepts,
+    truth::Truth,
 };
 
 /// Nothing that a connection leaves behind names the listener's port.
@@ -225,14 +226,17 @@ fn what_the_agent_finds_in_a_queue_counts_as_established() {
     in_own_netns(|| {
         let server = NeverAccepts::listen(ANY, 16);
         let before = Clients::connect(3, server.addr);
+        let truth = Truth::start();
+        wait_for("all to be queued", || truth.now().at(server.addr).length == 3);
         let mut agent = Agent::start();
         let found = Numbers { established: 3, length: 3, ..Numbers::default() };
         assert_eq!(Numbers::of(find(&agent.look(), server.addr)), found);
         let after = Clients::connect(4, server.addr);
         let taken = server.accept(5);
         let sum = Numbers { established: 7, accepted: 5, length: 2, ..Numbers::default() };
-        let snapshot = agent.look();
-        assert_eq!(Numbers::of(find(&snapshot, server.addr)), sum);
+        agent.until("all others to be queued", |snapshot| {
+            Numbers::of(find(snapshot, server.addr)) == sum
+        });
         drop((before, after, taken, server));
     });
 }
