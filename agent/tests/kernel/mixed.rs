@@ -136,10 +136,17 @@ fn check_quiet(agent: &mut Agent, servers: &Servers, history: &mut History) {
         }
         Duration::from_millis(500) < since.elapsed()
     });
-    let (snapshot, _) = agent.settled();
-    history.append(&snapshot);
+    // a client that comes back meanwhile is in one of the two only
+    let (snapshot, all_accepted) = loop {
+        let before = servers.accepted();
+        let (snapshot, _) = agent.settled();
+        history.append(&snapshot);
+        if before == servers.accepted() {
+            break (snapshot, before);
+        }
+    };
     let lost = own_few_lost(&snapshot);
-    for (addr, accepted) in servers.accepted() {
+    for (addr, accepted) in all_accepted {
         let counters = find(&snapshot, addr).counters;
         let counted = counters.accepted.expect("counted");
         let is_right = (counted..=counted + lost).contains(&accepted);
