@@ -14,7 +14,9 @@ pub struct NetnsId(pub u32);
 pub struct Cookie(pub u64);
 
 /// The inode of a socket in sockfs: `socket:[N]` in `/proc/PID/fd`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct Inode(pub u64);
 
 /// A process (thread group) in the agent's PID namespace.

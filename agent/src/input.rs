@@ -114,9 +114,9 @@ pub struct NamespaceSample {
     pub passive_opens_after: Option<u64>,
     /// The fields of `/proc/net/netstat` and `snmp` that are published, by name, read after the
     /// sockets.
-    pub netstat: Known<BTreeMap<&'static str, u64>>,
+    pub netstat: Known<Arc<BTreeMap<&'static str, u64>>>,
     /// The sysctls that explain a limit, by short name. A pair has `_low` and `_high` entries.
-    pub sysctls: BTreeMap<&'static str, i64>,
+    pub sysctls: Arc<BTreeMap<&'static str, i64>>,
 }
 
 /// A socket in state LISTEN, as sock_diag shows it.
@@ -132,8 +132,6 @@ pub struct ListenSocket {
     pub port: u16,
     /// `IPV6_V6ONLY`; false on an IPv4 socket.
     pub v6only: bool,
-    /// User that made it.
-    pub uid: u32,
     /// Connections that wait for accept(2): `idiag_rqueue` (`tcp_diag_get_info`,
     /// net/ipv4/tcp_diag.c). Range `0..=limit + 1`.
     pub length: u32,
@@ -260,8 +258,15 @@ pub struct SlotRecord {
     pub cookies: u64,
     /// Listen drops of which a hook told the reason.
     pub drops: HookedDrops,
-    /// SYN-queue length when the iterator came by in this pass; `None` when it did not.
+    /// SYN-queue length when the sweep or the iterator came by in this pass; `None` when neither
+    /// did.
     pub syn_queue: Option<u32>,
+    /// The socket as the sweep saw it in this pass, after the counters were read; `None` when it
+    /// does not listen, or no sweep came by.
+    pub live: Option<ListenSocket>,
+    /// The process that called listen(2), by its id in the first PID namespace. `None` for an
+    /// adopted one.
+    pub pid: Option<Pid>,
     /// `sk_drops` at the end; `None` while the socket lives.
     pub final_drops: Option<u32>,
     /// Whether the socket listened before the programs ran.

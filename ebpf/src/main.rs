@@ -20,6 +20,7 @@ mod hooks {
     pub(crate) mod enqueue;
     pub(crate) mod failure;
     pub(crate) mod state;
+    pub(crate) mod sweep;
     pub(crate) mod syn;
 }
 mod maps;

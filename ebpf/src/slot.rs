@@ -4,7 +4,7 @@ use core::ptr;
 
 use aya_ebpf::{
     bindings::BPF_SK_STORAGE_GET_F_CREATE,
-    helpers::{bpf_get_current_comm, generated},
+    helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, generated},
 };
 use backlogd_abi::{ADOPTED, Holder, Record, cell};
 
@@ -46,7 +46,7 @@ pub(crate) fn is_original(tag: *const Tag, sk: Sock) -> bool {
     SLOTS.get_ptr(slot).is_some_and(|record| unsafe { (*record).owner == sk as u64 })
 }
 
-/// A listener's tag; in the agent's namespace it gets a slot from the free list when it has none.
+/// A listener's tag; in a namespace that is followed it gets a slot from the free list when it has none.
 ///
 /// An accepted socket that was disconnected and made to listen still carries its copy: it stays
 /// unmeasured.
@@ -58,9 +58,16 @@ pub(crate) fn listener(sk: Sock, taker: Taker) -> Option<*mut Tag> {
     }
 }
 
+/// Whether listeners of a namespace get slots.
+#[inline(always)]
+pub(crate) fn is_followed(netns: u32) -> bool {
+    let only = cell(cell::NETNS);
+    only == 0 || only == u64::from(netns)
+}
+
 #[inline(always)]
 fn take(sk: Sock, taker: Taker) -> Option<*mut Tag> {
-    if u64::from(sock::netns(sk)) != cell(cell::NETNS) {
+    if !is_followed(sock::netns(sk)) {
         return None;
     }
     let Ok(Some(slot)) = FREE.pop() else {
@@ -121,6 +128,7 @@ fn fill(record: *mut Record, sk: Sock, taker: Taker) {
                 if let Ok(comm) = bpf_get_current_comm() {
                     (*record).comm = comm;
                 }
+                (*record).pid = (bpf_get_current_pid_tgid() >> 32) as u32;
             }
             Taker::Adopt => {
                 (*record).flags = ADOPTED;

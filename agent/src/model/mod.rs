@@ -118,7 +118,6 @@ struct Features {
 pub struct Model {
     settings: Settings,
     hooks: Arc<[Hook]>,
-    sockets: ByCookie<Socket>,
     listeners: BTreeMap<ListenerKey, Tracked>,
     namespaces: BTreeMap<NetnsId, NamespaceState>,
     durations: BTreeMap<Source, Durations>,
@@ -136,7 +135,6 @@ impl Model {
         Self {
             settings,
             hooks,
-            sockets: ByCookie::default(),
             listeners: BTreeMap::new(),
             namespaces: BTreeMap::new(),
             durations: BTreeMap::new(),
@@ -160,13 +158,12 @@ impl Model {
 
     /// Takes in one sample and shows the host as it is then.
     pub fn apply(&mut self, sample: &Sample) -> Snapshot {
-        let records: ByCookie<&SlotRecord> = match &sample.slots {
-            Ok(slots) => slots.records.iter().map(|record| (record.cookie, record)).collect(),
-            Err(_) => ByCookie::default(),
-        };
+        let records = by_namespace(sample);
         for namespace in &sample.namespaces {
-            self.see_namespace(namespace, &records, sample.at);
+            let records = records.get(&namespace.netns).map_or(&[][..], Vec::as_slice);
+            self.see_namespace(namespace, records, sample.at);
         }
+        self.see_gone(sample, &records);
         if let Ok(slots) = &sample.slots {
             self.add_durations(slots);
         }
@@ -196,49 +193,68 @@ impl Model {
     fn see_namespace(
         &mut self,
         namespace: &NamespaceSample,
-        records: &ByCookie<&SlotRecord>,
+        records: &[&SlotRecord],
         at: Monotonic,
     ) {
         let first = !self.namespaces.contains_key(&namespace.netns);
-        let tells_syn_drops =
-            self.hooks.iter().any(|hook| hook.event == "syn_drop" && hook.tier < Tier::Sampled);
         let state = self.namespaces.entry(namespace.netns).or_default();
-        let Ok(dump) = &namespace.sockets else { return };
-        let live: ByCookie<&ListenSocket> =
-            dump.iter().map(|socket| (socket.cookie, socket)).collect();
-        let ours = records.values().filter(|record| record.netns == namespace.netns);
-        for cookie in live.keys().copied().chain(ours.map(|record| record.cookie)) {
-            self.sockets.entry(cookie).or_insert_with(|| Socket::new(namespace.netns));
+        let Ok(sockets) = &namespace.sockets else { return };
+        let moved = state.listen_drops(namespace);
+        let syn_queue_full = state.syn_queue_drops(namespace);
+        let seen = Seen { sockets, records, first, moved, syn_queue_full };
+        self.see_sockets(namespace.netns, &seen, at);
+    }
+
+    /// Namespaces that are in the sample no more: nothing listens there.
+    fn see_gone(&mut self, sample: &Sample, records: &Records<'_>) {
+        let present: BTreeSet<NetnsId> = sample.namespaces.iter().map(|it| it.netns).collect();
+        let known = self.namespaces.keys().chain(records.keys()).copied();
+        let gone: BTreeSet<NetnsId> = known.filter(|netns| !present.contains(netns)).collect();
+        for netns in gone {
+            self.namespaces.entry(netns).or_default();
+            let records = records.get(&netns).map_or(&[][..], Vec::as_slice);
+            let seen =
+                Seen { sockets: &[], records, first: false, moved: Some(0), syn_queue_full: 0 };
+            self.see_sockets(netns, &seen, sample.at);
         }
-        let mut steps: Vec<(ListenerKey, Cookie, Step)> = Vec::with_capacity(self.sockets.len());
-        let known = self.sockets.iter_mut().filter(|(_, s)| s.netns == namespace.netns);
-        for (cookie, socket) in known {
+    }
+
+    fn see_sockets(&mut self, netns: NetnsId, seen: &Seen<'_>, at: Monotonic) {
+        let Some(state) = self.namespaces.get_mut(&netns) else { return };
+        let live: ByCookie<ListenSocket> =
+            seen.sockets.iter().map(|socket| (socket.cookie, *socket)).collect();
+        let records: ByCookie<SlotRecord> =
+            seen.records.iter().map(|record| (record.cookie, **record)).collect();
+        for cookie in live.keys().chain(records.keys()) {
+            state.sockets.entry(*cookie).or_insert_with(Socket::default);
+        }
+        let mut steps: Vec<(ListenerKey, Cookie, Step)> = Vec::with_capacity(state.sockets.len());
+        for (cookie, socket) in &mut state.sockets {
             let step = socket.see(Sight {
                 at,
-                live: live.get(cookie).map(|live| **live),
-                record: records.get(cookie).map(|record| **record),
-                first,
+                netns,
+                live: live.get(cookie).copied(),
+                record: records.get(cookie).copied(),
+                first: seen.first,
                 stalled_after: self.settings.stalled_after.into(),
             });
             state.handshakes += step.handshakes;
             steps.extend(socket.key.map(|key| (key, *cookie, step)));
         }
-        let moved = state.listen_drops(namespace);
         let claims: Vec<Claims> = steps.iter().map(|(.., step)| step.claims).collect();
-        let mut shares = state.allowance.share(moved.unwrap_or(0), &claims);
-        let syn_queue_full = state.syn_queue_drops(namespace);
-        if tells_syn_drops {
-            drops::name_syn_queue_full(&mut shares, syn_queue_full);
+        let mut shares = state.allowance.share(seen.moved.unwrap_or(0), &claims);
+        if self.hooks.iter().any(|hook| hook.event == "syn_drop" && hook.tier < Tier::Sampled) {
+            drops::name_syn_queue_full(&mut shares, seen.syn_queue_full);
         }
         for ((key, cookie, step), (share, unpaid)) in steps.iter().zip(shares) {
-            if let Some(socket) = self.sockets.get_mut(cookie) {
+            if let Some(socket) = state.sockets.get_mut(cookie) {
                 socket.settle(unpaid);
             }
             let listener = self.listeners.entry(*key).or_default();
             listener.add(step, at);
             listener.add_drops(match step.drops_absent {
                 Some(absent) => Err(absent),
-                None => moved.map(|_| share).ok_or(Absent::Unreadable),
+                None => seen.moved.map(|_| share).ok_or(Absent::Unreadable),
             });
         }
     }
@@ -248,8 +264,11 @@ impl Model {
         let grown = slots.waits.iter().map(|(cookie, more)| (cookie, more, Span::Wait));
         let durations = slots.durations.iter();
         let grown = grown.chain(durations.map(|(cookie, more)| (cookie, more, Span::Open)));
+        let netns: ByCookie<NetnsId> =
+            slots.records.iter().map(|record| (record.cookie, record.netns)).collect();
         for (cookie, more, span) in grown {
-            let key = self.sockets.get(cookie).and_then(|socket| socket.key);
+            let state = netns.get(cookie).and_then(|netns| self.namespaces.get(netns));
+            let key = state.and_then(|state| state.sockets.get(cookie)?.key);
             if let Some(listener) = key.and_then(|key| self.listeners.get_mut(&key)) {
                 listener.add_durations(more, span);
             }
@@ -260,8 +279,9 @@ impl Model {
         let features = self.features(sample);
         let owners_changed = !Arc::ptr_eq(&self.owners, &sample.owners);
         self.owners = sample.owners.clone();
+        let sockets = self.namespaces.values().flat_map(|state| state.sockets.values());
         let mut sockets: Vec<(ListenerKey, &Socket)> =
-            self.sockets.values().filter_map(|socket| Some((socket.key?, socket))).collect();
+            sockets.filter_map(|socket| Some((socket.key?, socket))).collect();
         sockets.sort_unstable_by_key(|(key, socket)| (*key, socket.live.map(|live| live.cookie)));
         let retention = Nanos::from(self.settings.retention);
         let unread = unread(sample);
@@ -316,20 +336,29 @@ impl Model {
     }
 
     /// Drops what can never matter again, and keeps the rest bounded.
-    fn forget(&mut self, sample: &Sample, records: &ByCookie<&SlotRecord>) {
+    fn forget(&mut self, sample: &Sample, records: &Records<'_>) {
         let unread = unread(sample);
         let listeners = &mut self.listeners;
-        self.sockets.retain(|cookie, socket| {
-            let finished =
-                socket.is_finished(records.contains_key(cookie)) && !unread.contains(&socket.netns);
-            if finished
-                && let (Some(key), Some(drops)) = (socket.key, socket.socket_drops())
-                && let Some(listener) = listeners.get_mut(&key)
-            {
-                listener.bury(drops);
+        for (netns, state) in &mut self.namespaces {
+            if unread.contains(netns) {
+                continue;
             }
-            !finished
-        });
+            let records = records.get(netns).map_or(&[][..], Vec::as_slice);
+            let records: BTreeSet<Cookie> = records.iter().map(|record| record.cookie).collect();
+            state.sockets.retain(|cookie, socket| {
+                let finished = socket.is_finished(records.contains(cookie));
+                if finished
+                    && let (Some(key), Some(drops)) = (socket.key, socket.socket_drops())
+                    && let Some(listener) = listeners.get_mut(&key)
+                {
+                    listener.bury(drops);
+                }
+                !finished
+            });
+        }
+        let present: BTreeSet<NetnsId> = sample.namespaces.iter().map(|it| it.netns).collect();
+        self.namespaces
+            .retain(|netns, state| present.contains(netns) || !state.sockets.is_empty());
         let mut gone: Vec<(Monotonic, ListenerKey)> = listeners
             .iter()
             .filter_map(|(key, listener)| Some((listener.gone_since()?, *key)))
@@ -377,6 +406,29 @@ impl Model {
             runs: slots.map(|slots| slots.runs.clone()).unwrap_or_default(),
         }
     }
+}
+
+/// The records of a sample, by namespace.
+type Records<'a> = HashMap<NetnsId, Vec<&'a SlotRecord>>;
+
+fn by_namespace(sample: &Sample) -> Records<'_> {
+    let mut records = Records::new();
+    for record in sample.slots.iter().flat_map(|slots| &slots.records) {
+        records.entry(record.netns).or_default().push(record);
+    }
+    records
+}
+
+/// What a sample shows of one namespace.
+struct Seen<'a> {
+    sockets: &'a [ListenSocket],
+    records: &'a [&'a SlotRecord],
+    /// Whether the namespace was in no sample before.
+    first: bool,
+    /// How far ListenDrops moved; `None` when it cannot be told.
+    moved: Option<u64>,
+    /// How far TCPReqQFullDrop moved.
+    syn_queue_full: u64,
 }
 
 /// Namespaces whose sockets could not be read.

@@ -2,13 +2,15 @@
 
 use crate::{
     input::{Absent, Known, NamespaceSample},
-    model::{delta::moved, drops::Allowance},
+    model::{ByCookie, delta::moved, drops::Allowance, socket::Socket},
     time::{Monotonic, Nanos},
 };
 
 /// State of one namespace.
 #[derive(Clone, Debug, Default)]
 pub(super) struct NamespaceState {
+    /// Its sockets that listen, or did a moment ago.
+    pub(super) sockets: ByCookie<Socket>,
     /// Handshakes that the programs saw in it.
     pub(super) handshakes: u64,
     pub(super) allowance: Allowance,
@@ -52,6 +54,8 @@ struct Loss {
     /// Since when, and the least that PassiveOpens was ahead from then on.
     span: Option<(Monotonic, i128)>,
     lost: u64,
+    /// PassiveOpens when last looked at.
+    seen: u64,
 }
 
 /// What comes later than this does not come.
@@ -65,6 +69,11 @@ impl Loss {
         after: Option<u64>,
         handshakes: u64,
     ) -> u64 {
+        if passive_opens < self.seen {
+            // another namespace has the same inode number
+            *self = Self { lost: self.lost, ..Self::default() };
+        }
+        self.seen = passive_opens;
         let ahead = i128::from(passive_opens) - i128::from(handshakes);
         let first = || i128::from(after.unwrap_or(passive_opens)) - i128::from(handshakes);
         let offset = *self.offset.get_or_insert_with(first);

@@ -156,9 +156,9 @@ pub struct Namespace {
     /// Which one.
     pub netns: NetnsId,
     /// The kernel's own counters, by field.
-    pub netstat: Known<BTreeMap<&'static str, u64>>,
+    pub netstat: Known<Arc<BTreeMap<&'static str, u64>>>,
     /// Sysctls that explain a limit, by short name.
-    pub sysctls: BTreeMap<&'static str, i64>,
+    pub sysctls: Arc<BTreeMap<&'static str, i64>>,
     /// Handshakes that the kernel counted (PassiveOpens) and no program saw, as far as two
     /// samples in a row agree on it.
     pub lost_in_kernel: Known<u64>,

@@ -43,10 +43,9 @@ pub(super) struct Step {
 const LATE: u32 = 16;
 
 /// One listening socket.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Socket {
     pub(super) key: Option<ListenerKey>,
-    pub(super) netns: NetnsId,
     /// As the newest dump showed it; `None` when it was not in it.
     pub(super) live: Option<ListenSocket>,
     /// As the programs' newest record showed it.
@@ -74,6 +73,7 @@ pub(super) struct Socket {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sight {
     pub(super) at: Monotonic,
+    pub(super) netns: NetnsId,
     pub(super) live: Option<ListenSocket>,
     pub(super) record: Option<SlotRecord>,
     /// Whether this is the first sample of its namespace: what the socket counted before is not
@@ -83,26 +83,6 @@ pub(super) struct Sight {
 }
 
 impl Socket {
-    pub(super) fn new(netns: NetnsId) -> Self {
-        Self {
-            key: None,
-            netns,
-            live: None,
-            record: None,
-            counted: Counted::default(),
-            accept_loop: AcceptLoop::Running,
-            without_record: 0,
-            missing: 0,
-            away: 0,
-            was_full: false,
-            drops: None,
-            hooked_drops: HookedDrops::default(),
-            unpaid: Claim::default(),
-            unpaid_was_full: false,
-            previous_length: 0,
-        }
-    }
-
     /// Takes in one more sample.
     pub(super) fn see(&mut self, sight: Sight) -> Step {
         self.learn_key(sight);
@@ -171,7 +151,7 @@ impl Socket {
     }
 
     fn learn_key(&mut self, sight: Sight) {
-        let netns = self.netns;
+        let netns = sight.netns;
         let by_record = |record: SlotRecord| {
             (record.port != 0).then_some(ListenerKey {
                 netns,

@@ -14,9 +14,10 @@ pub(super) struct Seen {
 }
 
 /// Whether anybody still accepts on a listening socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum AcceptLoop {
     /// The queue is empty, or something was accepted since the last sample.
+    #[default]
     Running,
     /// The queue is not empty and nothing was accepted since `since`.
     Waiting {

@@ -55,7 +55,6 @@ impl World {
             addr: IpAddr::V4(Ipv4Addr::LOCALHOST),
             port,
             v6only: false,
-            uid: 0,
             length: 0,
             limit,
             drops: Ok(0),
@@ -81,6 +80,8 @@ impl World {
                 cookies: 0,
                 drops: HookedDrops::default(),
                 syn_queue: Some(0),
+                live: None,
+                pid: None,
                 final_drops: None,
                 adopted: false,
                 listened_by: None,
@@ -125,7 +126,7 @@ impl World {
     /// The next sample, a second later.
     fn look(&mut self) -> Snapshot {
         self.now += 1;
-        let netstat = [("ListenDrops", self.listen_drops)].into_iter().collect();
+        let netstat = Arc::new(BTreeMap::from([("ListenDrops", self.listen_drops)]));
         let sample = Sample {
             at: Monotonic(self.now * SECOND),
             unix_time: UnixTime(0),
@@ -138,7 +139,7 @@ impl World {
                 passive_opens: Ok(self.passive_opens),
                 passive_opens_after: None,
                 netstat: Ok(netstat),
-                sysctls: BTreeMap::new(),
+                sysctls: Arc::default(),
             }],
             slots: self.records.clone().map(|records| SlotsSample {
                 records,

@@ -9,7 +9,7 @@ mod duration;
 mod event;
 mod listener;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -280,7 +280,7 @@ impl SnapshotDocument {
 impl Namespace {
     fn new(namespace: &snapshot::Namespace) -> Self {
         let mut absent = AbsentFields::new();
-        let owned = |fields: &BTreeMap<&'static str, u64>| {
+        let owned = |fields: &Arc<BTreeMap<&'static str, u64>>| {
             fields.iter().map(|(&name, &n)| (name.to_owned(), n)).collect()
         };
         Self {

@@ -4,7 +4,7 @@
 //! address) together with what does. While the iterator comes by exactly the sockets of the last
 //! dump, what does change is taken from it, and there is no dump.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     id::Cookie,
@@ -51,10 +51,46 @@ impl Live {
             return None;
         }
         let again = |(cookie, visit): &(Cookie, _)| {
-            let Visit { length, limit, drops, syn_queue: _ } = *visit;
+            let Visit { length, limit, drops, .. } = *visit;
             Some(ListenSocket { length, limit, drops: Ok(drops), ..*self.sockets.get(cookie)? })
         };
         look.visits.iter().map(again).collect()
+    }
+}
+
+/// Sockets of the newest dump that have no record, where the sweep sees all others.
+#[derive(Debug, Default)]
+pub(super) struct Extra {
+    sockets: Vec<ListenSocket>,
+    passes: u32,
+    no_slot: u64,
+}
+
+impl Extra {
+    /// Whether there may be one: the newest dump had one, a listener found no slot since, or the
+    /// newest dump is long ago.
+    pub(super) fn is_due(&mut self, no_slot: u64) -> bool {
+        let more = no_slot != std::mem::replace(&mut self.no_slot, no_slot);
+        let is_turn = self.passes.is_multiple_of(DUMP_EVERY);
+        self.passes = self.passes.wrapping_add(1);
+        more || is_turn || self.any()
+    }
+
+    /// Takes in a dump, without those that the sweep saw.
+    pub(super) fn dumped(&mut self, mut sockets: Vec<ListenSocket>, swept: &[ListenSocket]) {
+        let swept: BTreeSet<Cookie> = swept.iter().map(|socket| socket.cookie).collect();
+        sockets.retain(|socket| !swept.contains(&socket.cookie));
+        self.sockets = sockets;
+    }
+
+    /// Whether there is one.
+    pub(super) fn any(&self) -> bool {
+        !self.sockets.is_empty()
+    }
+
+    /// They.
+    pub(super) fn sockets(&self) -> &[ListenSocket] {
+        &self.sockets
     }
 }
 
@@ -72,7 +108,6 @@ mod tests {
             addr: IpAddr::V4(Ipv4Addr::LOCALHOST),
             port: 80,
             v6only: false,
-            uid: 0,
             length,
             limit: 5,
             drops: Ok(0),
@@ -80,7 +115,7 @@ mod tests {
     }
 
     fn look(cookies: &[u64], unfollowed: u64, missed: u64) -> Look {
-        let visit = Visit { length: 3, limit: 7, drops: 9, syn_queue: 0 };
+        let visit = Visit { length: 3, limit: 7, drops: 9, ..Visit::default() };
         let visits = cookies.iter().map(|cookie| (Cookie(*cookie), visit)).collect();
         Look { visits, unfollowed, missed }
     }

@@ -4,18 +4,22 @@
 //! then the records of the eBPF programs, then the sockets. A source that fails leaves
 //! its own part absent, is logged when that changes, and the pass goes on.
 //!
-//! While the set of listeners stays as it is, the sockets' numbers come from the iterator alone,
-//! which reads the same fields of the same sockets as a dump; sock_diag is asked when it changes
-//! (`live.rs`).
+//! The sockets' numbers come from the sweep, which reads the same fields of the same sockets as a
+//! dump, in all namespaces at once; sock_diag is asked now and then for what has no record. Where
+//! the kernel lets no program read by address, they come from the iterator while the set of listeners
+//! stays as it is, and from dumps (`live.rs`), and namespaces take turns.
 
 pub mod ebpf;
 pub mod host;
+mod inside;
 mod live;
 pub mod machine;
+pub mod netns;
 pub mod netstat;
 mod owners;
 pub mod process;
 pub mod sock_diag;
+mod spaces;
 pub mod sysctl;
 
 use std::{
@@ -30,19 +34,20 @@ use thiserror::Error;
 
 use crate::{
     error,
-    id::{Inode, NetnsId},
+    id::{Cookie, Inode, NetnsId},
     input::{
         Absent, Hook, HostSample, Known, ListenSocket, NamespaceSample, Sample, SlotsSample,
         Source, Tier,
     },
     sources::{
         ebpf::{Look, Programs, events::WatchError, load::LoadOptions},
-        live::Live,
+        live::{Extra, Live},
         netstat::{Fields, Netstat},
         owners::Owners,
         sock_diag::{SockDiag, SockDiagError},
+        spaces::Spaces,
     },
-    sys::{clock, heap, netns},
+    sys::{self, clock, heap},
     time::{Monotonic, Nanos},
 };
 
@@ -62,6 +67,18 @@ pub struct Options {
     pub accept_tracepoints: bool,
     /// Bytes of the ring buffer for events; a power of two, at least a page.
     pub events_bytes: u32,
+    /// Whose listeners are looked at.
+    pub namespaces: Namespaces,
+}
+
+/// Which network namespaces are looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Namespaces {
+    /// All of the host, as far as the agent may.
+    #[default]
+    All,
+    /// The one of the thread that opens the sources.
+    Own,
 }
 
 impl Default for Options {
@@ -72,9 +89,15 @@ impl Default for Options {
             tier: Tier::Fentry,
             accept_tracepoints: false,
             events_bytes: 4096,
+            namespaces: Namespaces::All,
         }
     }
 }
+
+/// Why other namespaces cannot be looked at.
+#[derive(Debug, Error)]
+#[error("other network namespaces cannot be entered (needs CAP_SYS_ADMIN and CAP_SYS_PTRACE)")]
+struct Refused(#[source] io::Error);
 
 /// Why nothing at all can be read.
 #[derive(Debug, Error)]
@@ -87,17 +110,20 @@ pub enum OpenError {
     SockDiag(#[source] SockDiagError),
 }
 
-/// Everything that reads the kernel. Belongs to the network namespace of the thread that opened
-/// it, and to that thread.
+/// Everything that reads the kernel. Belongs to the thread that opened it, and counts that thread's
+/// network namespace as its own.
 pub struct Sources {
     netns: NetnsId,
+    /// All others; `None`: not looked at.
+    spaces: Option<Spaces>,
     sock_diag: SockDiag,
     netstat: Known<Netstat>,
     programs: Known<Programs>,
     hooks: Arc<[Hook]>,
     live: Live,
+    extra: Extra,
     owners: Owners,
-    sysctls: BTreeMap<&'static str, i64>,
+    sysctls: Arc<BTreeMap<&'static str, i64>>,
     passes: u64,
     /// What does not work at the moment, and why: so that each change is logged once.
     degraded: BTreeMap<&'static str, String>,
@@ -110,23 +136,26 @@ impl Sources {
     /// # Errors
     /// [`OpenError`]: there is nothing to read.
     pub fn open(options: &Options) -> Result<Self, OpenError> {
-        let netns = netns::current().map_err(OpenError::Netns)?;
+        let netns = sys::netns::current().map_err(OpenError::Netns)?;
         let sock_diag = SockDiag::open().map_err(OpenError::SockDiag)?;
         let (programs, hooks) = open_programs(options, netns);
         let mut sources = Self {
             netns,
+            spaces: (options.namespaces == Namespaces::All).then(Spaces::default),
             sock_diag,
             netstat: Err(Absent::Unreadable),
             programs,
             hooks,
             live: Live::default(),
+            extra: Extra::default(),
             owners: Owners::default(),
-            sysctls: BTreeMap::new(),
+            sysctls: Arc::default(),
             passes: 0,
             degraded: BTreeMap::new(),
         };
         let netstat = Netstat::open();
         sources.netstat = sources.note("netstat", netstat);
+        sources.adopt();
         Ok(sources)
     }
 
@@ -153,28 +182,39 @@ impl Sources {
         let (at, unix_time) = (clock::monotonic(), clock::realtime());
         let mut timer = Timer::default();
         let mut fields = Fields::new();
+        timer.time(Source::Netstat, || self.read_spaces(at));
         let passive_opens = timer.time(Source::Netstat, || self.read_snmp(&mut fields));
         let netstat = timer.time(Source::Netstat, || self.read_netstat(&mut fields));
         let mut slots = timer.time(Source::Ebpf, || self.read_slots());
         let first = self.passes == 0;
         let passive_opens_after =
             if first { self.read_snmp(&mut Fields::new()).ok() } else { None };
-        let sockets = self.read_sockets(&mut slots, &mut timer);
-        let netstat = netstat.map(|()| fields);
-        let host = timer.time(Source::Process, || self.read_owners(at, &sockets));
+        if let Some(spaces) = &mut self.spaces {
+            timer.time(Source::Netstat, || spaces.read_again(at));
+        }
+        let swept = timer.time(Source::Ebpf, || self.sweep(&mut slots));
+        let sockets = if swept {
+            self.swept_sockets(&mut slots, &mut timer)
+        } else {
+            self.read_sockets(&mut slots, &mut timer)
+        };
+        let own = NamespaceSample {
+            netns: self.netns,
+            sockets,
+            passive_opens,
+            passive_opens_after,
+            netstat: netstat.map(|()| fields.into()),
+            sysctls: self.sysctls.clone(),
+        };
+        timer.time(Source::SockDiag, || self.enter_spaces(at, &slots, swept));
+        let namespaces = self.namespaces(own, &slots, swept);
+        let host = timer.time(Source::Process, || self.read_owners(at, &namespaces));
         self.passes += 1;
         timer.add(Source::Total, start);
         Sample {
             at,
             unix_time,
-            namespaces: vec![NamespaceSample {
-                netns: self.netns,
-                sockets,
-                passive_opens,
-                passive_opens_after,
-                netstat,
-                sysctls: self.sysctls.clone(),
-            }],
+            namespaces,
             slots,
             owners: self.owners.owners(),
             processes: self.owners.processes().clone(),
@@ -200,6 +240,118 @@ impl Sources {
         fields.get("PassiveOpens").copied().ok_or(Absent::NotOnThisKernel)
     }
 
+    /// Follows the listeners from before the agent, and the connections that they have: once, right
+    /// after the programs are loaded.
+    fn adopt(&mut self) {
+        let at = clock::monotonic();
+        if let Some(spaces) = &mut self.spaces {
+            let found = spaces.find_now(self.netns, at);
+            let _ = self.note("namespaces", found);
+        }
+        let mut sockets = Vec::new();
+        let dumped = self.sock_diag.listen(&mut sockets);
+        if self.note("sock_diag", dumped).is_ok()
+            && let Ok(programs) = &mut self.programs
+        {
+            let adopted = programs.adopt(self.netns, sockets.len(), true);
+            let _ = self.note("adopt", adopted);
+        }
+        self.enter_spaces(at, &Err(Absent::TooEarly), false);
+    }
+
+    /// The counters of the other namespaces, of those whose turn it is.
+    fn read_spaces(&mut self, at: Monotonic) {
+        let Some(spaces) = &mut self.spaces else { return };
+        let active = self.programs.as_ref().map_or_else(|_| BTreeMap::new(), Programs::activity);
+        spaces.update(self.netns, at, &active);
+        spaces.read(at, &active);
+        let result = match spaces.unreadable() {
+            0 => Ok(()),
+            _ => Err("namespaces of some processes cannot be told: their listeners may be missing \
+                      (needs CAP_SYS_PTRACE)"),
+        };
+        let _ = self.note("processes", result);
+    }
+
+    fn sweep(&mut self, slots: &mut Known<SlotsSample>) -> bool {
+        let (Ok(programs), Ok(slots)) = (&mut self.programs, slots) else { return false };
+        let result = programs.sweep(slots);
+        self.note("sweep", result).unwrap_or(false)
+    }
+
+    /// The sockets of the agent's namespace that listen: as the sweep saw them, and what has no
+    /// record.
+    fn swept_sockets(
+        &mut self,
+        slots: &mut Known<SlotsSample>,
+        timer: &mut Timer,
+    ) -> Known<Vec<ListenSocket>> {
+        let mut sockets = swept(slots, self.netns);
+        let no_slot = slots.as_ref().map_or(0, |slots| slots.no_slot);
+        if self.extra.is_due(no_slot) {
+            let dumped = timer.time(Source::SockDiag, || self.dump())?;
+            let n_listeners = dumped.len();
+            self.extra.dumped(dumped, &sockets);
+            if self.extra.any() {
+                // gives them records, if there is room
+                timer.time(Source::Ebpf, || self.look(slots, n_listeners));
+            }
+        }
+        sockets.extend(self.extra.sockets());
+        sockets.sort_unstable_by_key(|socket| socket.cookie);
+        Ok(sockets)
+    }
+
+    fn dump(&mut self) -> Known<Vec<ListenSocket>> {
+        let mut sockets = Vec::new();
+        let result = self.sock_diag.listen(&mut sockets);
+        let absent = result.as_ref().map_err(SockDiagError::absent).err();
+        let known = self.note("sock_diag", result).map(|()| sockets);
+        known.map_err(|unreadable| absent.unwrap_or(unreadable))
+    }
+
+    /// Enters the other namespaces whose turn it is: for what can only be read inside, and to follow
+    /// listeners that have no record.
+    fn enter_spaces(&mut self, at: Monotonic, slots: &Known<SlotsSample>, swept: bool) {
+        let Some(spaces) = &mut self.spaces else { return };
+        let due = spaces.enter_next(at, swept, self.passes == 0);
+        if due.is_empty() {
+            return;
+        }
+        let known: BTreeSet<Cookie> = match slots {
+            Ok(slots) => slots.records.iter().map(|record| record.cookie).collect(),
+            Err(_) => BTreeSet::new(),
+        };
+        let mut refused = Ok(());
+        for (netns, inside) in inside::look(due, &mut self.programs, &known) {
+            match inside {
+                Ok(inside) => spaces.entered(netns, at, inside),
+                Err(err) => {
+                    if err.kind() == io::ErrorKind::PermissionDenied {
+                        refused = Err(Refused(err));
+                    }
+                    spaces.lost(netns, at);
+                }
+            }
+        }
+        let _ = self.note("namespaces", refused);
+    }
+
+    /// The agent's own namespace, and the others as they were last read.
+    fn namespaces(
+        &mut self,
+        own: NamespaceSample,
+        slots: &Known<SlotsSample>,
+        swept: bool,
+    ) -> Vec<NamespaceSample> {
+        let mut all = vec![own];
+        let Some(spaces) = &mut self.spaces else { return all };
+        let records = slots.as_ref().map_or(&[][..], |slots| &slots.records);
+        all.extend(spaces.samples(records, swept));
+        all.sort_unstable_by_key(|namespace| namespace.netns);
+        all
+    }
+
     fn read_slots(&mut self) -> Known<SlotsSample> {
         match &mut self.programs {
             Ok(programs) => Ok(programs.read()),
@@ -220,13 +372,7 @@ impl Sources {
                 return Ok(sockets);
             }
         }
-        let sockets = timer.time(Source::SockDiag, || {
-            let mut sockets = Vec::new();
-            let result = self.sock_diag.listen(&mut sockets);
-            let absent = result.as_ref().map_err(SockDiagError::absent).err();
-            let known = self.note("sock_diag", result).map(|()| sockets);
-            known.map_err(|unreadable| absent.unwrap_or(unreadable))
-        });
+        let sockets = timer.time(Source::SockDiag, || self.dump());
         self.live.dumped(sockets.as_deref().unwrap_or_default());
         // for the SYN queues, and for listeners that have no slot so far
         timer.time(Source::Ebpf, || self.look(slots, self.live.len()));
@@ -241,17 +387,21 @@ impl Sources {
 
     fn read_netstat(&mut self, fields: &mut Fields) -> Known<()> {
         if self.passes.is_multiple_of(SYSCTLS_EVERY) {
-            self.sysctls = sysctl::read();
+            self.sysctls = sysctl::read().into();
         }
         let Ok(netstat) = &mut self.netstat else { return Err(Absent::Unreadable) };
         let result = netstat.netstat(fields);
         self.note("netstat", result)
     }
 
-    fn read_owners(&mut self, at: Monotonic, sockets: &Known<Vec<ListenSocket>>) -> HostSample {
-        if let Ok(sockets) = sockets {
-            let inodes: BTreeSet<Inode> =
-                sockets.iter().map(|socket| socket.inode).filter(|inode| inode.0 != 0).collect();
+    fn read_owners(&mut self, at: Monotonic, namespaces: &[NamespaceSample]) -> HostSample {
+        let sockets = namespaces.iter().filter_map(|namespace| namespace.sockets.as_ref().ok());
+        let inodes: BTreeSet<Inode> = sockets
+            .flatten()
+            .map(|socket| socket.inode)
+            .filter(|inode| inode.0 != 0)
+            .collect();
+        if namespaces.iter().any(|namespace| namespace.sockets.is_ok()) {
             self.owners.update(at, &inodes);
             // without their number, which changes with every process
             let result = match self.owners.unreadable() {
@@ -290,6 +440,12 @@ impl Sources {
     }
 }
 
+/// The listeners of a namespace, as the sweep saw them.
+fn swept(slots: &Known<SlotsSample>, netns: NetnsId) -> Vec<ListenSocket> {
+    let records = slots.as_ref().map_or(&[][..], |slots| &slots.records);
+    records.iter().filter(|record| record.netns == netns).filter_map(|record| record.live).collect()
+}
+
 /// Loads the programs, or says on one line what is missing and what that costs.
 fn open_programs(options: &Options, netns: NetnsId) -> (Known<Programs>, Arc<[Hook]>) {
     const COST: &str = "sampled only: no established, accepted, closed or SYN-queue numbers, and \
@@ -301,17 +457,14 @@ fn open_programs(options: &Options, netns: NetnsId) -> (Known<Programs>, Arc<[Ho
     } else {
         let loaded = Programs::load(&LoadOptions {
             slots: options.slots,
-            netns,
+            netns: (options.namespaces == Namespaces::Own).then_some(netns),
             best: options.tier,
             accept_tracepoints: options.accept_tracepoints,
             events_bytes: options.events_bytes,
         });
         heap::give_back();
         match loaded {
-            Ok(mut programs) => {
-                if let Err(err) = programs.adopt() {
-                    tracing::warn!(error = %err, "listeners from before the start are not followed");
-                }
+            Ok(programs) => {
                 let hooks = programs.hooks();
                 return (Ok(programs), hooks);
             }

@@ -6,7 +6,14 @@
 //! the files each time would add 13 µs (Linux 6.18 on two virtual cores).
 //! Not here: differences (model).
 
-use std::{borrow::Cow, collections::BTreeMap, fs::File, io, os::unix::fs::FileExt};
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    fs::{self, File},
+    io,
+    os::unix::fs::FileExt,
+    path::Path,
+};
 
 /// Table `TcpExt` of `/proc/net/netstat`, sorted.
 const TCP_EXT: [&str; 17] = [
@@ -111,6 +118,22 @@ impl Netstat {
         let text = whole(&self.snmp, SNMP, &mut self.buffer)?;
         parse(SNMP, &text, "Tcp", &TCP, |name, n| _ = fields.insert(name, n))
     }
+}
+
+/// Reads the published fields of both files once, from a folder `net` of a namespace
+/// (`/proc/PID/net`), and keeps nothing open.
+///
+/// # Errors
+/// When a file cannot be read, or is malformed.
+pub fn read(folder: &Path, fields: &mut Fields) -> Result<(), NetstatError> {
+    let text = |file: &'static str, name: &str| {
+        let text = fs::read(folder.join(name)).map_err(|source| NetstatError::Read { file, source });
+        text.map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let snmp = text(SNMP, "snmp")?;
+    parse(SNMP, &snmp, "Tcp", &TCP, |name, n| _ = fields.insert(name, n))?;
+    let netstat = text(NETSTAT, "netstat")?;
+    parse(NETSTAT, &netstat, "TcpExt", &TCP_EXT, |name, n| _ = fields.insert(name, n))
 }
 
 /// The file's text. Each read from its start has the kernel write it anew (`seq_read_iter`,

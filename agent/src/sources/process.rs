@@ -106,12 +106,12 @@ fn scan(
     Ok(())
 }
 
-fn open_dir(at: impl AsFd, path: &str) -> rustix::io::Result<OwnedFd> {
+pub(super) fn open_dir(at: impl AsFd, path: &str) -> rustix::io::Result<OwnedFd> {
     openat(at, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
 /// A whole number of decimal digits.
-fn digits(name: &CStr) -> Option<u32> {
+pub(super) fn digits(name: &CStr) -> Option<u32> {
     let bytes = name.to_bytes();
     bytes.first().filter(|byte| byte.is_ascii_digit())?;
     str::from_utf8(bytes).ok()?.parse().ok()

@@ -200,7 +200,6 @@ fn parse(payload: &[u8]) -> Result<ListenSocket, SockDiagError> {
         addr,
         port: u16::from_be_bytes(*part(row, 4)),
         v6only,
-        uid: u32_at(row, 64),
         length: u32_at(row, 56),
         limit: u32_at(row, 60),
         drops,
@@ -252,7 +251,6 @@ mod tests {
         let (listener, addr) = listener("127.0.0.1:0", 5, false);
         let socket = row(addr).unwrap();
         assert_eq!((socket.length, socket.limit, socket.drops), (0, 5, Ok(0)));
-        assert_eq!(socket.uid, rustix::process::geteuid().as_raw());
         assert_eq!(socket.cookie, Cookie(sockopt::socket_cookie(&listener).unwrap()));
         let owners = crate::sources::process::owners(&[socket.inode].into()).unwrap().owners;
         assert_eq!(owners[&socket.inode], [crate::id::Pid(std::process::id())]);
@@ -333,7 +331,6 @@ mod tests {
             addr: header.socket_id.source_address,
             port: header.socket_id.source_port,
             v6only: v6only.unwrap_or(false),
-            uid: header.uid,
             length: header.recv_queue,
             limit: header.send_queue,
             drops: memory.ok_or(Absent::NotOnThisKernel),

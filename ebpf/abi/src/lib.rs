@@ -44,6 +44,10 @@ pub struct Offsets {
     pub socket: u32,
     /// `tcp_sock.inet_conn.icsk_accept_queue.qlen`: the SYN-queue length
     pub qlen: u32,
+    /// `sock.__sk_common.skc_ipv6only`, the byte that holds it
+    pub v6only_byte: u32,
+    /// Which bit of that byte
+    pub v6only_mask: u32,
     /// `tcp_sock.fastopen_rsk`: set while the handshake of a child of Fast Open is not complete
     pub fast_open: u32,
     /// `sock.__sk_common.skc_dport`: the peer's port, byte order of the wire
@@ -78,6 +82,8 @@ pub struct Offsets {
     pub private_data: u32,
     /// `pt_regs.di`: the first argument of a system call
     pub first_argument: u32,
+    /// `socket_alloc.vfs_inode.i_ino`, from the `struct socket` that it begins with
+    pub inode: u32,
     /// `io_kiocb.file`
     pub io_file: u32,
     /// `io_kiocb.cqe.res`
@@ -116,7 +122,7 @@ pub struct Record {
     pub last: u64,
     /// The queue's length when the slot was taken: accepted = base + established - length.
     pub base: u32,
-    /// Connections in the accept queue, when the iterator last came by.
+    /// Connections in the accept queue, when the agent last looked.
     pub length: u32,
     /// Children returned by accept, as a hook saw it. Connections from before the programs are
     /// not among them.
@@ -143,11 +149,12 @@ pub struct Record {
     pub comm: [u8; 16],
     /// Inode number of the network namespace.
     pub netns: u32,
-    /// Which pass of the iterator came by last: the agent's count in [`cell::PASS`].
+    /// When the agent last looked: its count of looks in [`cell::PASS`]. A look is a pass of the
+    /// iterator over a namespace, or of the sweep over all records.
     pub pass: u32,
-    /// Request socks that wait for the handshake's last ACK, when the iterator last came by.
+    /// Request socks that wait for the handshake's last ACK, when the agent last looked.
     pub syn_queue: u32,
-    /// `sk_drops`, when the iterator last came by or when the socket was destroyed.
+    /// `sk_drops`, when the agent last looked.
     pub drops: u32,
     /// Which of the listeners that had this slot: written by the agent alone.
     pub generation: u32,
@@ -157,8 +164,17 @@ pub struct Record {
     pub port: u16,
     /// `AF_INET` or `AF_INET6`.
     pub family: u16,
-    /// The accept-queue limit, when the iterator last came by.
+    /// The accept-queue limit, when the agent last looked.
     pub limit: u32,
+    /// `sk_drops` when the socket was destroyed.
+    pub final_drops: u32,
+    /// The socket's inode in sockfs, when the sweep last came by.
+    pub inode: u32,
+    /// The process that called listen(2), by its id in the first PID namespace; 0 for an adopted
+    /// listener.
+    pub pid: u32,
+    /// Whether it takes no IPv4 (`IPV6_V6ONLY`), when the sweep last came by: 0 or 1.
+    pub v6only: u32,
 }
 
 /// [`Record::flags`]: the listener was there before the programs.
@@ -179,6 +195,9 @@ pub const LENGTH_BITS: u32 = 24;
 /// Slots unless configured otherwise: listening sockets that can be followed at once.
 pub const SLOTS: u32 = 4096;
 
+/// How many records one run of the sweep looks at.
+pub const SWEEP: u32 = 64;
+
 /// Indexes of the host-wide cells.
 pub mod cell {
     /// Times that a listening socket asked for a slot and none was free.
@@ -193,7 +212,7 @@ pub mod cell {
     pub const PASS: u32 = 4;
     /// Listeners that the iterator visited and that have no slot.
     pub const UNFOLLOWED: u32 = 5;
-    /// Set by the agent: the namespace whose listeners get slots.
+    /// Set by the agent: the one namespace whose listeners get slots, or 0 for all.
     pub const NETNS: u32 = 6;
     /// Set by the agent: 1 where accept is seen by a program that knows a child by its address
     /// alone.
@@ -271,8 +290,8 @@ pub const FAILED_CALLS: u32 = 1024;
 /// kernel/bpf/bpf_iter.c): writing this much ends the iteration.
 pub const OVERFLOW: usize = 32 << 10;
 
-const _: () = assert!(size_of::<Offsets>() == 35 * 4);
-const _: () = assert!(size_of::<Record>() == 192);
+const _: () = assert!(size_of::<Offsets>() == 38 * 4);
+const _: () = assert!(size_of::<Record>() == 208);
 const _: () = assert!(offset_of!(Record, high_water) == 40);
 const _: () = assert!(offset_of!(Record, addr) == 128);
 const _: () = assert!(offset_of!(Record, family) == 186);

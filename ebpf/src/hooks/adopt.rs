@@ -98,9 +98,6 @@ fn find(sk_common: Sock) -> Option<()> {
 /// one that has it.
 #[inline(always)]
 fn seat_at(sk: Sock, place: &mut Place) -> Option<*mut Seat> {
-    if u64::from(sock::netns(sk)) != maps::cell(cell::NETNS) {
-        return None;
-    }
     // SAFETY: 16 bytes; BPF stores need no alignment beyond the stack's.
     unsafe { (&raw mut place.addr).cast::<[u64; 2]>().write_unaligned(sock::addr(sk)) };
     if let Some(seat) = PLACES.get_ptr_mut(&*place) {

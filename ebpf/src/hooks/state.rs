@@ -222,7 +222,7 @@ pub(crate) fn learn_port(record: *mut Record, sk: Sock) {
 pub(crate) fn bury(record: *mut Record, sk: Sock) {
     // SAFETY: a map value; a socket is destroyed once.
     unsafe {
-        (*record).drops = sock::drops(sk);
+        (*record).final_drops = sock::drops(sk);
         (*record).flags |= DESTROYED;
     }
     // it has none when the map was full

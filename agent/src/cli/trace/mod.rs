@@ -24,7 +24,7 @@ use crate::{
     event::{Comm, EventKind, Filter, Kinds},
     id::{NetnsId, Pid},
     input::{Hook, Tier},
-    sources::{Options, Sources},
+    sources::{Namespaces, Options, Sources},
     sys::{netns, signal::Stop},
 };
 
@@ -126,6 +126,7 @@ impl Trace {
             // what costs every system call a little is on only for those who asked
             accept_tracepoints: self.wants_syscalls(&config, &filter),
             events_bytes: EVENTS_BYTES,
+            namespaces: Namespaces::Own,
             ..daemon::options(&config)
         };
         let mut sources = Sources::open(&options).context("cannot trace")?;

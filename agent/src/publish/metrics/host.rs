@@ -84,7 +84,7 @@ pub(super) const FAMILIES: &[Family] = &[
         },
         emit: |scrape, sink| {
             by_netns(scrape, sink, "field", |namespace| {
-                let fields = namespace.netstat.iter().flatten();
+                let fields = namespace.netstat.iter().flat_map(|fields| fields.iter());
                 fields.map(|(&field, &n)| (field, Value::Unsigned(n))).collect()
             })
         },

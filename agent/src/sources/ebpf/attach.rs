@@ -4,7 +4,7 @@ use std::{error::Error, io, iter, sync::Arc};
 
 use aya::{
     Btf as KernelBtf, Ebpf,
-    programs::{Program as Loaded, ProgramError, TracePoint},
+    programs::{Program as Loaded, ProgramError, TestRun as _, TracePoint},
 };
 use backlogd_abi::{ABSENT, Offsets};
 
@@ -112,6 +112,8 @@ impl Attacher<'_> {
                 Err("this kernel has no drop reason TCP_LISTEN_OVERFLOW".into())
             }
             Need::ListenOverflow => Ok(()),
+            Need::Socket => field(offsets.inode, "socket_alloc.vfs_inode")
+                .and_then(|()| field(offsets.v6only_byte, "sock_common.skc_ipv6only")),
             Need::Switch if !self.syscalls => Err("accept_tracepoints is off".into()),
             Need::Switch => Ok(()),
         }
@@ -137,7 +139,7 @@ impl Attacher<'_> {
     fn check_arguments(&self, program: &Program) -> Result<(), String> {
         let target = program.target;
         let found = match program.attach {
-            Attach::Syscall | Attach::Iterator => return Ok(()),
+            Attach::Syscall | Attach::Iterator | Attach::Run => return Ok(()),
             Attach::Tracepoint => self.btf.tracepoint(target),
             Attach::Fentry | Attach::Fexit | Attach::Kprobe | Attach::Kretprobe => {
                 self.btf.parameters(target)
@@ -197,6 +199,7 @@ fn detach(ebpf: &mut Ebpf, program: &Program) {
         Some(Loaded::KProbe(program)) => program.unload(),
         Some(Loaded::TracePoint(program)) => program.unload(),
         Some(Loaded::BtfTracePoint(program)) => program.unload(),
+        Some(Loaded::RawTracePoint(program)) => program.unload(),
         _ => Ok(()),
     };
     if let Err(err) = result {
@@ -225,6 +228,11 @@ fn load(loaded: &mut Loaded, how: &Program, kernel: &KernelBtf) -> Result<(), Pr
         }
         (Loaded::TracePoint(program), Attach::Syscall) => load_syscall(program, target),
         (Loaded::Iter(program), Attach::Iterator) => program.load(target, kernel),
+        (Loaded::RawTracePoint(program), Attach::Run) => {
+            program.load()?;
+            // whether this kernel runs it, behind the last record
+            program.test_run(super::sweep_from(u64::from(u32::MAX))).map(drop)
+        }
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }

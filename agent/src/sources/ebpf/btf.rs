@@ -169,13 +169,27 @@ impl<'a> Btf<'a> {
         structure: &'static str,
         path: &'static str,
     ) -> Result<u32, BtfError> {
+        Ok(self.bits(structure, path)? / 8)
+    }
+
+    /// The same of a bit field of one bit: the byte, and which bit of it.
+    pub(super) fn bit(
+        &self,
+        structure: &'static str,
+        path: &'static str,
+    ) -> Result<(u32, u32), BtfError> {
+        let bits = self.bits(structure, path)?;
+        Ok((bits / 8, 1 << (bits % 8)))
+    }
+
+    fn bits(&self, structure: &'static str, path: &'static str) -> Result<u32, BtfError> {
         let find = || {
             let mut at = (0_u32, *self.structs.get(structure.as_bytes())?);
             for name in path.split('.') {
                 let (bits, id) = self.member(at.1, name.as_bytes(), 0)?;
                 at = (at.0.checked_add(bits)?, id);
             }
-            Some(at.0 / 8)
+            Some(at.0)
         };
         find().ok_or(BtfError::NoField { structure, path })
     }

@@ -24,6 +24,8 @@ pub(super) enum Attach {
     Syscall,
     /// An iterator, attached each time it is read.
     Iterator,
+    /// Nothing: the agent runs it.
+    Run,
 }
 
 /// One program of the object.
@@ -58,6 +60,8 @@ pub(super) enum Need {
     Descriptor,
     /// A drop reason for a full accept queue (6.15).
     ListenOverflow,
+    /// `socket_alloc.vfs_inode` and `sock_common.skc_ipv6only`.
+    Socket,
     /// The setting `accept_tracepoints`.
     Switch,
 }
@@ -309,12 +313,24 @@ pub(super) const GROUPS: &[Group] = &[
         ],
         otherwise: NOTHING,
     },
+    // listeners and connections from before the agent
     Group {
-        events: &["syn_queue"],
+        events: &["adopt"],
         ways: &[way(Tier::Tracepoint, &[program("adopt", Attach::Iterator, "tcp")], &[])],
         otherwise: NOTHING,
     },
+    Group {
+        events: &["syn_queue"],
+        ways: &[
+            way(Tier::Tracepoint, SWEEP, &[Need::Probe, Need::Socket]),
+            way(Tier::Tracepoint, &[program("adopt", Attach::Iterator, "tcp")], &[]),
+        ],
+        otherwise: NOTHING,
+    },
 ];
+
+/// Looks at all followed listeners at once.
+const SWEEP: &[Program] = &[program(super::SWEEP, Attach::Run, "")];
 
 /// Runs after the wait, for every way to accept.
 const GRAFT: &str = "security_sock_graft";

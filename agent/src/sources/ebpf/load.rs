@@ -82,8 +82,8 @@ pub fn hooks_without(why: &str) -> Arc<[Hook]> {
 pub struct LoadOptions {
     /// How many listening sockets can be followed.
     pub slots: u32,
-    /// Whose listeners are followed.
-    pub netns: NetnsId,
+    /// The one namespace whose listeners are followed; `None`: all.
+    pub netns: Option<NetnsId>,
     /// The best tier that may be tried.
     pub best: Tier,
     /// Whether system calls' exits may be switched on for good.
@@ -131,7 +131,7 @@ impl Programs {
                 .map_err(|source| LoadError::Mmap { map, source })
         };
         let (waits, durations) = (histograms("WAITS")?, histograms("DURATIONS")?);
-        cells.set(cell::NETNS, options.netns.0.into());
+        cells.set(cell::NETNS, options.netns.map_or(0, |netns| netns.0.into()));
         let free = fill_free(&mut ebpf, options.slots)?;
         let failed = failed::FailedCalls::take(&mut ebpf).ok_or(LoadError::Map("FAILED"))?;
         let mut attacher = Attacher {
@@ -227,7 +227,7 @@ mod tests {
     fn a_truncated_object_is_an_error_of_one_line() {
         let options = LoadOptions {
             slots: 16,
-            netns: NetnsId(1),
+            netns: Some(NetnsId(1)),
             best: Tier::Fentry,
             accept_tracepoints: false,
             events_bytes: 4096,

@@ -4,6 +4,7 @@
 //! use, one per slot that was used before; no system call.
 
 use std::{
+    collections::BTreeMap,
     io,
     mem::offset_of,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -16,8 +17,8 @@ use backlogd_abi::{
 };
 
 use crate::{
-    id::{Cookie, NetnsId, Slot},
-    input::{HookedDrops, SlotRecord},
+    id::{Cookie, Inode, NetnsId, Pid, Slot},
+    input::{HookedDrops, ListenSocket, SlotRecord},
     sys::mmap::{Pages, SharedWords},
 };
 
@@ -57,29 +58,74 @@ impl Slots {
     /// The records in use. Takes each one's high-water mark back to 0.
     pub fn read(&self, into: &mut Vec<SlotRecord>) {
         into.clear();
-        let mut untouched = 0;
-        for (slot, words) in (0..).map(Slot).zip(self.words.words().chunks_exact(WORDS)) {
-            if words[COOKIE].load(Relaxed) == 0 {
-                untouched += 1;
-                if words[GENERATION].load(Relaxed) != 0 {
-                    untouched = 0;
-                }
-                if UNTOUCHED < untouched {
-                    break;
-                }
-                continue;
-            }
-            untouched = 0;
+        self.each(|slot, words| {
             let mut copy = [0_u64; WORDS];
             for (copy, word) in copy.iter_mut().zip(words) {
                 *copy = word.load(Relaxed);
             }
             copy[HIGH_WATER] = words[HIGH_WATER].swap(0, Relaxed);
             into.push(decode(slot, &copy));
+        });
+    }
+
+    /// The namespaces of the records in use, and what moved in each.
+    #[must_use]
+    pub fn activity(&self) -> BTreeMap<NetnsId, Activity> {
+        const MOVING: [usize; 6] = [
+            offset_of!(Record, established),
+            offset_of!(Record, discarded),
+            offset_of!(Record, syns),
+            offset_of!(Record, full_syn),
+            offset_of!(Record, full_ack),
+            offset_of!(Record, syn_queue_full),
+        ];
+        let mut found: BTreeMap<NetnsId, Activity> = BTreeMap::new();
+        self.each(|_, words| {
+            let half = |offset: usize| half(words[offset / 8].load(Relaxed), offset);
+            let activity = found.entry(NetnsId(half(offset_of!(Record, netns)))).or_default();
+            let counters = MOVING.iter().map(|offset| words[offset / 8].load(Relaxed));
+            let drops = half(offset_of!(Record, drops)).wrapping_add(half(offset_of!(Record, final_drops)));
+            let sum = counters.fold(u64::from(drops), u64::wrapping_add);
+            activity.sum = activity.sum.wrapping_add(sum);
+            let pid = Some(Pid(half(offset_of!(Record, pid)))).filter(|pid| pid.0 != 0);
+            activity.pid = pid.or(activity.pid);
+        });
+        found
+    }
+
+    /// The listeners of `netns` that were adopted and whose connections were not looked for.
+    #[must_use]
+    pub fn adopted(&self, netns: NetnsId) -> Vec<Slot> {
+        let mut slots = Vec::new();
+        self.each(|slot, words| {
+            let record = decode(slot, &std::array::from_fn(|at| words[at].load(Relaxed)));
+            if record.adopted && record.netns == netns && record.found.is_none() {
+                slots.push(slot);
+            }
+        });
+        slots
+    }
+
+    /// Calls `look` for each record in use; takes nothing back.
+    pub fn each(&self, mut look: impl FnMut(Slot, &[AtomicU64])) {
+        let mut untouched = 0;
+        for (slot, words) in (0..).map(Slot).zip(self.words.words().chunks_exact(WORDS)) {
+            if words[COOKIE].load(Relaxed) != 0 {
+                untouched = 0;
+                look(slot, words);
+                continue;
+            }
+            untouched += 1;
+            if words[GENERATION].load(Relaxed) != 0 {
+                untouched = 0;
+            }
+            if UNTOUCHED < untouched {
+                break;
+            }
         }
     }
 
-    /// What the iterator left in a record, if it came by in `pass`.
+    /// What the iterator or the sweep left in a record, if it came by in `pass`.
     #[must_use]
     pub fn visit(&self, slot: Slot, pass: u32) -> Option<Visit> {
         let copy = self.copy(slot);
@@ -88,6 +134,9 @@ impl Slots {
             limit: four(&copy, offset_of!(Record, limit)),
             drops: four(&copy, offset_of!(Record, drops)),
             syn_queue: four(&copy, offset_of!(Record, syn_queue)),
+            inode: Inode(four(&copy, offset_of!(Record, inode)).into()),
+            port: two(&copy, offset_of!(Record, port)),
+            v6only: four(&copy, offset_of!(Record, v6only)) != 0,
         })
     }
 
@@ -190,8 +239,8 @@ impl Slots {
     }
 }
 
-/// A listener as the iterator saw it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A listener as the iterator or the sweep saw it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Visit {
     /// Connections in the accept queue.
     pub length: u32,
@@ -201,6 +250,29 @@ pub struct Visit {
     pub drops: u32,
     /// Request socks in the SYN queue.
     pub syn_queue: u32,
+    /// Its inode, by the sweep alone.
+    pub inode: Inode,
+    /// Its port.
+    pub port: u16,
+    /// `IPV6_V6ONLY`, by the sweep alone.
+    pub v6only: bool,
+}
+
+impl Visit {
+    /// The socket of `record`, as the sweep saw it.
+    #[must_use]
+    pub fn socket(&self, record: &SlotRecord) -> ListenSocket {
+        ListenSocket {
+            cookie: record.cookie,
+            inode: self.inode,
+            addr: record.addr,
+            port: self.port,
+            v6only: self.v6only,
+            length: self.length,
+            limit: self.limit,
+            drops: Ok(self.drops),
+        }
+    }
 }
 
 /// The host-wide cells.
@@ -233,8 +305,22 @@ impl Cells {
     }
 }
 
+/// What a record showed of the namespace that it belongs to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Activity {
+    /// Sum of what makes the namespace's own counters move; wraps.
+    pub sum: u64,
+    /// A process that called listen(2) there.
+    pub pid: Option<Pid>,
+}
+
 fn four(copy: &[u64; WORDS], offset: usize) -> u32 {
-    let bytes = copy[offset / 8].to_ne_bytes();
+    half(copy[offset / 8], offset)
+}
+
+/// The half of a word that is at `offset` in the record.
+fn half(word: u64, offset: usize) -> u32 {
+    let bytes = word.to_ne_bytes();
     let at = offset % 8;
     u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
@@ -289,7 +375,10 @@ fn decode(slot: Slot, copy: &[u64; WORDS]) -> SlotRecord {
             syn_queue_full: word(offset_of!(Record, syn_queue_full)),
         },
         syn_queue: None,
-        final_drops: (flags & DESTROYED != 0).then(|| four(copy, offset_of!(Record, drops))),
+        live: None,
+        pid: Some(Pid(four(copy, offset_of!(Record, pid)))).filter(|pid| pid.0 != 0),
+        final_drops: (flags & DESTROYED != 0)
+            .then(|| four(copy, offset_of!(Record, final_drops))),
         adopted: flags & ADOPTED != 0,
         listened_by: (flags & ADOPTED == 0).then_some(comm),
     }
@@ -330,7 +419,7 @@ mod tests {
         assert_eq!(u64::from(four(offset_of!(Record, base))) + 3, record.base);
         assert_eq!(3, record.untagged);
         assert_eq!(NetnsId(four(offset_of!(Record, netns))), record.netns);
-        assert_eq!(Some(four(offset_of!(Record, drops))), record.final_drops);
+        assert_eq!(Some(four(offset_of!(Record, final_drops))), record.final_drops);
         assert_eq!(Some(four(offset_of!(Record, found)).into()), record.found);
         let comm: [u8; 16] = std::array::from_fn(|i| byte(offset_of!(Record, comm) + i));
         assert_eq!(Some(comm), record.listened_by);

@@ -1,8 +1,8 @@
 //! The eBPF programs: loading, and what they counted.
 //!
 //! In: the prebuilt object, the kernel's BTF. Out: [`SlotsSample`], and what the iterator saw. Cost:
-//! 60–100 ms at start; a sample reads mapped memory and runs the iterator over the listeners of one
-//! namespace.
+//! 60–100 ms at start; a sample reads mapped memory and runs the sweep over the records, or the
+//! iterator over the listeners of one namespace.
 
 mod adopt;
 mod attach;
@@ -18,6 +18,7 @@ mod offsets;
 mod statistics;
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::{self, Read as _},
     sync::Arc,
@@ -26,7 +27,7 @@ use std::{
 use aya::{
     Ebpf,
     maps::{MapData, Stack},
-    programs::{Iter, Program},
+    programs::{Iter, Program, RawTracePointRunOptions, TestRun as _},
 };
 use backlogd_abi::cell;
 
@@ -39,6 +40,9 @@ use crate::{
 };
 
 pub use load::LoadError;
+
+/// The program that looks at all followed listeners at once.
+const SWEEP: &str = "sweep";
 
 /// Reading every program's page costs some 10 µs each: not in every sample.
 const STATISTICS_EVERY: u32 = 10;
@@ -108,6 +112,12 @@ impl Programs {
         if self.hooks.iter().any(served) { Ok(()) } else { Err(Absent::NotOnThisKernel) }
     }
 
+    /// Which namespaces have records, and what moved in each.
+    #[must_use]
+    pub fn activity(&self) -> BTreeMap<NetnsId, maps::Activity> {
+        self.slots.activity()
+    }
+
     /// The records of all namespaces, as they are now. Gives back the slots of listeners that are
     /// gone with all their connections: their record is in this sample for the last time.
     pub fn read(&mut self) -> SlotsSample {
@@ -148,18 +158,45 @@ impl Programs {
         }
     }
 
+    /// Looks at the listeners of all records, in all namespaces: fills in what each shows now.
+    /// `false` where this kernel lets no program do that.
+    ///
+    /// # Errors
+    /// What bpf(2) answers.
+    pub fn sweep(&mut self, sample: &mut SlotsSample) -> io::Result<bool> {
+        let Some(Program::RawTracePoint(program)) = self.ebpf.program(SWEEP) else {
+            return Ok(false);
+        };
+        if program.fd().is_err() {
+            return Ok(false);
+        }
+        self.pass = self.pass.wrapping_add(1);
+        self.cells.set(cell::PASS, self.pass.into());
+        let end = sample.records.last().map_or(0, |record| record.slot.0 + 1);
+        for first in (0..end).step_by(backlogd_abi::SWEEP as usize) {
+            program.test_run(sweep_from(first.into())).map_err(io::Error::other)?;
+        }
+        for record in &mut sample.records {
+            if let Some(visit) = self.slots.visit(record.slot, self.pass) {
+                record.syn_queue = Some(visit.syn_queue);
+                record.live = Some(visit.socket(record));
+            }
+        }
+        Ok(true)
+    }
+
     /// Looks at `n_listeners` listeners of this thread's namespace `netns`: fills in the SYN queues
     /// of their records, and says what it saw. `None` without the iterator.
     ///
     /// # Errors
-    /// As [`Programs::adopt`].
+    /// What bpf(2) or read(2) answers.
     pub fn look(
         &mut self,
         sample: &mut SlotsSample,
         netns: NetnsId,
         n_listeners: usize,
     ) -> io::Result<Option<Look>> {
-        if self.served("syn_queue").is_err() || n_listeners == 0 {
+        if self.served("adopt").is_err() || n_listeners == 0 {
             return Ok(None);
         }
         self.visit(n_listeners as u64)?;
@@ -246,6 +283,13 @@ impl Programs {
             tracing::debug!(slot = slot.0, error = %err, "slot not given back");
         }
     }
+}
+
+/// Looks at the records from the one of this number on.
+fn sweep_from(first: u64) -> RawTracePointRunOptions {
+    let mut options = RawTracePointRunOptions::new();
+    options.args[0] = first;
+    options
 }
 
 /// The iterator is bound to the namespace of the thread that opens it (`bpf_iter_init_seq_net`,

@@ -12,6 +12,8 @@ use super::btf::{Btf, BtfError};
 /// [`BtfError::NoField`]: a field that this kernel lacks and no program works without.
 pub(super) fn offsets(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
     let optional = |structure, path| btf.offset(structure, path).unwrap_or(ABSENT);
+    let (v6only_byte, v6only_mask) =
+        btf.bit("sock", "__sk_common.skc_ipv6only").unwrap_or((ABSENT, ABSENT));
     Ok(Offsets {
         state: btf.offset("sock", "__sk_common.skc_state")?,
         family: btf.offset("sock", "__sk_common.skc_family")?,
@@ -27,6 +29,8 @@ pub(super) fn offsets(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
         err: btf.offset("sock", "sk_err")?,
         socket: btf.offset("sock", "sk_socket")?,
         qlen: btf.offset("tcp_sock", "inet_conn.icsk_accept_queue.qlen")?,
+        v6only_byte,
+        v6only_mask,
         fast_open: btf.offset("tcp_sock", "fastopen_rsk")?,
         peer_port: btf.offset("sock", "__sk_common.skc_dport")?,
         peer4: btf.offset("sock", "__sk_common.skc_daddr")?,
@@ -44,6 +48,7 @@ pub(super) fn offsets(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
         fd: optional("fdtable", "fd"),
         private_data: optional("file", "private_data"),
         first_argument: optional("pt_regs", FIRST_ARGUMENT),
+        inode: optional("socket_alloc", "vfs_inode.i_ino"),
         io_file: optional("io_kiocb", "file"),
         io_result: optional("io_kiocb", "cqe.res"),
         listen_overflow: btf

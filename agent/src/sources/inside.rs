@@ -1,0 +1,66 @@
+//! What can only be read inside a network namespace: its sysctls and, by sock_diag, its listeners.
+//!
+//! In: ways into namespaces. Out: [`Inside`] of each. Cost: 0.2 ms for each namespace, on one thread that
+//! lives for as long, so that no other ever stands in a namespace that is not its own.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    thread,
+};
+
+use super::{
+    ebpf::Programs,
+    netns::Way,
+    sock_diag::{SockDiag, SockDiagError},
+    sysctl,
+};
+use crate::{
+    id::{Cookie, NetnsId},
+    input::{Known, ListenSocket},
+    sys::netns::enter,
+};
+
+/// One namespace, from inside.
+#[derive(Debug)]
+pub(super) struct Inside {
+    pub(super) sysctls: BTreeMap<&'static str, i64>,
+    /// Its listeners that have no record so far.
+    pub(super) extra: Known<Vec<ListenSocket>>,
+}
+
+/// Looks into each of `ways`. A listener that is not `known` gets a record, if there is room.
+pub(super) fn look(
+    ways: Vec<(NetnsId, Way)>,
+    programs: &mut Known<Programs>,
+    known: &BTreeSet<Cookie>,
+) -> Vec<(NetnsId, io::Result<Inside>)> {
+    let look = || {
+        let look = |(netns, way): (NetnsId, Way)| (netns, look_at(netns, &way, programs, known));
+        ways.into_iter().map(look).collect()
+    };
+    // it panics with us, or not at all
+    thread::scope(|scope| scope.spawn(look).join().unwrap_or_default())
+}
+
+fn look_at(
+    netns: NetnsId,
+    way: &Way,
+    programs: &mut Known<Programs>,
+    known: &BTreeSet<Cookie>,
+) -> io::Result<Inside> {
+    if enter(&way.file())? != netns {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    let mut sockets = Vec::new();
+    let dumped = SockDiag::open().and_then(|mut sock_diag| sock_diag.listen(&mut sockets));
+    let n_listeners = sockets.len();
+    sockets.retain(|socket| !known.contains(&socket.cookie));
+    if let Ok(programs) = programs
+        && !sockets.is_empty()
+    {
+        programs.adopt(netns, n_listeners, true)?;
+    }
+    let extra = dumped.map(|()| sockets).map_err(|err| SockDiagError::absent(&err));
+    Ok(Inside { sysctls: sysctl::read(), extra })
+}

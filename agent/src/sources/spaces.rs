@@ -1,0 +1,367 @@
+//! The network namespaces from pass to pass: how to get at each, what its counters showed, and whose
+//! turn it is.
+//!
+//! In: `netns.rs`, `netstat.rs`, `sysctl.rs`, `sock_diag.rs`. Cost: a pass over all processes when one
+//! has begun, on a thread of its own and at most a twentieth of a core; 0.1 ms for each namespace
+//! whose counters are read. In a sample these are the namespaces whose listeners have moved, and a
+//! thirtieth of the others.
+//! Nothing here keeps a namespace alive: files and sockets are closed at once.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::Path,
+    sync::{Arc, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{
+    ebpf::maps::Activity,
+    inside::Inside,
+    netns::{self, Found, Way},
+    netstat::{self, Fields, NetstatError},
+};
+use crate::{
+    id::{Cookie, NetnsId},
+    input::{Absent, Known, ListenSocket, NamespaceSample, SlotRecord},
+    time::{Monotonic, Nanos},
+};
+
+/// Each namespace's counters are read at least once in so many samples.
+const ROUND: usize = 30;
+
+/// Namespaces that are read in one sample since their listeners moved; others wait for the next.
+const MOVED_AT_ONCE: usize = 64;
+
+/// Namespaces that are entered in one sample.
+const ENTERED_AT_ONCE: usize = 16;
+
+/// How often each is entered.
+const ENTER_EVERY: Nanos = Nanos(60_000_000_000);
+
+/// The same where that is the only way to see its listeners.
+const DUMP_EVERY: Nanos = Nanos(1_000_000_000);
+
+/// A pass over all processes is followed by this many times its duration without one.
+const REST: u32 = 20;
+
+/// A pass, whether or not a process has begun since the last.
+const FIND_EVERY: Nanos = Nanos(10_000_000_000);
+
+/// One namespace.
+#[derive(Debug)]
+pub(super) struct Space {
+    /// None: nobody knows how to get at it.
+    ways: Vec<Way>,
+    /// Counters, as last read.
+    fields: Known<Arc<Fields>>,
+    /// `PassiveOpens` among them.
+    passive_opens: Known<u64>,
+    /// Of its first sample, read after the records.
+    passive_opens_after: Option<u64>,
+    sysctls: Arc<BTreeMap<&'static str, i64>>,
+    /// Listeners that had no record when it was last entered.
+    extra: Known<Vec<ListenSocket>>,
+    read: Option<Monotonic>,
+    entered: Option<Monotonic>,
+    activity: u64,
+}
+
+impl Default for Space {
+    fn default() -> Self {
+        Self {
+            ways: Vec::new(),
+            fields: Err(Absent::Unreadable),
+            passive_opens: Err(Absent::Unreadable),
+            passive_opens_after: None,
+            sysctls: Arc::default(),
+            extra: Ok(Vec::new()),
+            read: None,
+            entered: None,
+            activity: 0,
+        }
+    }
+}
+
+/// All namespaces but the agent's own, which is read in each sample by files that stay open.
+#[derive(Debug, Default)]
+pub(super) struct Spaces {
+    spaces: BTreeMap<NetnsId, Space>,
+    finding: Option<mpsc::Receiver<(io::Result<Found>, Duration)>>,
+    rest_until: Monotonic,
+    found: Option<Monotonic>,
+    /// The newest process when the last pass began.
+    newest: Option<u32>,
+    /// Whether a namespace has lost its ways.
+    is_astray: bool,
+    /// Processes that the last pass could not look into.
+    unreadable: u64,
+}
+
+impl Spaces {
+    /// Finds all namespaces, and waits for it: at the start.
+    pub(super) fn find_now(&mut self, own: NetnsId, at: Monotonic) -> io::Result<()> {
+        self.newest = newest_pid();
+        self.take(netns::find()?, own, at);
+        Ok(())
+    }
+
+    /// Brings the list of namespaces up to date.
+    pub(super) fn update(
+        &mut self,
+        own: NetnsId,
+        at: Monotonic,
+        active: &BTreeMap<NetnsId, Activity>,
+    ) {
+        self.finish_finding(own, at);
+        for (&netns, activity) in active.iter().filter(|(netns, _)| **netns != own) {
+            let space = self.spaces.entry(netns).or_default();
+            if space.ways.is_empty() {
+                let way = activity.pid.and_then(|pid| netns::by_process(netns, pid));
+                self.is_astray |= way.is_none();
+                space.ways.extend(way);
+            }
+        }
+        let last = self.found.unwrap_or_default();
+        let is_due = || FIND_EVERY <= at - last || self.is_astray || newest_pid() != self.newest;
+        if self.finding.is_none() && self.rest_until <= at && is_due() {
+            self.start_finding();
+        }
+        self.spaces.retain(|netns, space| !space.ways.is_empty() || active.contains_key(netns));
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (NetnsId, &Space)> {
+        self.spaces.iter().map(|(netns, space)| (*netns, space))
+    }
+
+    /// Processes whose namespace the last pass could not tell.
+    pub(super) fn unreadable(&self) -> u64 {
+        self.unreadable
+    }
+
+    /// Reads the counters of those whose turn it is.
+    pub(super) fn read(&mut self, at: Monotonic, active: &BTreeMap<NetnsId, Activity>) {
+        for netns in self.due(active) {
+            let Some(space) = self.spaces.get_mut(&netns) else { continue };
+            space.activity = active.get(&netns).map_or(0, |activity| activity.sum);
+            space.read = Some(at);
+            if let Err(err) = space.read_counters() {
+                tracing::debug!(%netns, error = %err, "counters not read");
+                self.is_astray |= space.lose_ways(netns);
+            }
+        }
+    }
+
+    /// After the records were read: once more for those that were read for the first time.
+    pub(super) fn read_again(&mut self, at: Monotonic) {
+        for space in self.spaces.values_mut() {
+            space.passive_opens_after = None;
+            if space.read == Some(at) && space.entered.is_none() {
+                let folder = space.ways.iter().find_map(Way::counters);
+                let mut fields = Fields::new();
+                let read = folder.and_then(|folder| netstat::read(&folder, &mut fields).ok());
+                space.passive_opens_after =
+                    read.and_then(|()| fields.get("PassiveOpens").copied());
+            }
+        }
+    }
+
+    /// Whose counters are to be read: those that moved, and the ones that were not read for longest.
+    fn due(&self, active: &BTreeMap<NetnsId, Activity>) -> Vec<NetnsId> {
+        let has_moved = |netns: NetnsId, space: &Space| {
+            active.get(&netns).is_some_and(|activity| activity.sum != space.activity)
+        };
+        let mut all: Vec<(Option<Monotonic>, bool, NetnsId)> = self
+            .iter()
+            .filter(|(_, space)| !space.ways.is_empty())
+            .map(|(netns, space)| (space.read, has_moved(netns, space), netns))
+            .collect();
+        // those that were never read first
+        all.sort_unstable();
+        let moved = all.iter().filter(|(read, moved, _)| *moved && read.is_some());
+        let others = all.iter().filter(|(read, moved, _)| !*moved || read.is_none());
+        let turn = all.len().div_ceil(ROUND);
+        let new = all.iter().take_while(|(read, ..)| read.is_none()).count();
+        moved
+            .take(MOVED_AT_ONCE)
+            .chain(others.take(turn.max(new.min(MOVED_AT_ONCE))))
+            .map(|(.., netns)| *netns)
+            .collect()
+    }
+
+    /// Those whose turn it is to be entered, and the way to do so; `all` of them at the start. Where
+    /// no sweep sees their listeners, the turn comes more often.
+    pub(super) fn enter_next(
+        &mut self,
+        at: Monotonic,
+        swept: bool,
+        all: bool,
+    ) -> Vec<(NetnsId, Way)> {
+        let every = if swept { ENTER_EVERY } else { DUMP_EVERY };
+        let is_due = |space: &Space| space.entered.is_none_or(|then| every <= at - then);
+        let mut due: Vec<_> = self
+            .spaces
+            .iter()
+            .filter(|(_, space)| is_due(space))
+            .filter_map(|(netns, space)| Some((space.entered, *netns, space.ways.first()?.clone())))
+            .collect();
+        due.sort_unstable();
+        due.truncate(if all { usize::MAX } else { ENTERED_AT_ONCE });
+        due.into_iter().map(|(_, netns, way)| (netns, way)).collect()
+    }
+
+    /// Takes in what was found inside.
+    pub(super) fn entered(&mut self, netns: NetnsId, at: Monotonic, inside: Inside) {
+        if let Some(space) = self.spaces.get_mut(&netns) {
+            space.entered = Some(at);
+            space.sysctls = inside.sysctls.into();
+            space.extra = inside.extra;
+        }
+    }
+
+    /// It could not be entered: perhaps it is gone.
+    pub(super) fn lost(&mut self, netns: NetnsId, at: Monotonic) {
+        if let Some(space) = self.spaces.get_mut(&netns) {
+            space.entered = Some(at);
+            self.is_astray |= space.lose_ways(netns);
+        }
+    }
+
+    /// All of them, with the listeners of `records` where the sweep saw them.
+    pub(super) fn samples(
+        &mut self,
+        records: &[SlotRecord],
+        swept: bool,
+    ) -> impl Iterator<Item = NamespaceSample> {
+        let mut sockets: BTreeMap<NetnsId, Vec<ListenSocket>> = BTreeMap::new();
+        for record in records.iter().filter(|_| swept) {
+            sockets.entry(record.netns).or_default().extend(record.live);
+        }
+        let followed: BTreeSet<Cookie> = records.iter().map(|record| record.cookie).collect();
+        self.spaces.iter_mut().map(move |(&netns, space)| {
+            let swept = sockets.remove(&netns).unwrap_or_default();
+            space.sample(netns, swept, &followed)
+        })
+    }
+
+    fn start_finding(&mut self) {
+        self.newest = newest_pid();
+        self.is_astray = false;
+        let (done, result) = mpsc::sync_channel(1);
+        let find = move || {
+            let start = Instant::now();
+            let found = netns::find();
+            // nobody waits for it any more: the agent is stopping
+            let _ = done.send((found, start.elapsed()));
+        };
+        match thread::Builder::new().name("namespaces".to_owned()).spawn(find) {
+            Ok(_) => self.finding = Some(result),
+            Err(err) => tracing::debug!(error = %err, "namespaces not looked for"),
+        }
+    }
+
+    fn finish_finding(&mut self, own: NetnsId, at: Monotonic) {
+        let Some(result) = self.finding.take() else { return };
+        match result.try_recv() {
+            Ok((found, took)) => {
+                self.rest_until = at + Nanos::from(took.saturating_mul(REST));
+                match found {
+                    Ok(found) => self.take(found, own, at),
+                    Err(err) => tracing::debug!(error = %err, "namespaces not found"),
+                }
+            }
+            Err(mpsc::TryRecvError::Empty) => self.finding = Some(result),
+            Err(mpsc::TryRecvError::Disconnected) => {}
+        }
+    }
+
+    fn take(&mut self, mut found: Found, own: NetnsId, at: Monotonic) {
+        self.found = Some(at);
+        self.unreadable = found.unreadable;
+        found.ways.remove(&own);
+        for (netns, space) in &mut self.spaces {
+            space.ways = found.ways.remove(netns).unwrap_or_default();
+        }
+        let new = found.ways.into_iter();
+        self.spaces.extend(new.map(|(netns, ways)| (netns, Space { ways, ..Space::default() })));
+    }
+}
+
+impl Space {
+    fn sample(
+        &mut self,
+        netns: NetnsId,
+        mut swept: Vec<ListenSocket>,
+        followed: &BTreeSet<Cookie>,
+    ) -> NamespaceSample {
+        if let Ok(extra) = &mut self.extra
+            && !swept.is_empty()
+        {
+            // what has a record by now is shown by that
+            extra.retain(|socket| !followed.contains(&socket.cookie));
+        }
+        let sockets = match &self.extra {
+            Ok(extra) => {
+                swept.extend(extra);
+                Ok(swept)
+            }
+            Err(_) if !swept.is_empty() => Ok(swept),
+            Err(absent) => Err(*absent),
+        };
+        NamespaceSample {
+            netns,
+            sockets,
+            passive_opens: self.passive_opens,
+            passive_opens_after: self.passive_opens_after,
+            netstat: self.fields.clone(),
+            sysctls: self.sysctls.clone(),
+        }
+    }
+
+    fn read_counters(&mut self) -> Result<(), NetstatError> {
+        let mut fields = Fields::new();
+        let result = match self.ways.iter().find_map(Way::counters) {
+            Some(folder) => netstat::read(&folder, &mut fields),
+            None => self.read_inside(&mut fields),
+        };
+        if let Err(err) = result {
+            (self.fields, self.passive_opens) = (Err(Absent::Unreadable), Err(Absent::Unreadable));
+            return Err(err);
+        }
+        self.passive_opens = fields.get("PassiveOpens").copied().ok_or(Absent::NotOnThisKernel);
+        self.fields = Ok(fields.into());
+        Ok(())
+    }
+
+    /// Where no process is in the namespace, but a name keeps it.
+    fn read_inside(&self, fields: &mut Fields) -> Result<(), NetstatError> {
+        let Some(way) = self.ways.first() else { return Ok(()) };
+        let read = || netstat::read(Path::new("/proc/thread-self/net"), fields);
+        match inside(way, read) {
+            Ok(result) => result,
+            Err(source) => Err(NetstatError::Read { file: "net", source }),
+        }
+    }
+
+    /// Forgets the ways that lead elsewhere; whether none is left.
+    fn lose_ways(&mut self, netns: NetnsId) -> bool {
+        self.ways.retain(|way| way.leads_to(netns));
+        self.ways.is_empty()
+    }
+}
+
+/// Does something in a namespace, on a thread that lives for that.
+///
+/// # Errors
+/// When it cannot be entered.
+pub(super) fn inside<T: Send>(way: &Way, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+    let run = || crate::sys::netns::enter(&way.file()).map(|_| work());
+    let panicked = || io::Error::other("the thread ended early");
+    thread::scope(|scope| scope.spawn(run).join().map_err(|_| panicked())?)
+}
+
+/// The last process id that was given out: whether a process has begun since.
+fn newest_pid() -> Option<u32> {
+    fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next_back()?.parse().ok()
+}
