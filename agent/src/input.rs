@@ -305,6 +305,23 @@ pub struct ProcessSample {
     pub max_fds: Known<u64>,
 }
 
+/// Where a process belongs, as far as its cgroup tells. What is not known is `None`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Workload {
+    /// The systemd unit: `nginx.service`, `session-3.scope`.
+    pub unit: Option<Arc<str>>,
+    /// The container's id, as its runtime names it: 64 hexadecimal digits.
+    pub container_id: Option<Arc<str>>,
+    /// The pod's UID.
+    pub pod_uid: Option<Arc<str>>,
+    /// The pod's Kubernetes namespace.
+    pub namespace: Option<Arc<str>>,
+    /// The pod's name.
+    pub pod: Option<Arc<str>>,
+    /// The container's name.
+    pub container: Option<Arc<str>>,
+}
+
 /// Host totals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostSample {

@@ -17,6 +17,7 @@ pub mod machine;
 pub mod netns;
 pub mod netstat;
 mod owners;
+pub mod pods;
 pub mod process;
 pub mod sock_diag;
 mod spaces;
