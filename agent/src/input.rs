@@ -141,6 +141,128 @@ pub struct ListenSocket {
     pub drops: Known<u32>,
 }
 
+/// The TCP sockets of a namespace that do not listen, counted: a read of the whole table.
+///
+/// The kernel walks its table while sockets move in it, so that one which changes meanwhile may be
+/// missing or come twice.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Table {
+    /// How long the read took.
+    pub took: Nanos,
+    /// Rows that were read.
+    pub rows: u64,
+    /// Whether it was stopped at its budget, or destinations found no room: every number is then a
+    /// lower bound.
+    pub is_partial: bool,
+    /// Sockets by state, by the names that `ss` uses, with `_`: all states but LISTEN, also those
+    /// without a socket. A TIME_WAIT socket whose peer has not closed is in `fin_wait_2`, as the
+    /// kernel shows it.
+    pub states: BTreeMap<&'static str, u64>,
+    /// By local address and port of a listener; each listener asked for, also without connections.
+    pub listeners: BTreeMap<(IpAddr, u16), Connections>,
+    /// TIME_WAIT sockets whose local port is no listener's.
+    pub time_wait_ephemeral: u64,
+    /// Where connections that began here lead, by local ports in use, most first.
+    pub destinations: Vec<Destination>,
+    /// Destinations in all, before that list was cut.
+    pub n_destinations: u64,
+    /// Rows of further destinations, which found no room.
+    pub unplaced: u64,
+}
+
+/// Connections of one listener in a [`Table`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Connections {
+    /// Accepted: a descriptor stands behind them. In any state.
+    pub accepted: u64,
+    /// Accepted, and the peer has closed: CLOSE_WAIT.
+    pub close_wait: u64,
+    /// Closed by the owner, and the peer has not closed, or not acknowledged: FIN_WAIT_1,
+    /// FIN_WAIT_2, CLOSING or LAST_ACK without a descriptor.
+    pub fin_wait: u64,
+    /// Established, or already closed by the peer, without a descriptor: they wait for accept(2).
+    pub queued: u64,
+    /// In TIME_WAIT.
+    pub time_wait: u64,
+    /// Bytes that the owners of the accepted ones have not read. The end of a stream that nobody has
+    /// seen counts as one (`tcp_diag_get_info`, net/ipv4/tcp_diag.c).
+    pub unread_bytes: u64,
+    /// The same of the connection with the most.
+    pub unread_bytes_max: u64,
+    /// Bytes that the peers of the accepted ones have not acknowledged, sent or not. The end of a
+    /// stream counts as one.
+    pub unsent_bytes: u64,
+    /// The same of the connection with the most.
+    pub unsent_bytes_max: u64,
+}
+
+/// Local ports in use towards one destination from one source address. IPv4 in either kind of
+/// socket is IPv4 here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Destination {
+    /// Local address.
+    pub source: IpAddr,
+    /// Remote address.
+    pub addr: IpAddr,
+    /// Remote port.
+    pub port: u16,
+    /// Local ports with a connection in any state but TIME_WAIT.
+    pub open: u64,
+    /// Local ports in TIME_WAIT.
+    pub time_wait: u64,
+    /// Of these, since more than a second: connect(2) may take them where `tcp_tw_reuse` allows it
+    /// and the peer uses timestamps.
+    pub time_wait_reusable: u64,
+}
+
+/// A bound UDP socket that is not connected, as sock_diag shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UdpSocket {
+    /// Names the socket for good.
+    pub cookie: Cookie,
+    /// Its inode; 0 for a socket that no descriptor refers to.
+    pub inode: Inode,
+    /// Local address.
+    pub addr: IpAddr,
+    /// Local port.
+    pub port: u16,
+    /// Memory of the datagrams that wait to be received, with the kernel's overhead:
+    /// `SK_MEMINFO_RMEM_ALLOC`.
+    pub queue_bytes: u32,
+    /// How much of it there may be (`SO_RCVBUF` as the kernel doubles it): `SK_MEMINFO_RCVBUF`.
+    pub limit_bytes: u32,
+    /// `sk_drops`. Wraps at 2^32.
+    pub drops: Known<u32>,
+}
+
+/// What `/proc/net/sockstat` and `sockstat6` say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sockstat {
+    /// IPv4 TCP sockets of the namespace that are connected or listen, without TIME_WAIT and SYN
+    /// queues.
+    pub tcp_inuse: u64,
+    /// The same of IPv6; absent where the kernel has no IPv6.
+    pub tcp6_inuse: Known<u64>,
+    /// TIME_WAIT sockets of the namespace, IPv4 and IPv6, with those whose peer has not closed.
+    pub time_wait: u64,
+    /// TCP sockets that no descriptor refers to and that are not closed; of the whole host.
+    pub orphans: u64,
+    /// Pages that TCP buffers hold; of the whole host. Since 6.0 each processor keeps up to 1 MiB that
+    /// is not told here (`sk_memory_allocated_add`, include/net/proto_memory.h).
+    pub tcp_memory_pages: u64,
+}
+
+/// Limits of TCP's buffers, of the whole host: `tcp_mem`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpMemoryLimits {
+    /// Below this many bytes nothing is restrained.
+    pub low_bytes: u64,
+    /// Above, until it is below `low_bytes` again, the kernel saves memory.
+    pub pressure_bytes: u64,
+    /// Above, nothing is allocated.
+    pub high_bytes: u64,
+}
+
 /// The slots that are in use.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SlotsSample {

@@ -21,7 +21,10 @@ pub mod pods;
 pub mod process;
 pub mod sock_diag;
 mod spaces;
+pub mod sockets;
+pub mod sockstat;
 pub mod sysctl;
+pub mod udp;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

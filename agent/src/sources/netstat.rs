@@ -1,19 +1,13 @@
 //! What the kernel counted for one network namespace: overflows, listen drops, cookies, opens.
 //!
-//! In: `/proc/net/netstat` and `snmp` (`netstat_seq_show`, `snmp_seq_show`, net/ipv4/proc.c).
-//! Out: the fields of `TCP_EXT` and `TCP` that this kernel has. Cost: 52 µs for
-//! both, 12 µs for `snmp` alone, nearly all in the kernel, which sums over CPUs and prints; opening
-//! the files each time would add 13 µs (Linux 6.18 on two virtual cores).
+//! In: `/proc/net/netstat` and `snmp` (`netstat_seq_show`, `snmp_seq_show`, net/ipv4/proc.c), and
+//! `snmp6` (`snmp6_seq_show`, net/ipv6/proc.c).
+//! Out: the fields of `TCP_EXT` and `TCP` that this kernel has, and `RcvbufErrors` of UDP. Cost:
+//! 52 µs for `netstat` and `snmp`, 12 µs for `snmp` alone, nearly all in the kernel, which sums over
+//! CPUs and prints; opening the files each time would add 13 µs (Linux 6.18 on two virtual cores).
 //! Not here: differences (model).
 
-use std::{
-    borrow::Cow,
-    collections::BTreeMap,
-    fs::{self, File},
-    io,
-    os::unix::fs::FileExt,
-    path::Path,
-};
+use std::{borrow::Cow, collections::BTreeMap, fs::File, io, os::unix::fs::FileExt, path::Path};
 
 /// Table `TcpExt` of `/proc/net/netstat`, sorted.
 const TCP_EXT: [&str; 17] = [
@@ -39,8 +33,18 @@ const TCP_EXT: [&str; 17] = [
 const TCP: [&str; 6] =
     ["ActiveOpens", "AttemptFails", "EstabResets", "InErrs", "OutRsts", "PassiveOpens"];
 
+/// `CurrEstab` of the same table is no counter.
+const ESTABLISHED: [&str; 1] = ["CurrEstab"];
+/// Table `Udp`; its fields have the names of other tables' fields.
+const UDP: [&str; 1] = ["RcvbufErrors"];
+/// `Udp: RcvbufErrors` as it is published.
+const UDP_RCVBUF_ERRORS: &str = "UdpRcvbufErrors";
+/// The same of IPv6, as the kernel names it in `snmp6`.
+const UDP6_RCVBUF_ERRORS: &str = "Udp6RcvbufErrors";
+
 const NETSTAT: &str = "net/netstat";
 const SNMP: &str = "net/snmp";
+const SNMP6: &str = "net/snmp6";
 
 /// The files of the network namespace in which they were opened, wherever the thread goes
 /// (`single_open_net`, fs/proc/proc_net.c).
@@ -109,31 +113,74 @@ impl Netstat {
         parse(NETSTAT, &text, "TcpExt", &TCP_EXT, |name, n| _ = fields.insert(name, n))
     }
 
-    /// Adds the `Tcp` fields that are published, `PassiveOpens` among them: what the eBPF programs'
-    /// count is checked against.
+    /// Adds the `Tcp` and `Udp` fields that are published, `PassiveOpens` among them: what the eBPF
+    /// programs' count is checked against. Returns `CurrEstab`, see [`Counts::established`].
     ///
     /// # Errors
     /// When `snmp` cannot be read, or is malformed.
-    pub fn snmp(&mut self, fields: &mut Fields) -> Result<(), NetstatError> {
+    pub fn snmp(&mut self, fields: &mut Fields) -> Result<Option<u64>, NetstatError> {
         let text = whole(&self.snmp, SNMP, &mut self.buffer)?;
-        parse(SNMP, &text, "Tcp", &TCP, |name, n| _ = fields.insert(name, n))
+        parse_snmp(&text, fields)
     }
 }
 
-/// Reads the published fields of both files once, from a folder `net` of a namespace
-/// (`/proc/PID/net`), and keeps nothing open.
+/// What the files of one namespace say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// The fields that are published.
+    pub fields: Fields,
+    /// `CurrEstab`: connections in ESTABLISHED or CLOSE_WAIT now.
+    pub established: Option<u64>,
+}
+
+/// Reads `netstat`, `snmp` and `snmp6`, if there is one, in `dir`: `/proc/thread-self/net` or
+/// `/proc/PID/net`. Keeps nothing open: an open file there keeps its namespace alive.
 ///
 /// # Errors
-/// When a file cannot be read, or is malformed.
-pub fn read(folder: &Path, fields: &mut Fields) -> Result<(), NetstatError> {
-    let text = |file: &'static str, name: &str| {
-        let text = fs::read(folder.join(name)).map_err(|source| NetstatError::Read { file, source });
-        text.map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+/// When `netstat` or `snmp` cannot be read, or a file is malformed.
+pub fn read(dir: &Path) -> Result<Counts, NetstatError> {
+    let mut buffer = vec![0; 16 * 1024];
+    let mut counts = Counts::default();
+    let fields = &mut counts.fields;
+    let open = |file: &'static str| {
+        let name = Path::new(file).file_name().unwrap_or_default();
+        File::open(dir.join(name)).map_err(|source| NetstatError::Read { file, source })
     };
-    let snmp = text(SNMP, "snmp")?;
-    parse(SNMP, &snmp, "Tcp", &TCP, |name, n| _ = fields.insert(name, n))?;
-    let netstat = text(NETSTAT, "netstat")?;
-    parse(NETSTAT, &netstat, "TcpExt", &TCP_EXT, |name, n| _ = fields.insert(name, n))
+    let netstat = open(NETSTAT)?;
+    let text = whole(&netstat, NETSTAT, &mut buffer)?;
+    parse(NETSTAT, &text, "TcpExt", &TCP_EXT, |name, n| _ = fields.insert(name, n))?;
+    let snmp = open(SNMP)?;
+    counts.established = parse_snmp(&whole(&snmp, SNMP, &mut buffer)?, fields)?;
+    match open(SNMP6) {
+        Ok(snmp6) => parse_snmp6(&whole(&snmp6, SNMP6, &mut buffer)?, fields)?,
+        // a kernel without IPv6
+        Err(NetstatError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    Ok(counts)
+}
+
+/// Adds what is published of `snmp`, and returns `CurrEstab`.
+fn parse_snmp(text: &str, fields: &mut Fields) -> Result<Option<u64>, NetstatError> {
+    let mut established = None;
+    parse(SNMP, text, "Tcp", &TCP, |name, n| _ = fields.insert(name, n))?;
+    parse(SNMP, text, "Tcp", &ESTABLISHED, |_, n| established = Some(n))?;
+    parse(SNMP, text, "Udp", &UDP, |_, n| _ = fields.insert(UDP_RCVBUF_ERRORS, n))?;
+    Ok(established)
+}
+
+/// Adds what is published of `snmp6`: on each line a name and a value.
+fn parse_snmp6(text: &str, fields: &mut Fields) -> Result<(), NetstatError> {
+    for (text, line) in text.lines().zip(1..) {
+        let mut words = text.split_whitespace();
+        if words.next() == Some(UDP6_RCVBUF_ERRORS) {
+            let value = words.next().unwrap_or_default();
+            if let Some(n) = number(SNMP6, line, UDP6_RCVBUF_ERRORS, value)? {
+                fields.insert(UDP6_RCVBUF_ERRORS, n);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The file's text. Each read from its start has the kernel write it anew (`seq_read_iter`,
@@ -260,6 +307,45 @@ mod tests {
     }
 
     #[test]
+    fn snmp_has_a_gauge_and_fields_of_udp_beside_those_of_tcp() {
+        let mut found = Fields::new();
+        let snmp = include_str!("../../tests/fixtures/proc/net/snmp");
+        assert_eq!(parse_snmp(snmp, &mut found).unwrap(), Some(12));
+        assert_eq!((found["UdpRcvbufErrors"], found["PassiveOpens"]), (0, 6));
+        assert!(!found.contains_key("CurrEstab"));
+    }
+
+    #[test]
+    fn snmp6_has_a_name_and_a_value_on_each_line() {
+        #[track_caller]
+        fn check(text: &str, expected: Result<&[(&'static str, u64)], &str>) {
+            let mut found = Fields::new();
+            let got = parse_snmp6(text, &mut found).map(|()| found);
+            let expected = expected.map(|pairs| pairs.iter().copied().collect());
+            assert_eq!(got.map_err(|error| error.to_string()), expected.map_err(Into::into));
+        }
+        check("Ip6InReceives  \t1\nUdp6RcvbufErrors  \t7\n", Ok(&[("Udp6RcvbufErrors", 7)]));
+        check("UdpLite6RcvbufErrors 7\n", Ok(&[]));
+        check("", Ok(&[]));
+        check(
+            "\nUdp6RcvbufErrors",
+            Err("net/snmp6 line 2: Udp6RcvbufErrors is \"\", expected a whole number"),
+        );
+    }
+
+    #[test]
+    fn one_read_finds_what_open_files_find() {
+        let counts = read(Path::new("/proc/thread-self/net")).unwrap();
+        let (mut netstat, mut fields) = (Netstat::open().unwrap(), Fields::new());
+        netstat.netstat(&mut fields).unwrap();
+        assert!(netstat.snmp(&mut fields).unwrap().is_some() && counts.established.is_some());
+        let names = counts.fields.keys().filter(|name| **name != UDP6_RCVBUF_ERRORS);
+        assert!(names.eq(fields.keys()), "{counts:?}");
+        let error = read(Path::new("/nonexistent")).unwrap_err();
+        assert_eq!(error.to_string(), "cannot read net/netstat");
+    }
+
+    #[test]
     fn an_open_file_shows_what_has_happened_since() {
         let mut netstat = Netstat::open().unwrap();
         let (mut before, mut after) = (Fields::new(), Fields::new());
@@ -289,6 +375,8 @@ mod tests {
             if let Ok(found) = fields(NETSTAT, &text, "T", &["A", "B"]) {
                 prop_assert!(found.len() <= 2);
             }
+            _ = parse_snmp(&text.replace('T', "Udp").replace('A', "RcvbufErrors"), &mut Fields::new());
+            _ = parse_snmp6(&text.replace('T', UDP6_RCVBUF_ERRORS), &mut Fields::new());
         }
 
         #[test]

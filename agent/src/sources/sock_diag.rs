@@ -7,7 +7,8 @@
 //! netlink-packet-sock-diag writes the requests but does not read the rows: its parser, which boxes
 //! each row and copies attributes, takes 156 µs for 1,000 rows where `parse` takes 11. The tests
 //! hold the two against each other.
-//! Not here: SYN queues (no row has them), owners (process.rs).
+//! Not here: SYN queues (no row has them), owners (process.rs). What a row of any dump is made of is
+//! here, for `sockets.rs` and `udp.rs`, too.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -27,9 +28,13 @@ use crate::{
 
 /// `sizeof(struct inet_diag_msg)`
 const ROW_LEN: usize = 72;
-/// Where `sk_drops` is in SKMEMINFO: `SK_MEMINFO_DROPS` of `u32`s (`sk_get_meminfo`,
-/// net/core/sock.c); since 4.6.
-const DROPS_AT: usize = 8 * 4;
+/// What SKMEMINFO consists of, `u32`s by index (`sk_get_meminfo`, net/core/sock.c): memory of what
+/// is queued for the reader.
+pub(super) const RMEM_ALLOC: usize = 0;
+/// How much of it there may be.
+pub(super) const RCVBUF: usize = 1;
+/// `sk_drops`; since 4.6.
+pub(super) const DROPS: usize = 8;
 
 /// A sock_diag socket of one network namespace.
 #[derive(Debug)]
@@ -39,23 +44,25 @@ pub struct SockDiag {
     inet6: Vec<u8>,
 }
 
-/// Why there is no list of listeners.
+/// Why there is no list of sockets.
 #[derive(Debug, thiserror::Error)]
 pub enum SockDiagError {
     /// No socket.
     #[error("cannot open a sock_diag socket")]
     Open(#[source] NetlinkError),
-    /// This kernel cannot dump TCP sockets: the module `tcp_diag` is missing.
-    #[error("sock_diag dump of {family} listeners: this kernel has no tcp_diag")]
-    NoTcpDiag {
-        /// `IPv4` or `IPv6`.
-        family: &'static str,
+    /// This kernel cannot dump these sockets: a module is missing.
+    #[error("sock_diag dump of {of}: this kernel has no {module}")]
+    NoModule {
+        /// Which sockets: `IPv4 listeners`, …
+        of: &'static str,
+        /// `tcp_diag` or `udp_diag`.
+        module: &'static str,
     },
     /// The dump failed.
-    #[error("sock_diag dump of {family} listeners failed")]
+    #[error("sock_diag dump of {of} failed")]
     Dump {
-        /// `IPv4` or `IPv6`.
-        family: &'static str,
+        /// Which sockets: `IPv4 listeners`, …
+        of: &'static str,
         /// Why.
         source: NetlinkError,
     },
@@ -81,7 +88,7 @@ impl SockDiagError {
     #[must_use]
     pub fn absent(&self) -> Absent {
         match self {
-            Self::NoTcpDiag { .. } => Absent::NotOnThisKernel,
+            Self::NoModule { .. } => Absent::NotOnThisKernel,
             Self::Open(error) | Self::Dump { source: error, .. } => match error.errno() {
                 // Each kernel has AF_NETLINK: EAFNOSUPPORT is what systemd's
                 // RestrictAddressFamilies= answers.
@@ -94,6 +101,16 @@ impl SockDiagError {
             }
         }
     }
+
+    /// What it means that a dump of these sockets failed.
+    pub(super) fn dump(of: &'static str, module: &'static str, source: NetlinkError) -> Self {
+        // `inet_diag_lock_handler`, net/ipv4/inet_diag.c
+        if source.errno() == Some(Errno::NOENT) {
+            Self::NoModule { of, module }
+        } else {
+            Self::Dump { of, source }
+        }
+    }
 }
 
 impl SockDiag {
@@ -103,8 +120,8 @@ impl SockDiag {
     /// When the kernel has no sock_diag, or a seccomp filter forbids `AF_NETLINK`.
     pub fn open() -> Result<Self, SockDiagError> {
         let netlink = Netlink::open(SOCK_DIAG).map_err(SockDiagError::Open)?;
-        let (inet, inet6) =
-            (request(AF_INET, SocketId::new_v4()), request(AF_INET6, SocketId::new_v6()));
+        let request = |family| request(family, IPPROTO_TCP, StateFlags::LISTEN);
+        let (inet, inet6) = (request(AF_INET), request(AF_INET6));
         Ok(Self { netlink, inet, inet6 })
     }
 
@@ -118,25 +135,25 @@ impl SockDiag {
     /// See [`SockDiagError`]; `into` may have got some of the sockets.
     pub fn listen(&mut self, into: &mut Vec<ListenSocket>) -> Result<(), SockDiagError> {
         let before = into.len();
-        dump(&mut self.netlink, "IPv4", &mut self.inet, into)?;
-        dump(&mut self.netlink, "IPv6", &mut self.inet6, into)?;
+        for (of, request) in
+            [("IPv4 listeners", &mut self.inet), ("IPv6 listeners", &mut self.inet6)]
+        {
+            dump(&mut self.netlink, of, "tcp_diag", request, into, parse)?;
+        }
         into[before..].sort_unstable_by_key(|socket| socket.cookie);
         into.dedup_by_key(|socket| socket.cookie);
         Ok(())
     }
 }
 
-/// A request for all TCP sockets of `family` in LISTEN, with SKMEMINFO. SKV6ONLY comes unasked
-/// with an IPv6 listener (`inet_diag_msg_attrs_fill`, net/ipv4/inet_diag.c).
-fn request(family: u8, socket_id: SocketId) -> Vec<u8> {
-    let request = SockDiagMessage::InetRequest(InetRequest {
-        family,
-        protocol: IPPROTO_TCP,
-        extensions: ExtensionFlags::SKMEMINFO,
-        states: StateFlags::LISTEN,
-        socket_id,
-    });
-    let mut message = NetlinkMessage::new(NetlinkHeader::default(), request.into());
+/// A request for all sockets of `family` and `protocol` in `states`, with SKMEMINFO. SKV6ONLY comes
+/// unasked with an IPv6 listener (`inet_diag_msg_attrs_fill`, net/ipv4/inet_diag.c).
+pub(super) fn request(family: u8, protocol: u8, states: StateFlags) -> Vec<u8> {
+    let socket_id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
+    let extensions = ExtensionFlags::SKMEMINFO;
+    let request = InetRequest { family, protocol, extensions, states, socket_id };
+    let mut message =
+        NetlinkMessage::new(NetlinkHeader::default(), SockDiagMessage::InetRequest(request).into());
     message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];
@@ -144,11 +161,14 @@ fn request(family: u8, socket_id: SocketId) -> Vec<u8> {
     bytes
 }
 
-fn dump(
+/// Adds each row of a dump to `into`, as `parse` understands it.
+pub(super) fn dump<T>(
     netlink: &mut Netlink,
-    family: &'static str,
+    of: &'static str,
+    module: &'static str,
     request: &mut [u8],
-    into: &mut Vec<ListenSocket>,
+    into: &mut Vec<T>,
+    parse: fn(&[u8]) -> Result<T, SockDiagError>,
 ) -> Result<(), SockDiagError> {
     let before = into.len();
     let mut outcome = Ok(());
@@ -161,57 +181,119 @@ fn dump(
     });
     match dumped {
         Ok(()) => outcome,
-        // `inet_diag_lock_handler`, net/ipv4/inet_diag.c
-        Err(error) if error.errno() == Some(Errno::NOENT) => {
-            Err(SockDiagError::NoTcpDiag { family })
-        }
-        Err(source) => Err(SockDiagError::Dump { family, source }),
+        Err(source) => Err(SockDiagError::dump(of, module, source)),
     }
 }
 
-/// One row: `struct inet_diag_msg` (include/uapi/linux/inet_diag.h), then attributes. A
-/// v4-mapped address stays the IPv6 address that it is bound as.
+/// A listener's row. A v4-mapped address stays the IPv6 address that it is bound as.
 fn parse(payload: &[u8]) -> Result<ListenSocket, SockDiagError> {
-    let Some((row, rest)) = payload.split_first_chunk::<ROW_LEN>() else {
-        return Err(SockDiagError::Truncated { got: payload.len() });
-    };
-    let addr = match row[0] {
-        AF_INET => IpAddr::V4(Ipv4Addr::from(*part::<4>(row, 8))),
-        AF_INET6 => IpAddr::V6(Ipv6Addr::from(*part::<16>(row, 8))),
-        got => return Err(SockDiagError::Family { got }),
-    };
+    let row = Row::parse(payload)?;
     let (mut v6only, mut drops) = (false, Err(Absent::NotOnThisKernel));
-    for attribute in attributes(rest) {
-        let (kind, value) = attribute.map_err(SockDiagError::Attributes)?;
-        match kind {
-            INET_DIAG_SKV6ONLY => v6only = value.first().is_some_and(|&byte| byte != 0),
-            INET_DIAG_SKMEMINFO => {
-                if let Some(&bytes) = value.get(DROPS_AT..).and_then(<[u8]>::first_chunk) {
-                    drops = Ok(u32::from_ne_bytes(bytes));
+    for attribute in row.attributes() {
+        match attribute? {
+            (INET_DIAG_SKV6ONLY, value) => v6only = value.first().is_some_and(|&byte| byte != 0),
+            (INET_DIAG_SKMEMINFO, value) => {
+                if let Some(n) = number(value, DROPS) {
+                    drops = Ok(n);
                 }
             }
             _ => {}
         }
     }
+    let (addr, port) = row.local();
     Ok(ListenSocket {
-        // `sock_diag_save_cookie`, net/core/sock_diag.c
-        cookie: Cookie(u64::from(u32_at(row, 44)) | u64::from(u32_at(row, 48)) << 32),
-        inode: Inode(u64::from(u32_at(row, 68))),
+        cookie: row.cookie(),
+        inode: row.inode(),
         addr,
-        port: u16::from_be_bytes(*part(row, 4)),
+        port,
         v6only,
-        length: u32_at(row, 56),
-        limit: u32_at(row, 60),
+        length: row.rqueue(),
+        limit: row.wqueue(),
         drops,
     })
 }
 
-fn u32_at(row: &[u8; ROW_LEN], at: usize) -> u32 {
-    u32::from_ne_bytes(*part(row, at))
+/// The `u32` of SKMEMINFO with this index, if the kernel has it.
+pub(super) fn number(memory: &[u8], index: usize) -> Option<u32> {
+    let bytes = memory.get(4 * index..)?.first_chunk()?;
+    Some(u32::from_ne_bytes(*bytes))
 }
 
-fn part<const N: usize>(row: &[u8; ROW_LEN], at: usize) -> &[u8; N] {
-    row[at..].first_chunk().expect("each field lies within the row")
+/// One row: `struct inet_diag_msg` (include/uapi/linux/inet_diag.h), then attributes.
+pub(super) struct Row<'a> {
+    fixed: &'a [u8; ROW_LEN],
+    rest: &'a [u8],
+    is_ipv6: bool,
+}
+
+impl<'a> Row<'a> {
+    pub(super) fn parse(payload: &'a [u8]) -> Result<Self, SockDiagError> {
+        let Some((fixed, rest)) = payload.split_first_chunk::<ROW_LEN>() else {
+            return Err(SockDiagError::Truncated { got: payload.len() });
+        };
+        let is_ipv6 = match fixed[0] {
+            AF_INET => false,
+            AF_INET6 => true,
+            got => return Err(SockDiagError::Family { got }),
+        };
+        Ok(Self { fixed, rest, is_ipv6 })
+    }
+
+    pub(super) fn state(&self) -> u8 {
+        self.fixed[1]
+    }
+
+    pub(super) fn local(&self) -> (IpAddr, u16) {
+        (self.addr(8), u16::from_be_bytes(*self.part(4)))
+    }
+
+    pub(super) fn remote(&self) -> (IpAddr, u16) {
+        (self.addr(24), u16::from_be_bytes(*self.part(6)))
+    }
+
+    /// `sock_diag_save_cookie`, net/core/sock_diag.c
+    pub(super) fn cookie(&self) -> Cookie {
+        Cookie(u64::from(self.u32_at(44)) | u64::from(self.u32_at(48)) << 32)
+    }
+
+    /// Milliseconds until the socket's timer runs out.
+    pub(super) fn expires(&self) -> u32 {
+        self.u32_at(52)
+    }
+
+    pub(super) fn rqueue(&self) -> u32 {
+        self.u32_at(56)
+    }
+
+    pub(super) fn wqueue(&self) -> u32 {
+        self.u32_at(60)
+    }
+
+    pub(super) fn inode(&self) -> Inode {
+        Inode(u64::from(self.u32_at(68)))
+    }
+
+    pub(super) fn attributes(
+        &self,
+    ) -> impl Iterator<Item = Result<(u16, &'a [u8]), SockDiagError>> + use<'a> {
+        attributes(self.rest).map(|attribute| attribute.map_err(SockDiagError::Attributes))
+    }
+
+    fn addr(&self, at: usize) -> IpAddr {
+        if self.is_ipv6 {
+            Ipv6Addr::from(*self.part::<16>(at)).into()
+        } else {
+            Ipv4Addr::from(*self.part::<4>(at)).into()
+        }
+    }
+
+    fn u32_at(&self, at: usize) -> u32 {
+        u32::from_ne_bytes(*self.part(at))
+    }
+
+    fn part<const N: usize>(&self, at: usize) -> &[u8; N] {
+        self.fixed[at..].first_chunk().expect("each field lies within the row")
+    }
 }
 
 #[cfg(test)]
@@ -288,17 +370,19 @@ mod tests {
 
     #[test]
     fn an_error_names_the_family_and_what_is_missing() {
-        let mut request = request(AF_INET, SocketId::new_v4());
-        request[17] = 250;
+        let mut request = request(AF_INET, 250, StateFlags::LISTEN);
         let mut netlink = Netlink::open(SOCK_DIAG).unwrap();
-        let error = dump(&mut netlink, "IPv4", &mut request, &mut Vec::new()).unwrap_err();
+        let mut into = Vec::new();
+        let error =
+            dump(&mut netlink, "IPv4 listeners", "tcp_diag", &mut request, &mut into, parse)
+                .unwrap_err();
         assert_eq!(
             error.to_string(),
             "sock_diag dump of IPv4 listeners: this kernel has no tcp_diag"
         );
         assert_eq!(error.absent(), Absent::NotOnThisKernel);
         let refused = NetlinkError::Refused(Errno::PERM.into());
-        let error = SockDiagError::Dump { family: "IPv4", source: refused };
+        let error = SockDiagError::dump("IPv4 listeners", "tcp_diag", refused);
         assert_eq!(error.absent(), Absent::NotPermitted);
     }
 
@@ -349,7 +433,7 @@ mod tests {
             "sock_diag row: address family 0, expected 2 or 10"
         );
         header[0] = AF_INET;
-        let old = encode(header, &[(INET_DIAG_SKMEMINFO, vec![0; DROPS_AT])]);
+        let old = encode(header, &[(INET_DIAG_SKMEMINFO, vec![0; 4 * DROPS])]);
         assert_eq!(parse(&old).unwrap().drops, Err(Absent::NotOnThisKernel));
         let malformed = [&header[..], &[1, 0, 7, 0]].concat();
         assert!(matches!(parse(&malformed), Err(SockDiagError::Attributes(_))));

@@ -20,7 +20,7 @@ use super::{
     ebpf::maps::Activity,
     inside::Inside,
     netns::{self, Found, Way},
-    netstat::{self, Fields, NetstatError},
+    netstat::{self, Counts, Fields, NetstatError},
 };
 use crate::{
     id::{Cookie, NetnsId},
@@ -159,10 +159,9 @@ impl Spaces {
             space.passive_opens_after = None;
             if space.read == Some(at) && space.entered.is_none() {
                 let folder = space.ways.iter().find_map(Way::counters);
-                let mut fields = Fields::new();
-                let read = folder.and_then(|folder| netstat::read(&folder, &mut fields).ok());
+                let read = folder.and_then(|folder| netstat::read(&folder).ok());
                 space.passive_opens_after =
-                    read.and_then(|()| fields.get("PassiveOpens").copied());
+                    read.and_then(|counts| counts.fields.get("PassiveOpens").copied());
             }
         }
     }
@@ -320,25 +319,27 @@ impl Space {
     }
 
     fn read_counters(&mut self) -> Result<(), NetstatError> {
-        let mut fields = Fields::new();
-        let result = match self.ways.iter().find_map(Way::counters) {
-            Some(folder) => netstat::read(&folder, &mut fields),
-            None => self.read_inside(&mut fields),
+        let read = match self.ways.iter().find_map(Way::counters) {
+            Some(folder) => netstat::read(&folder),
+            None => self.read_inside(),
         };
-        if let Err(err) = result {
-            (self.fields, self.passive_opens) = (Err(Absent::Unreadable), Err(Absent::Unreadable));
-            return Err(err);
-        }
+        let fields = match read {
+            Ok(counts) => counts.fields,
+            Err(err) => {
+                (self.fields, self.passive_opens) =
+                    (Err(Absent::Unreadable), Err(Absent::Unreadable));
+                return Err(err);
+            }
+        };
         self.passive_opens = fields.get("PassiveOpens").copied().ok_or(Absent::NotOnThisKernel);
         self.fields = Ok(fields.into());
         Ok(())
     }
 
     /// Where no process is in the namespace, but a name keeps it.
-    fn read_inside(&self, fields: &mut Fields) -> Result<(), NetstatError> {
-        let Some(way) = self.ways.first() else { return Ok(()) };
-        let read = || netstat::read(Path::new("/proc/thread-self/net"), fields);
-        match inside(way, read) {
+    fn read_inside(&self) -> Result<Counts, NetstatError> {
+        let Some(way) = self.ways.first() else { return Ok(Counts::default()) };
+        match inside(way, || netstat::read(Path::new("/proc/thread-self/net"))) {
             Ok(result) => result,
             Err(source) => Err(NetstatError::Read { file: "net", source }),
         }

@@ -3,7 +3,7 @@
 //! In: a request. Out: the reply's messages, lent one by one from one buffer. Cost: one system
 //! call per 32 KiB of reply, no allocation. Not here: what a message means.
 
-use std::{io, os::fd::OwnedFd, time::Duration};
+use std::{io, ops::ControlFlow, os::fd::OwnedFd, time::Duration};
 
 use rustix::{
     io::{Errno, retry_on_intr},
@@ -139,9 +139,24 @@ impl Netlink {
         request: &mut [u8],
         mut step: impl FnMut(Step<'_>),
     ) -> Result<(), NetlinkError> {
+        self.dump_while(request, |it| {
+            step(it);
+            ControlFlow::Continue(())
+        })
+    }
+
+    /// The same, until `step` breaks off. Drop the socket then: that ends the dump, while a further
+    /// one would first receive what is left of it.
+    ///
+    /// # Errors
+    /// See [`NetlinkError`].
+    pub fn dump_while(
+        &mut self,
+        request: &mut [u8],
+        mut step: impl FnMut(Step<'_>) -> ControlFlow<()>,
+    ) -> Result<(), NetlinkError> {
         for _ in 0..ATTEMPTS {
-            step(Step::Begin);
-            if self.attempt(request, &mut step)? {
+            if step(Step::Begin).is_break() || self.attempt(request, &mut step)? {
                 return Ok(());
             }
         }
@@ -152,7 +167,7 @@ impl Netlink {
     fn attempt(
         &mut self,
         request: &mut [u8],
-        step: &mut impl FnMut(Step<'_>),
+        step: &mut impl FnMut(Step<'_>) -> ControlFlow<()>,
     ) -> Result<bool, NetlinkError> {
         self.drain()?;
         self.sequence = self.sequence.wrapping_add(1);
@@ -179,7 +194,11 @@ impl Netlink {
                         self.unfinished = false;
                         return status(&message).map(|()| consistent);
                     }
-                    kind => step(Step::Row { kind, payload: message.payload }),
+                    kind => {
+                        if step(Step::Row { kind, payload: message.payload }).is_break() {
+                            return Ok(true);
+                        }
+                    }
                 }
             }
         }
@@ -343,6 +362,23 @@ mod tests {
         assert_eq!(no_such_protocol.errno(), Some(Errno::NOENT), "{no_such_protocol:?}");
         let no_such_family = netlink.dump(&mut request(250, 6), |_| {}).unwrap_err();
         assert_eq!(no_such_family.errno(), Some(Errno::INVAL), "{no_such_family:?}");
+        assert!(0 < rows(&mut netlink).unwrap());
+    }
+
+    #[test]
+    fn a_dump_that_is_broken_off_leaves_nothing_for_the_next() {
+        let _listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut netlink = Netlink::open(SOCK_DIAG).unwrap();
+        let mut n_rows = 0;
+        let until_first = |step: Step<'_>| match step {
+            Step::Begin => ControlFlow::Continue(()),
+            Step::Row { .. } => {
+                n_rows += 1;
+                ControlFlow::Break(())
+            }
+        };
+        netlink.dump_while(&mut request(2, 6), until_first).unwrap();
+        assert_eq!(n_rows, 1);
         assert!(0 < rows(&mut netlink).unwrap());
     }
 
