@@ -27,6 +27,7 @@ mod rps;
 mod sampled;
 mod servers;
 mod shapes;
+mod table;
 mod tier;
 mod trace;
 mod truth;
