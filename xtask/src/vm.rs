@@ -30,6 +30,8 @@ pub(crate) use self::report::Report;
 
 /// Host programs that the tests run in the guest.
 const PROGRAMS: &str = "ss ip setpriv";
+/// Modules that nothing in the guest would load.
+const MODULES: &str = "tcp_diag udp_diag";
 /// For a whole machine, in seconds.
 const TIMEOUT: &str = "1500";
 
@@ -162,7 +164,7 @@ impl Machines {
         let status = Command::new(&self.boot)
             .args([row.kernel.as_ref(), self.folder.path()])
             .args(row.arguments())
-            .envs([("VM_ADD", PROGRAMS), ("VM_TIMEOUT", TIMEOUT)])
+            .envs([("VM_ADD", PROGRAMS), ("VM_MODULES", MODULES), ("VM_TIMEOUT", TIMEOUT)])
             .env("VM_APPEND", row.kernel_arguments())
             .stdin(Stdio::null())
             .stderr(file.try_clone()?)

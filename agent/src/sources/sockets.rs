@@ -4,7 +4,15 @@
 //! LISTEN. Out: [`Table`]. It is asked for by the older of the two requests (`TCPDIAG_GETSOCK`,
 //! `inet_diag_rcv_msg_compat`, net/ipv4/inet_diag.c): that one leaves the family open, so that the
 //! kernel walks its table once, not once for each family.
-//! Not here: when to read; reading the table is dear, so its reader gives a budget.
+//! Cost: 0.13 ms in an empty namespace, for the walk over 262,144 hash buckets, and the walk is over
+//! the sockets of the whole host: 0.18 ms where other namespaces have 1,000, 2 ms with 20,000, 6 ms
+//! with 100,000. Each row is 0.7 µs more, all but 30 ns of it in the kernel, the hash of its
+//! destination among these: 0.57 ms for 1,000 rows, 14 ms for 20,000, 74 ms for 100,000. 0.16 µs of ours
+//! where each row is a destination; 50,000 of those take 6 MB for that while (Linux 6.18 on two
+//! virtual cores). The budget is looked at between rows, so that a walk which finds none is never
+//! cut short.
+//! Not here: when to read. What is left open by a listener that is gone looks like a connection that
+//! began here, a destination for each peer.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -54,8 +62,7 @@ const TIME_WAIT_MS: u32 = 60_000;
 /// `tcp_tw_reuse_delay` unless somebody changed it.
 const REUSE_DELAY_MS: u32 = 1_000;
 
-/// Reads the table of the calling thread's network namespace, at most for `budget`, and begins
-/// another 32 KiB of rows at most. The rows of `listeners` are theirs, all others are taken for
+/// Reads the table of the calling thread's network namespace until `budget` is used up. The rows of `listeners` are theirs, all others are taken for
 /// connections that began here; the `destinations` with the most local ports are told apart.
 ///
 /// # Errors
@@ -242,10 +249,15 @@ fn is_reusable(expires: u32) -> bool {
 
 /// The `n` destinations with the most ports in use.
 fn worst(all: &HashMap<Towards, Ports>, n: usize) -> Vec<Destination> {
-    let mut all: Vec<(&Towards, &Ports)> = all.iter().collect();
-    all.sort_unstable_by_key(|&(towards, ports)| {
+    let order = |&(towards, ports): &(&Towards, &Ports)| {
         (std::cmp::Reverse(ports.open + ports.time_wait), *towards)
-    });
+    };
+    let mut all: Vec<(&Towards, &Ports)> = all.iter().collect();
+    if n < all.len() {
+        all.select_nth_unstable_by_key(n, order);
+        all.truncate(n);
+    }
+    all.sort_unstable_by_key(order);
     let destination = |(&(source, addr, port), ports): (&Towards, &Ports)| Destination {
         source,
         addr,
@@ -254,7 +266,7 @@ fn worst(all: &HashMap<Towards, Ports>, n: usize) -> Vec<Destination> {
         time_wait: ports.time_wait.into(),
         time_wait_reusable: ports.reusable.into(),
     };
-    all.into_iter().take(n).map(destination).collect()
+    all.into_iter().map(destination).collect()
 }
 
 impl Connections {
