@@ -4,13 +4,11 @@
 //! LISTEN. Out: [`Table`]. It is asked for by the older of the two requests (`TCPDIAG_GETSOCK`,
 //! `inet_diag_rcv_msg_compat`, net/ipv4/inet_diag.c): that one leaves the family open, so that the
 //! kernel walks its table once, not once for each family.
-//! Cost: 0.13 ms in an empty namespace, for the walk over 262,144 hash buckets, and the walk is over
-//! the sockets of the whole host: 0.18 ms where other namespaces have 1,000, 2 ms with 20,000, 6 ms
-//! with 100,000. Each row is 0.7 µs more, all but 30 ns of it in the kernel, the hash of its
-//! destination among these: 0.57 ms for 1,000 rows, 14 ms for 20,000, 74 ms for 100,000. 0.16 µs of ours
-//! where each row is a destination; 50,000 of those take 6 MB for that while (Linux 6.18 on two
-//! virtual cores). The budget is looked at between rows, so that a walk which finds none is never
-//! cut short.
+//! Cost: 0.13 ms in an empty namespace, for 262,144 hash buckets. The walk passes the sockets of all
+//! namespaces: 2 ms where others have 20,000, 6 ms with 100,000 (`sockstat.rs` tells for 18 µs whether
+//! there is anything to find). Each row is 0.7 µs more, all but 30 ns of it in the kernel: 0.57 ms for
+//! 1,000 rows, 14 ms for 20,000, 74 ms for 100,000. Where each row is a destination of its own, 0.9 µs;
+//! 50,000 of these take 6 MB for that while (Linux 6.18 on two virtual cores).
 //! Not here: when to read. What is left open by a listener that is gone looks like a connection that
 //! began here, a destination for each peer.
 
@@ -62,8 +60,10 @@ const TIME_WAIT_MS: u32 = 60_000;
 /// `tcp_tw_reuse_delay` unless somebody changed it.
 const REUSE_DELAY_MS: u32 = 1_000;
 
-/// Reads the table of the calling thread's network namespace until `budget` is used up. The rows of `listeners` are theirs, all others are taken for
-/// connections that began here; the `destinations` with the most local ports are told apart.
+/// Reads the table of the calling thread's network namespace until `budget` of wall time is used up,
+/// looked at between rows: the kernel's walk to the next one is never cut short. The rows of
+/// `listeners` are theirs, all others are taken for connections that began here; of these, the
+/// `destinations` with the most local ports are told apart.
 ///
 /// # Errors
 /// See [`SockDiagError`].
