@@ -130,7 +130,8 @@ impl Netstat {
 pub struct Counts {
     /// The fields that are published.
     pub fields: Fields,
-    /// `CurrEstab`: connections in ESTABLISHED or CLOSE_WAIT now.
+    /// `CurrEstab`: connections in ESTABLISHED now. Kernels with the mend of 2024, 6.18 among them,
+    /// count those in CLOSE_WAIT, too (`tcp_set_state`, net/ipv4/tcp.c).
     pub established: Option<u64>,
 }
 
