@@ -117,6 +117,23 @@ pub struct NamespaceSample {
     pub netstat: Known<Arc<BTreeMap<&'static str, u64>>>,
     /// The sysctls that explain a limit, by short name. A pair has `_low` and `_high` entries.
     pub sysctls: Arc<BTreeMap<&'static str, i64>>,
+    /// Connections in ESTABLISHED or CLOSE_WAIT, `Tcp: CurrEstab`.
+    pub connected: Known<u64>,
+    /// Sockets by protocol, and TIME_WAIT.
+    pub sockstat: Known<Sockstat>,
+    /// The newest read of its table of sockets. Shared: changes with the next read.
+    pub table: Known<Arc<TableRead>>,
+    /// Its bound UDP sockets, as last read. Shared likewise.
+    pub udp: Known<Arc<Vec<UdpSocket>>>,
+}
+
+/// One read of a namespace's table of TCP sockets.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TableRead {
+    /// When it began.
+    pub at: Monotonic,
+    /// What it found.
+    pub table: Table,
 }
 
 /// A socket in state LISTEN, as sock_diag shows it.
@@ -421,6 +438,8 @@ pub struct HookedDrops {
 pub struct ProcessSample {
     /// `/proc/PID/comm`
     pub comm: Arc<str>,
+    /// Where it belongs.
+    pub workload: Arc<Workload>,
     /// Open descriptors.
     pub open_fds: Known<u64>,
     /// Soft limit of descriptors; `u64::MAX` is unlimited.
@@ -451,6 +470,12 @@ pub struct HostSample {
     pub open_fds: Known<u64>,
     /// Most open files: `/proc/sys/fs/file-nr`, third number.
     pub max_fds: Known<u64>,
+    /// Bytes that TCP's buffers hold, in whole pages.
+    pub tcp_memory_bytes: Known<u64>,
+    /// Their limits, `net.ipv4.tcp_mem`.
+    pub tcp_memory_limits: Known<TcpMemoryLimits>,
+    /// TCP sockets that no descriptor refers to and that are not closed.
+    pub tcp_orphans: Known<u64>,
 }
 
 /// By which hook an event is obtained.

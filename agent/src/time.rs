@@ -19,6 +19,13 @@ impl Nanos {
     pub fn as_seconds(self) -> f64 {
         Duration::from_nanos(self.0).as_secs_f64()
     }
+
+    /// From seconds; `None` for what is negative, no number, or beyond 584 years.
+    #[must_use]
+    pub fn from_seconds(seconds: f64) -> Option<Self> {
+        let nanos = Duration::try_from_secs_f64(seconds).ok()?.as_nanos();
+        u64::try_from(nanos).ok().map(Self)
+    }
 }
 
 impl From<Duration> for Nanos {

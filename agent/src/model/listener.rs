@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use crate::{
     histogram::Histogram,
     id::{ListenerKey, Pid},
-    input::{Absent, HookedDrops, Known, Sample},
+    input::{Absent, Connections, HookedDrops, Known, Sample, Workload},
     model::{
         Features, Settings,
         delta::Total,
@@ -40,6 +40,7 @@ pub(super) struct Tracked {
     rates_absent: [Option<Absent>; 3],
     last_accept: Option<Monotonic>,
     comm: Option<Arc<str>>,
+    workload: Arc<Workload>,
     owners: Arc<[Pid]>,
     /// Sum of the inodes whose owners these are.
     inodes: u64,
@@ -125,6 +126,7 @@ impl Tracked {
                 .map(|()| self.durations.clone()),
             rates: self.rates(round.sample.at, &counters),
             open: open(round, counters.accepted),
+            connections: connections(&key, round),
             since_accept: counters.accepted.and_then(|_| {
                 self.last_accept.map(|then| round.sample.at - then).ok_or(Absent::TooEarly)
             }),
@@ -132,6 +134,7 @@ impl Tracked {
                 live.iter().any(|(_, s)| matches!(s.accept_loop, AcceptLoop::Stalled { .. }))
             }),
             comm: self.comm.clone(),
+            workload: self.workload.clone(),
             owners: self.owners.clone(),
             members,
             counters,
@@ -193,6 +196,7 @@ impl Tracked {
         let owner = self.owners.first().and_then(|pid| round.sample.processes.get(pid));
         if let Some(process) = owner {
             self.comm = Some(process.comm.clone());
+            self.workload = process.workload.clone();
         } else if self.comm.is_none() {
             self.comm = live.iter().find_map(|(_, socket)| socket.listened_by()).and_then(name);
         }
@@ -309,6 +313,16 @@ fn syn_queue(live: &[Of<'_>], features: &Features) -> Known<u64> {
             None => Err(Absent::Unreadable),
         })
         .sum()
+}
+
+/// Its connections in the newest read of its namespace's table. A listener that was not there at that
+/// time is not in it.
+fn connections(key: &ListenerKey, round: &Round<'_>) -> Known<Connections> {
+    let namespaces = &round.sample.namespaces;
+    let at = namespaces.binary_search_by_key(&key.netns, |namespace| namespace.netns);
+    let table =
+        at.map_or(Err(Absent::Unreadable), |at| namespaces[at].table.as_ref().map_err(|it| *it))?;
+    table.table.listeners.get(&(key.addr, key.port)).copied().ok_or(Absent::TooEarly)
 }
 
 fn open(round: &Round<'_>, accepted: Known<u64>) -> Known<u64> {

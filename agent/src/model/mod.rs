@@ -9,9 +9,12 @@ mod drops;
 mod escalation;
 mod listener;
 mod namespace;
+mod ports;
 pub mod snapshot;
 mod socket;
 mod stall;
+mod trend;
+mod udp;
 mod window;
 
 use std::{
@@ -24,16 +27,18 @@ use std::{
 use crate::{
     id::{Cookie, Inode, ListenerKey, NetnsId, Pid},
     input::{
-        Absent, Hook, Known, ListenSocket, NamespaceSample, Sample, SlotRecord, SlotsSample,
-        Source, Tier,
+        Absent, Hook, Known, ListenSocket, NamespaceSample, ProcessSample, Sample, SlotRecord,
+        SlotsSample, Source, Tier,
     },
     model::{
         drops::Claims,
         escalation::Escalation,
         listener::{Round, Span, Tracked},
         namespace::{NamespaceState, loss_absent},
-        snapshot::{Agent, Durations, Listener, Namespace, Snapshot},
+        snapshot::{Agent, Durations, Listener, Namespace, Process, Snapshot},
         socket::{Sight, Socket, Step},
+        trend::Trend,
+        udp::Udp,
     },
     time::{Monotonic, Nanos},
 };
@@ -126,6 +131,9 @@ pub struct Model {
     samples: u64,
     previous: Option<Monotonic>,
     escalation: Escalation,
+    udp: Udp,
+    /// Open descriptors of each owner, over time.
+    fds: BTreeMap<Pid, Trend>,
 }
 
 impl Model {
@@ -142,6 +150,8 @@ impl Model {
             samples: 0,
             previous: None,
             escalation: Escalation::default(),
+            udp: Udp::default(),
+            fds: BTreeMap::new(),
         }
     }
 
@@ -180,7 +190,8 @@ impl Model {
             interval: interval.ok_or(Absent::TooEarly),
             listeners,
             namespaces: self.show_namespaces(sample),
-            processes: sample.processes.clone(),
+            udp: self.udp.show(sample),
+            processes: self.show_processes(sample),
             host: sample.host,
             errors: sample.slots.as_ref().map(|s| s.errors.clone()).map_err(|absent| *absent),
             hooks: self.hooks.clone(),
@@ -357,8 +368,7 @@ impl Model {
             });
         }
         let present: BTreeSet<NetnsId> = sample.namespaces.iter().map(|it| it.netns).collect();
-        self.namespaces
-            .retain(|netns, state| present.contains(netns) || !state.sockets.is_empty());
+        self.namespaces.retain(|netns, state| present.contains(netns) || !state.sockets.is_empty());
         let mut gone: Vec<(Monotonic, ListenerKey)> = listeners
             .iter()
             .filter_map(|(key, listener)| Some((listener.gone_since()?, *key)))
@@ -379,6 +389,10 @@ impl Model {
                 netns: namespace.netns,
                 netstat: namespace.netstat.clone(),
                 sysctls: namespace.sysctls.clone(),
+                connected: namespace.connected,
+                sockstat: namespace.sockstat,
+                table: namespace.table.clone(),
+                ports: state.ports.show(namespace),
                 lost_in_kernel: match loss_absent(no_slot) {
                     Some(absent) => Err(absent),
                     None => state.lost(namespace, sample.at),
@@ -386,6 +400,20 @@ impl Model {
             }
         };
         sample.namespaces.iter().map(show).collect()
+    }
+
+    fn show_processes(&mut self, sample: &Sample) -> BTreeMap<Pid, Process> {
+        self.fds.retain(|pid, _| sample.processes.contains_key(pid));
+        let show = |(&pid, now): (&Pid, &ProcessSample)| {
+            let trend = self.fds.entry(pid).or_default();
+            let (open, max) = (now.open_fds, now.max_fds);
+            if let Ok(open) = open {
+                trend.push(sample.at, open);
+            }
+            let fds_exhausted_in = max.and_then(|max| trend.reaches(max));
+            (pid, Process { now: now.clone(), fds_exhausted_in })
+        };
+        sample.processes.iter().map(show).collect()
     }
 
     fn show_agent(&mut self, sample: &Sample) -> Agent {

@@ -2,7 +2,7 @@
 
 use crate::{
     input::{Absent, Known, NamespaceSample},
-    model::{ByCookie, delta::moved, drops::Allowance, socket::Socket},
+    model::{ByCookie, delta::moved, drops::Allowance, ports::Ports, socket::Socket},
     time::{Monotonic, Nanos},
 };
 
@@ -14,6 +14,7 @@ pub(super) struct NamespaceState {
     /// Handshakes that the programs saw in it.
     pub(super) handshakes: u64,
     pub(super) allowance: Allowance,
+    pub(super) ports: Ports,
     listen_drops: Option<u64>,
     syn_queue_drops: Option<u64>,
     loss: Loss,

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use crate::{
     histogram::Histogram,
     id::{ListenerKey, NetnsId, Pid},
-    input::{CallErrors, CloserLooks, Hook, HostSample, Known, ProcessSample, Source},
+    input::{
+        CallErrors, CloserLooks, Connections, Destination, Hook, HostSample, Known, ProcessSample,
+        Sockstat, Source, TableRead, Workload,
+    },
     time::{Monotonic, Nanos, UnixTime},
 };
 
@@ -24,8 +27,10 @@ pub struct Snapshot {
     pub listeners: Vec<Listener>,
     /// Namespaces, by id.
     pub namespaces: Vec<Namespace>,
+    /// Bound UDP sockets of all namespaces, by key.
+    pub udp: Vec<UdpListener>,
     /// Processes that own listeners, by pid.
-    pub processes: BTreeMap<Pid, ProcessSample>,
+    pub processes: BTreeMap<Pid, Process>,
     /// Host totals.
     pub host: HostSample,
     /// accept(2) and connect(2) that failed, since the agent started.
@@ -51,6 +56,8 @@ pub struct Listener {
     pub owners: Arc<[Pid]>,
     /// Name of the lowest pid that owns it, also after it is gone. `None`: never known.
     pub comm: Option<Arc<str>>,
+    /// Where that process belongs, also after it is gone.
+    pub workload: Arc<Workload>,
     /// Connections that wait for accept(2), summed over the members.
     pub length: u64,
     /// The accept-queue limit, summed.
@@ -74,6 +81,8 @@ pub struct Listener {
     pub rates: Rates,
     /// Connections accepted and not destroyed.
     pub open: Known<u64>,
+    /// Its connections in the newest read of its namespace's table; `TooEarly` before one.
+    pub connections: Known<Connections>,
     /// Time since somebody accepted, as far as samples tell; absent before the first accept seen.
     pub since_accept: Known<Nanos>,
     /// Whether a member is stalled.
@@ -139,6 +148,58 @@ pub struct DropsBy {
     pub unspecified: Known<u64>,
 }
 
+/// One bound UDP socket, or those that share its address.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UdpListener {
+    /// Its name.
+    pub key: ListenerKey,
+    /// Name of the lowest pid that owns it. `None`: not known.
+    pub comm: Option<Arc<str>>,
+    /// Where that process belongs.
+    pub workload: Arc<Workload>,
+    /// Sockets at this address.
+    pub sockets: usize,
+    /// Memory of the datagrams that wait, with the kernel's overhead; summed.
+    pub queue_bytes: u64,
+    /// How much of it there may be; summed.
+    pub limit_bytes: u64,
+    /// Datagrams dropped since the agent first saw the sockets, those from before included.
+    pub drops: Known<u64>,
+}
+
+/// A process that owns a listener.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Process {
+    /// As it is now.
+    pub now: ProcessSample,
+    /// When it will have no descriptor left if they go on growing as they do; `TooEarly` while they
+    /// do not grow, or have not for long enough.
+    pub fds_exhausted_in: Known<Nanos>,
+}
+
+/// Local ports in use towards one destination.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PortUse {
+    /// As the table shows it.
+    pub destination: Destination,
+    /// Ports that cannot be taken for another connection there: those open, and those in TIME_WAIT
+    /// that the settings do not let be reused.
+    pub used: u64,
+    /// Ports that connect(2) can choose from: the range, without those reserved and those that
+    /// somebody is bound to.
+    pub usable: u64,
+    /// When all will be used if they go on growing as they do; `TooEarly` as for descriptors.
+    pub exhausted_in: Known<Nanos>,
+}
+
+impl PortUse {
+    /// used / usable; 1 where nothing is usable.
+    #[must_use]
+    pub fn ratio(&self) -> f64 {
+        if self.usable == 0 { 1.0 } else { self.used as f64 / self.usable as f64 }
+    }
+}
+
 /// Events per second over the last ten seconds of samples, or what there is of them.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rates {
@@ -159,6 +220,14 @@ pub struct Namespace {
     pub netstat: Known<Arc<BTreeMap<&'static str, u64>>>,
     /// Sysctls that explain a limit, by short name.
     pub sysctls: Arc<BTreeMap<&'static str, i64>>,
+    /// Connections in ESTABLISHED or CLOSE_WAIT.
+    pub connected: Known<u64>,
+    /// Sockets by protocol, and TIME_WAIT.
+    pub sockstat: Known<Sockstat>,
+    /// The newest read of its table of sockets; `TooEarly` before the first.
+    pub table: Known<Arc<TableRead>>,
+    /// The destinations that use the most local ports, most first, by that read.
+    pub ports: Known<Arc<[PortUse]>>,
     /// Handshakes that the kernel counted (PassiveOpens) and no program saw, as far as two
     /// samples in a row agree on it.
     pub lost_in_kernel: Known<u64>,

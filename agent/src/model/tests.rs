@@ -140,6 +140,10 @@ impl World {
                 passive_opens_after: None,
                 netstat: Ok(netstat),
                 sysctls: Arc::default(),
+                connected: Err(Absent::Unreadable),
+                sockstat: Err(Absent::Unreadable),
+                table: Err(Absent::TooEarly),
+                udp: Err(Absent::TooEarly),
             }],
             slots: self.records.clone().map(|records| SlotsSample {
                 records,
@@ -148,7 +152,13 @@ impl World {
             }),
             owners: Arc::default(),
             processes: BTreeMap::new(),
-            host: HostSample { open_fds: Ok(1), max_fds: Ok(2) },
+            host: HostSample {
+                open_fds: Ok(1),
+                max_fds: Ok(2),
+                tcp_memory_bytes: Err(Absent::Unreadable),
+                tcp_memory_limits: Err(Absent::Unreadable),
+                tcp_orphans: Err(Absent::Unreadable),
+            },
             degraded: BTreeMap::new(),
             durations: Vec::new(),
         };

@@ -268,7 +268,7 @@ impl SnapshotDocument {
         Self {
             listeners: Listeners::new(snapshot, source),
             namespaces: snapshot.namespaces.iter().map(Namespace::new).collect(),
-            processes: processes.map(|(&pid, p)| Process::new(pid, Some(p))).collect(),
+            processes: processes.map(|(&pid, p)| Process::new(pid, Some(&p.now))).collect(),
             host: Host::new(&snapshot.host),
             errors: Errors::new(snapshot),
             hooks: snapshot.hooks.iter().map(Hook::new).collect(),

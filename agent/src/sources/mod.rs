@@ -20,16 +20,18 @@ mod owners;
 pub mod pods;
 pub mod process;
 pub mod sock_diag;
-mod spaces;
 pub mod sockets;
 pub mod sockstat;
+mod spaces;
 pub mod sysctl;
+mod tables;
 pub mod udp;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     error::Error,
     io,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
 };
@@ -40,8 +42,8 @@ use crate::{
     error,
     id::{Cookie, Inode, NetnsId},
     input::{
-        Absent, Hook, HostSample, Known, ListenSocket, NamespaceSample, Sample, SlotsSample,
-        Source, Tier,
+        Absent, Hook, Known, ListenSocket, NamespaceSample, Sample, SlotsSample, Sockstat, Source,
+        Tier, UdpSocket,
     },
     sources::{
         ebpf::{Look, Programs, events::WatchError, load::LoadOptions},
@@ -50,6 +52,7 @@ use crate::{
         owners::Owners,
         sock_diag::{SockDiag, SockDiagError},
         spaces::Spaces,
+        tables::Tables,
     },
     sys::{self, clock, heap},
     time::{Monotonic, Nanos},
@@ -58,8 +61,11 @@ use crate::{
 /// Limits change rarely: they are read in every tenth sample.
 const SYSCTLS_EVERY: u64 = 10;
 
+/// How often the own namespace's UDP sockets are read.
+const UDP_EVERY: Nanos = Nanos(10_000_000_000);
+
 /// How to open the sources.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Options {
     /// Whether to load the eBPF programs.
     pub ebpf: bool,
@@ -73,6 +79,10 @@ pub struct Options {
     pub events_bytes: u32,
     /// Whose listeners are looked at.
     pub namespaces: Namespaces,
+    /// How much of a core reads of whole socket tables may take; 0: there are none.
+    pub table_share: f64,
+    /// Where the files of kubelet and container runtimes are: `/` on the host.
+    pub root: PathBuf,
 }
 
 /// Which network namespaces are looked at.
@@ -94,6 +104,8 @@ impl Default for Options {
             accept_tracepoints: false,
             events_bytes: 4096,
             namespaces: Namespaces::All,
+            table_share: 0.02,
+            root: "/".into(),
         }
     }
 }
@@ -127,6 +139,9 @@ pub struct Sources {
     live: Live,
     extra: Extra,
     owners: Owners,
+    tables: Tables,
+    /// The own namespace's, and when they were read.
+    udp: Option<(Monotonic, Known<Arc<Vec<UdpSocket>>>)>,
     sysctls: Arc<BTreeMap<&'static str, i64>>,
     passes: u64,
     /// What does not work at the moment, and why: so that each change is logged once.
@@ -152,7 +167,9 @@ impl Sources {
             hooks,
             live: Live::default(),
             extra: Extra::default(),
-            owners: Owners::default(),
+            owners: Owners::new(&options.root),
+            tables: Tables::new(options.table_share),
+            udp: None,
             sysctls: Arc::default(),
             passes: 0,
             degraded: BTreeMap::new(),
@@ -187,12 +204,13 @@ impl Sources {
         let mut timer = Timer::default();
         let mut fields = Fields::new();
         timer.time(Source::Netstat, || self.read_spaces(at));
-        let passive_opens = timer.time(Source::Netstat, || self.read_snmp(&mut fields));
+        let snmp = timer.time(Source::Netstat, || self.read_snmp(&mut fields));
+        let (passive_opens, connected) = (snmp.and_then(|it| it.0), snmp.and_then(|it| it.1));
         let netstat = timer.time(Source::Netstat, || self.read_netstat(&mut fields));
         let mut slots = timer.time(Source::Ebpf, || self.read_slots());
         let first = self.passes == 0;
         let passive_opens_after =
-            if first { self.read_snmp(&mut Fields::new()).ok() } else { None };
+            if first { self.read_snmp(&mut Fields::new()).and_then(|it| it.0).ok() } else { None };
         if let Some(spaces) = &mut self.spaces {
             timer.time(Source::Netstat, || spaces.read_again(at));
         }
@@ -202,6 +220,7 @@ impl Sources {
         } else {
             self.read_sockets(&mut slots, &mut timer)
         };
+        let sockstat = timer.time(Source::Netstat, || self.read_sockstat());
         let own = NamespaceSample {
             netns: self.netns,
             sockets,
@@ -209,10 +228,17 @@ impl Sources {
             passive_opens_after,
             netstat: netstat.map(|()| fields.into()),
             sysctls: self.sysctls.clone(),
+            connected,
+            sockstat,
+            table: Err(Absent::TooEarly),
+            udp: timer.time(Source::SockDiag, || self.read_udp(at)),
         };
         timer.time(Source::SockDiag, || self.enter_spaces(at, &slots, swept));
-        let namespaces = self.namespaces(own, &slots, swept);
-        let host = timer.time(Source::Process, || self.read_owners(at, &namespaces));
+        let mut namespaces = self.namespaces(own, &slots, swept);
+        let spaces = self.spaces.as_ref();
+        self.tables.update(at, self.netns, &mut namespaces, |netns| spaces?.way(netns));
+        timer.time(Source::Process, || self.read_owners(at, &namespaces));
+        let host = host::read(sockstat);
         self.passes += 1;
         timer.add(Source::Total, start);
         Sample {
@@ -236,12 +262,31 @@ impl Sources {
         }
     }
 
-    /// PassiveOpens, and the other fields of the same file.
-    fn read_snmp(&mut self, fields: &mut Fields) -> Known<u64> {
+    /// PassiveOpens, CurrEstab, and the other fields of the same file.
+    fn read_snmp(&mut self, fields: &mut Fields) -> Known<(Known<u64>, Known<u64>)> {
         let Ok(netstat) = &mut self.netstat else { return Err(Absent::Unreadable) };
         let result = netstat.snmp(fields);
-        self.note("snmp", result)?;
-        fields.get("PassiveOpens").copied().ok_or(Absent::NotOnThisKernel)
+        let connected = self.note("snmp", result)?.ok_or(Absent::NotOnThisKernel);
+        Ok((fields.get("PassiveOpens").copied().ok_or(Absent::NotOnThisKernel), connected))
+    }
+
+    fn read_sockstat(&mut self) -> Known<Sockstat> {
+        let result = sockstat::read(Path::new("/proc/thread-self/net"));
+        self.note("sockstat", result)
+    }
+
+    /// The own namespace's UDP sockets, now and then.
+    fn read_udp(&mut self, at: Monotonic) -> Known<Arc<Vec<UdpSocket>>> {
+        match &self.udp {
+            Some((then, sockets)) if at - *then < UDP_EVERY => sockets.clone(),
+            Some(_) | None => {
+                let result = udp::read();
+                let absent = result.as_ref().map_err(SockDiagError::absent).err();
+                let known = self.note("udp", result).map(Arc::new);
+                let known = known.map_err(|unreadable| absent.unwrap_or(unreadable));
+                self.udp.insert((at, known)).1.clone()
+            }
+        }
     }
 
     /// Follows the listeners from before the agent, and the connections that they have: once, right
@@ -271,8 +316,10 @@ impl Sources {
         spaces.read(at, &active);
         let result = match spaces.unreadable() {
             0 => Ok(()),
-            _ => Err("namespaces of some processes cannot be told: their listeners may be missing \
-                      (needs CAP_SYS_PTRACE)"),
+            _ => {
+                Err("namespaces of some processes cannot be told: their listeners may be missing \
+                      (needs CAP_SYS_PTRACE)")
+            }
         };
         let _ = self.note("processes", result);
     }
@@ -398,11 +445,13 @@ impl Sources {
         self.note("netstat", result)
     }
 
-    fn read_owners(&mut self, at: Monotonic, namespaces: &[NamespaceSample]) -> HostSample {
+    fn read_owners(&mut self, at: Monotonic, namespaces: &[NamespaceSample]) {
         let sockets = namespaces.iter().filter_map(|namespace| namespace.sockets.as_ref().ok());
+        let udp = namespaces.iter().filter_map(|namespace| namespace.udp.as_ref().ok());
         let inodes: BTreeSet<Inode> = sockets
             .flatten()
             .map(|socket| socket.inode)
+            .chain(udp.flat_map(|udp| udp.iter().map(|socket| socket.inode)))
             .filter(|inode| inode.0 != 0)
             .collect();
         if namespaces.iter().any(|namespace| namespace.sockets.is_ok()) {
@@ -417,7 +466,6 @@ impl Sources {
             };
             let _ = self.note("owners", result);
         }
-        host::read()
     }
 
     /// Turns an error into an absent fact, and logs when it appears, changes or goes.

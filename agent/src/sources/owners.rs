@@ -1,12 +1,14 @@
 //! Who holds which listening socket, and how those processes are off for descriptors.
 //!
-//! In: `process.rs`. Out: the owners of a sample. Cost: one pass over all descriptors of the host
-//! when a listener appears and once more soon after (a server that forks its workers after
-//! listen(2)): 3.5 µs per descriptor, on a thread of its own, at most a twentieth of a core. A few
-//! reads per owner and sample, bounded.
+//! In: `process.rs`, `pods/`. Out: the owners of a sample. Cost: one pass over all descriptors of the
+//! host when a listener appears and once more soon after (a server that forks its workers after
+//! listen(2)), at most a twentieth of a core; and one every 1.5 s, or as much more seldom as keeps
+//! these below a hundredth, since descriptors are inherited and passed on: 3.5 µs per descriptor, on a
+//! thread of its own. A few reads per owner and sample, bounded.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::Path,
     sync::{Arc, mpsc},
     thread,
     time::{Duration, Instant},
@@ -15,7 +17,10 @@ use std::{
 use crate::{
     id::{Inode, Pid},
     input::{Absent, Known, ProcessSample},
-    sources::process::{self, OwnersFound, ProcessError},
+    sources::{
+        pods::Pods,
+        process::{self, OwnersFound, ProcessError},
+    },
     time::{Monotonic, Nanos},
 };
 
@@ -25,8 +30,17 @@ const SECOND_LOOK: Nanos = Nanos(2_000_000_000);
 /// A pass over all descriptors is followed by this many times its duration without one.
 const REST: u32 = 20;
 
-/// How often a process's name and limit are read.
-const NAMES_EVERY: Nanos = Nanos(10_000_000_000);
+/// The same before a pass for listeners whose owners are known.
+const LONG_REST: u32 = 100;
+
+/// Such a pass comes no sooner than this after the one before.
+const AGAIN: Nanos = Nanos(1_500_000_000);
+
+/// How often a process's name is read: exec changes it.
+const NAMES_EVERY: Nanos = Nanos(1_500_000_000);
+
+/// How often its limit is read, and where it belongs.
+const LIMITS_EVERY: Nanos = Nanos(10_000_000_000);
 
 /// Owners that are read anew in one sample; the others show what was read before.
 const READ_AT_ONCE: usize = 32;
@@ -41,18 +55,20 @@ const FIRST_PATIENCE: Duration = Duration::from_secs(2);
 type Pass = (Result<OwnersFound, ProcessError>, Duration);
 
 /// What is known of owners.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Owners {
+    pods: Pods,
     owners: Arc<BTreeMap<Inode, Vec<Pid>>>,
     processes: BTreeMap<Pid, ProcessSample>,
     /// When name and limit of each were read.
-    names_read: BTreeMap<Pid, Monotonic>,
+    names_read: BTreeMap<Pid, [Monotonic; 2]>,
     /// Inodes to look for, and from when on.
     wanted: BTreeMap<Inode, Monotonic>,
     known: BTreeSet<Inode>,
     /// Inodes that were looked for once.
     looked: BTreeSet<Inode>,
     rest_until: Monotonic,
+    long_rest_until: Monotonic,
     looking: Option<(BTreeSet<Inode>, mpsc::Receiver<Pass>)>,
     /// The pid that was read last; the next sample goes on behind it.
     cursor: Option<Pid>,
@@ -61,6 +77,24 @@ pub(super) struct Owners {
 }
 
 impl Owners {
+    /// Knows nobody so far. `root` is where the files of kubelet and container runtimes are.
+    pub(super) fn new(root: &Path) -> Self {
+        Self {
+            pods: Pods::new(root),
+            owners: Arc::default(),
+            processes: BTreeMap::new(),
+            names_read: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+            known: BTreeSet::new(),
+            looked: BTreeSet::new(),
+            rest_until: Monotonic::default(),
+            long_rest_until: Monotonic::default(),
+            looking: None,
+            cursor: None,
+            unreadable: 0,
+        }
+    }
+
     /// Brings the owners up to date for the sockets that listen now.
     pub(super) fn update(&mut self, at: Monotonic, listening: &BTreeSet<Inode>) {
         for inode in listening.difference(&self.known) {
@@ -74,11 +108,9 @@ impl Owners {
             }
         }
         let patience = if self.known.is_empty() { FIRST_PATIENCE } else { PATIENCE };
-        if self.looking.is_none()
-            && self.rest_until <= at
-            && self.wanted.values().any(|&from| from <= at)
-        {
-            self.start_looking(at);
+        let is_wanted = self.rest_until <= at && self.wanted.values().any(|&from| from <= at);
+        if self.looking.is_none() && (is_wanted || self.long_rest_until <= at) {
+            self.start_looking(listening.clone());
         }
         self.finish_looking(at, patience);
         self.known.clone_from(listening);
@@ -103,9 +135,7 @@ impl Owners {
         self.unreadable
     }
 
-    fn start_looking(&mut self, at: Monotonic) {
-        let due: BTreeSet<Inode> =
-            self.wanted.iter().filter(|&(_, &from)| from <= at).map(|(inode, _)| *inode).collect();
+    fn start_looking(&mut self, due: BTreeSet<Inode>) {
         let (done, result) = mpsc::sync_channel(1);
         let wanted = due.clone();
         let look = move || {
@@ -128,20 +158,28 @@ impl Owners {
             Err(mpsc::RecvTimeoutError::Disconnected) => return,
         };
         self.rest_until = at + Nanos::from(took.saturating_mul(REST));
+        self.long_rest_until = at + AGAIN.max(took.saturating_mul(LONG_REST).into());
         let found = match found {
             Ok(found) => found,
             Err(err) => return tracing::debug!(error = %err, "owners not found"),
         };
         self.unreadable = found.unreadable;
-        for inode in due {
-            // whoever was just found is looked for once more, then trusted until it dies
-            let Some(wanted) = self.wanted.get_mut(&inode) else { continue };
-            match self.looked.insert(inode) {
+        for inode in &due {
+            // whoever was just found is looked for once more soon
+            let Some(wanted) = self.wanted.get_mut(inode).filter(|from| **from <= at) else {
+                continue;
+            };
+            match self.looked.insert(*inode) {
                 true => *wanted = at + SECOND_LOOK,
-                false => _ = self.wanted.remove(&inode),
+                false => _ = self.wanted.remove(inode),
             }
         }
-        Arc::make_mut(&mut self.owners).extend(found.owners);
+        let is_same = |inode| self.owners.get(inode) == found.owners.get(inode);
+        if !due.iter().all(is_same) {
+            let owners = Arc::make_mut(&mut self.owners);
+            owners.retain(|inode, _| !due.contains(inode));
+            owners.extend(found.owners);
+        }
     }
 
     fn read_processes(&mut self, at: Monotonic) {
@@ -169,22 +207,26 @@ impl Owners {
         }
     }
 
-    /// Descriptors each time; name and limit change rarely and cost ten times as much.
+    /// Descriptors each time; the rest changes rarely and costs ten times as much.
     fn read_process(&mut self, pid: Pid, at: Monotonic) -> Known<ProcessSample> {
-        let is_due = NAMES_EVERY <= at - self.names_read.get(&pid).copied().unwrap_or_default();
-        match self.processes.get(&pid) {
-            Some(known) if !is_due => {
-                let open_fds = process::open_fds(pid);
-                if open_fds == Err(Absent::Unreadable) {
-                    return Err(Absent::Unreadable);
-                }
-                Ok(ProcessSample { open_fds, ..known.clone() })
-            }
-            Some(_) | None => {
-                self.names_read.insert(pid, at);
-                process::read(pid)
-            }
+        let [name, limit] = self.names_read.get(&pid).copied().unwrap_or_default();
+        let known = self.processes.get(&pid);
+        let Some(known) = known.filter(|_| at - limit < LIMITS_EVERY) else {
+            self.names_read.insert(pid, [at, at]);
+            let mut process = process::read(pid)?;
+            process.workload = self.pods.of(pid, at).unwrap_or_default().into();
+            return Ok(process);
+        };
+        let open_fds = process::open_fds(pid);
+        if open_fds == Err(Absent::Unreadable) {
+            return Err(Absent::Unreadable);
         }
+        let mut process = ProcessSample { open_fds, ..known.clone() };
+        if NAMES_EVERY <= at - name {
+            self.names_read.insert(pid, [at, limit]);
+            process.comm = process::comm(pid)?;
+        }
+        Ok(process)
     }
 
     /// A process that is gone: whoever else holds its listeners is looked for.

@@ -13,6 +13,7 @@ use std::{
     fs, io,
     mem::MaybeUninit,
     os::fd::{AsFd, OwnedFd},
+    sync::Arc,
 };
 
 use rustix::{
@@ -123,14 +124,23 @@ fn socket(target: &[u8]) -> Option<Inode> {
     str::from_utf8(number).ok()?.parse().ok().map(Inode)
 }
 
-/// A process's name, descriptors and limit. Needs no privilege.
+/// A process's name, descriptors and limit, not where it belongs. Needs no privilege.
 ///
 /// # Errors
 /// `Unreadable` when it has ended.
 pub fn read(pid: Pid) -> Known<ProcessSample> {
+    let comm = comm(pid)?;
+    let workload = Arc::default();
+    Ok(ProcessSample { comm, workload, open_fds: open_fds(pid), max_fds: max_fds(pid) })
+}
+
+/// A process's name. Needs no privilege.
+///
+/// # Errors
+/// `Unreadable` when it has ended.
+pub fn comm(pid: Pid) -> Known<Arc<str>> {
     let comm = fs::read(format!("/proc/{pid}/comm")).map_err(|error| absent(&error))?;
-    let comm = String::from_utf8_lossy(comm.strip_suffix(b"\n").unwrap_or(&comm)).into();
-    Ok(ProcessSample { comm, open_fds: open_fds(pid), max_fds: max_fds(pid) })
+    Ok(String::from_utf8_lossy(comm.strip_suffix(b"\n").unwrap_or(&comm)).into())
 }
 
 /// How many descriptors a process has open.

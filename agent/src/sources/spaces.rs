@@ -21,10 +21,11 @@ use super::{
     inside::Inside,
     netns::{self, Found, Way},
     netstat::{self, Counts, Fields, NetstatError},
+    sockstat,
 };
 use crate::{
     id::{Cookie, NetnsId},
-    input::{Absent, Known, ListenSocket, NamespaceSample, SlotRecord},
+    input::{Absent, Known, ListenSocket, NamespaceSample, SlotRecord, Sockstat, UdpSocket},
     time::{Monotonic, Nanos},
 };
 
@@ -61,6 +62,9 @@ pub(super) struct Space {
     /// Of its first sample, read after the records.
     passive_opens_after: Option<u64>,
     sysctls: Arc<BTreeMap<&'static str, i64>>,
+    connected: Known<u64>,
+    sockstat: Known<Sockstat>,
+    udp: Known<Arc<Vec<UdpSocket>>>,
     /// Listeners that had no record when it was last entered.
     extra: Known<Vec<ListenSocket>>,
     read: Option<Monotonic>,
@@ -76,6 +80,9 @@ impl Default for Space {
             passive_opens: Err(Absent::Unreadable),
             passive_opens_after: None,
             sysctls: Arc::default(),
+            connected: Err(Absent::Unreadable),
+            sockstat: Err(Absent::Unreadable),
+            udp: Err(Absent::TooEarly),
             extra: Ok(Vec::new()),
             read: None,
             entered: None,
@@ -129,6 +136,11 @@ impl Spaces {
             self.start_finding();
         }
         self.spaces.retain(|netns, space| !space.ways.is_empty() || active.contains_key(netns));
+    }
+
+    /// A way into one of them.
+    pub(super) fn way(&self, netns: NetnsId) -> Option<Way> {
+        self.spaces.get(&netns)?.ways.first().cloned()
     }
 
     fn iter(&self) -> impl Iterator<Item = (NetnsId, &Space)> {
@@ -216,6 +228,7 @@ impl Spaces {
             space.entered = Some(at);
             space.sysctls = inside.sysctls.into();
             space.extra = inside.extra;
+            space.udp = inside.udp;
         }
     }
 
@@ -315,34 +328,41 @@ impl Space {
             passive_opens_after: self.passive_opens_after,
             netstat: self.fields.clone(),
             sysctls: self.sysctls.clone(),
+            connected: self.connected,
+            sockstat: self.sockstat,
+            table: Err(Absent::TooEarly),
+            udp: self.udp.clone(),
         }
     }
 
     fn read_counters(&mut self) -> Result<(), NetstatError> {
-        let read = match self.ways.iter().find_map(Way::counters) {
-            Some(folder) => netstat::read(&folder),
+        let (counts, sockstat) = match self.ways.iter().find_map(Way::counters) {
+            Some(folder) => read_folder(&folder),
             None => self.read_inside(),
         };
-        let fields = match read {
-            Ok(counts) => counts.fields,
+        self.sockstat = sockstat;
+        let counts = match counts {
+            Ok(counts) => counts,
             Err(err) => {
-                (self.fields, self.passive_opens) =
-                    (Err(Absent::Unreadable), Err(Absent::Unreadable));
+                (self.fields, self.passive_opens, self.connected) =
+                    (Err(Absent::Unreadable), Err(Absent::Unreadable), Err(Absent::Unreadable));
                 return Err(err);
             }
         };
-        self.passive_opens = fields.get("PassiveOpens").copied().ok_or(Absent::NotOnThisKernel);
-        self.fields = Ok(fields.into());
+        self.connected = counts.established.ok_or(Absent::NotOnThisKernel);
+        let passive_opens = counts.fields.get("PassiveOpens").copied();
+        self.passive_opens = passive_opens.ok_or(Absent::NotOnThisKernel);
+        self.fields = Ok(counts.fields.into());
         Ok(())
     }
 
     /// Where no process is in the namespace, but a name keeps it.
-    fn read_inside(&self) -> Result<Counts, NetstatError> {
-        let Some(way) = self.ways.first() else { return Ok(Counts::default()) };
-        match inside(way, || netstat::read(Path::new("/proc/thread-self/net"))) {
-            Ok(result) => result,
-            Err(source) => Err(NetstatError::Read { file: "net", source }),
-        }
+    fn read_inside(&self) -> (Result<Counts, NetstatError>, Known<Sockstat>) {
+        let failed = |source| (Err(NetstatError::Read { file: "net", source }), UNREADABLE);
+        let Some(way) = self.ways.first() else {
+            return failed(io::ErrorKind::NotFound.into());
+        };
+        inside(way, || read_folder(Path::new("/proc/thread-self/net"))).unwrap_or_else(failed)
     }
 
     /// Forgets the ways that lead elsewhere; whether none is left.
@@ -350,6 +370,12 @@ impl Space {
         self.ways.retain(|way| way.leads_to(netns));
         self.ways.is_empty()
     }
+}
+
+const UNREADABLE: Known<Sockstat> = Err(Absent::Unreadable);
+
+fn read_folder(folder: &Path) -> (Result<Counts, NetstatError>, Known<Sockstat>) {
+    (netstat::read(folder), sockstat::read(folder).or(UNREADABLE))
 }
 
 /// Does something in a namespace, on a thread that lives for that.

@@ -29,7 +29,26 @@ pub fn read() -> BTreeMap<&'static str, i64> {
             values.extend(parse(&text, names));
         }
     }
+    if let Ok(text) = fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports")
+        && let (Some(&low), Some(&high)) =
+            (values.get("ip_local_port_range_low"), values.get("ip_local_port_range_high"))
+    {
+        values.extend(reserved(&text, low, high).map(|n| ("ip_local_reserved_ports", n)));
+    }
     values
+}
+
+/// How many ports of the range `ip_local_reserved_ports` takes out of it: a list such as
+/// `8080,9148-9150` (`proc_do_large_bitmap`, kernel/sysctl.c), in order and without overlaps.
+fn reserved(text: &str, low: i64, high: i64) -> Option<i64> {
+    let spans = text.trim().split(',').filter(|span| !span.is_empty());
+    spans
+        .map(|span| {
+            let (first, last) = span.split_once('-').unwrap_or((span, span));
+            let (first, last) = (first.parse::<u16>().ok()?, last.parse::<u16>().ok()?);
+            Some((high.min(last.into()) - low.max(first.into()) + 1).max(0))
+        })
+        .sum()
 }
 
 /// As many numbers as `names`, or nothing.
@@ -60,6 +79,20 @@ mod tests {
         check("1 2\n", &["a"], &[]);
         check("x\n", &["a"], &[]);
         check("", &["a"], &[]);
+    }
+
+    #[test]
+    fn counts_the_reserved_ports_of_the_range() {
+        #[track_caller]
+        fn check(text: &str, expected: Option<i64>) {
+            assert_eq!(reserved(text, 1_000, 1_999), expected, "{text:?}");
+        }
+        check("\n", Some(0));
+        check("1000,1500-1509\n", Some(11));
+        check("1-999,1999-65535\n", Some(1));
+        check("80,2000\n", Some(0));
+        check("1000-x\n", None);
+        check("70000\n", None);
     }
 
     #[test]

@@ -119,7 +119,12 @@ fn sample(sockets: &[Held<'_>]) -> Sample {
         owners.insert(Inode(cookie * 10), pids);
         processes.extend(held_by.iter().map(|&(pid, comm)| {
             let unknown = Err(Absent::Unreadable);
-            let process = ProcessSample { comm: comm.into(), open_fds: unknown, max_fds: unknown };
+            let process = ProcessSample {
+                comm: comm.into(),
+                workload: Arc::default(),
+                open_fds: unknown,
+                max_fds: unknown,
+            };
             (Pid(pid), process)
         }));
     }
@@ -133,11 +138,21 @@ fn sample(sockets: &[Held<'_>]) -> Sample {
             passive_opens_after: None,
             netstat: Err(Absent::Unreadable),
             sysctls: Arc::default(),
+            connected: Err(Absent::Unreadable),
+            sockstat: Err(Absent::Unreadable),
+            table: Err(Absent::TooEarly),
+            udp: Err(Absent::TooEarly),
         }],
         slots: Err(Absent::NoEbpf),
         owners: Arc::new(owners),
         processes,
-        host: HostSample { open_fds: Ok(0), max_fds: Ok(0) },
+        host: HostSample {
+            open_fds: Ok(0),
+            max_fds: Ok(0),
+            tcp_memory_bytes: Err(Absent::Unreadable),
+            tcp_memory_limits: Err(Absent::Unreadable),
+            tcp_orphans: Err(Absent::Unreadable),
+        },
         degraded: BTreeMap::new(),
         durations: Vec::new(),
     }

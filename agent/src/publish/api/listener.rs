@@ -9,7 +9,7 @@ use super::{AbsentFields, Durations, Process, known};
 use crate::{
     histogram::Histogram,
     id::{ListenerKey, Pid},
-    input::{Known, ProcessSample},
+    input::Known,
     model::snapshot,
     time::Nanos,
 };
@@ -135,11 +135,14 @@ pub struct Member {
 impl Listener {
     pub(super) fn new(
         listener: &snapshot::Listener,
-        processes: &BTreeMap<Pid, ProcessSample>,
+        processes: &BTreeMap<Pid, snapshot::Process>,
     ) -> Self {
         let mut absent = AbsentFields::new();
         let (key, counters) = (listener.key, &listener.counters);
-        let owners = listener.owners.iter().map(|&pid| Process::new(pid, processes.get(&pid)));
+        let owners = listener
+            .owners
+            .iter()
+            .map(|&pid| Process::new(pid, processes.get(&pid).map(|it| &it.now)));
         let summary = |known: &Known<Arc<Histogram>>| {
             known.as_deref().map(Durations::new).map_err(|&why| why)
         };

@@ -135,8 +135,8 @@ impl Fds {
 fn worst(scrape: &Scrape, sink: Sink<'_>, value: fn(Fds) -> Value<'static>) -> fmt::Result {
     let mut worst: BTreeMap<&str, Fds> = BTreeMap::new();
     for process in scrape.snapshot.processes.values() {
-        let Some(fds) = Fds::of(process) else { continue };
-        let seen = worst.entry(&process.comm).or_insert(fds);
+        let Some(fds) = Fds::of(&process.now) else { continue };
+        let seen = worst.entry(&process.now.comm).or_insert(fds);
         if seen.ratio() < fds.ratio() {
             *seen = fds;
         }

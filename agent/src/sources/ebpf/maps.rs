@@ -84,7 +84,8 @@ impl Slots {
             let half = |offset: usize| half(words[offset / 8].load(Relaxed), offset);
             let activity = found.entry(NetnsId(half(offset_of!(Record, netns)))).or_default();
             let counters = MOVING.iter().map(|offset| words[offset / 8].load(Relaxed));
-            let drops = half(offset_of!(Record, drops)).wrapping_add(half(offset_of!(Record, final_drops)));
+            let drops =
+                half(offset_of!(Record, drops)).wrapping_add(half(offset_of!(Record, final_drops)));
             let sum = counters.fold(u64::from(drops), u64::wrapping_add);
             activity.sum = activity.sum.wrapping_add(sum);
             let pid = Some(Pid(half(offset_of!(Record, pid)))).filter(|pid| pid.0 != 0);
@@ -377,8 +378,7 @@ fn decode(slot: Slot, copy: &[u64; WORDS]) -> SlotRecord {
         syn_queue: None,
         live: None,
         pid: Some(Pid(four(copy, offset_of!(Record, pid)))).filter(|pid| pid.0 != 0),
-        final_drops: (flags & DESTROYED != 0)
-            .then(|| four(copy, offset_of!(Record, final_drops))),
+        final_drops: (flags & DESTROYED != 0).then(|| four(copy, offset_of!(Record, final_drops))),
         adopted: flags & ADOPTED != 0,
         listened_by: (flags & ADOPTED == 0).then_some(comm),
     }

@@ -1,0 +1,182 @@
+//! Ephemeral ports: how many are in use towards one destination, of those that there are.
+//!
+//! A connection that begins here needs a local port that no other connection from the same address to
+//! the same destination has (`__inet_hash_connect`, net/ipv4/inet_hashtables.c).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use crate::{
+    input::{Destination, Known, NamespaceSample},
+    model::{snapshot::PortUse, trend::Trend},
+    time::Monotonic,
+};
+
+/// What names a destination.
+type Key = (IpAddr, IpAddr, u16);
+
+/// The destinations of one namespace.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ports {
+    /// The read that they are from.
+    read: Option<Monotonic>,
+    trends: BTreeMap<Key, Trend>,
+    shown: Arc<[PortUse]>,
+}
+
+impl Ports {
+    /// The destinations of the namespace's newest read, which use the most ports first.
+    pub(super) fn show(&mut self, namespace: &NamespaceSample) -> Known<Arc<[PortUse]>> {
+        let read = namespace.table.as_ref().map_err(|absent| *absent)?;
+        if self.read == Some(read.at) {
+            return Ok(self.shown.clone());
+        }
+        self.read = Some(read.at);
+        let destinations = &read.table.destinations;
+        let keys: BTreeSet<Key> = destinations.iter().map(key).collect();
+        self.trends.retain(|key, _| keys.contains(key));
+        let usable = usable(namespace);
+        let reuse = namespace.sysctls.get("tcp_tw_reuse").copied();
+        let show = |destination: &Destination| {
+            let used = used(destination, reuse);
+            let trend = self.trends.entry(key(destination)).or_default();
+            trend.push(read.at, used);
+            let exhausted_in = trend.reaches(usable);
+            PortUse { destination: *destination, used, usable, exhausted_in }
+        };
+        let mut shown: Vec<PortUse> = destinations.iter().map(show).collect();
+        shown.sort_by_key(|it| std::cmp::Reverse(it.used));
+        self.shown = shown.into();
+        Ok(self.shown.clone())
+    }
+}
+
+fn key(destination: &Destination) -> Key {
+    (destination.source, destination.addr, destination.port)
+}
+
+/// Ports that connect(2) cannot take again: with `tcp_tw_reuse` 1 those in TIME_WAIT for more than a
+/// second are free, with 2 only between addresses of this host (`tcp_twsk_unique`,
+/// net/ipv4/tcp_ipv4.c).
+fn used(destination: &Destination, reuse: Option<i64>) -> u64 {
+    let is_local = destination.source.is_loopback() && destination.addr.is_loopback();
+    let reusable = match reuse {
+        Some(1) => destination.time_wait_reusable,
+        Some(2) if is_local => destination.time_wait_reusable,
+        Some(_) | None => 0,
+    };
+    destination.open + destination.time_wait - reusable
+}
+
+/// Ports that connect(2) chooses from: an even number of those in the range (`remaining &= ~1U`,
+/// `__inet_hash_connect`), without the reserved ones and those that a listener is bound to.
+fn usable(namespace: &NamespaceSample) -> u64 {
+    let sysctl = |name| namespace.sysctls.get(name).copied();
+    let (Some(low), Some(high)) =
+        (sysctl("ip_local_port_range_low"), sysctl("ip_local_port_range_high"))
+    else {
+        return 0;
+    };
+    let n = u64::try_from(high - low + 1).unwrap_or(0);
+    let n = if 1 < n { n & !1 } else { n };
+    let reserved = sysctl("ip_local_reserved_ports").and_then(|n| u64::try_from(n).ok());
+    let sockets = namespace.sockets.iter().flatten();
+    let bound: BTreeSet<u16> = sockets
+        .map(|socket| socket.port)
+        .filter(|port| (low..=high).contains(&i64::from(*port)))
+        .collect();
+    n.saturating_sub(reserved.unwrap_or(0)).saturating_sub(bound.len() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::{
+        id::NetnsId,
+        input::{Absent, Table, TableRead},
+    };
+
+    fn destination(addr: Ipv4Addr, open: u64, time_wait: u64, reusable: u64) -> Destination {
+        Destination {
+            source: addr.into(),
+            addr: addr.into(),
+            port: 80,
+            open,
+            time_wait,
+            time_wait_reusable: reusable,
+        }
+    }
+
+    #[test]
+    fn what_may_be_reused_is_not_used() {
+        #[track_caller]
+        fn check(addr: Ipv4Addr, reuse: Option<i64>, expected: u64) {
+            assert_eq!(expected, used(&destination(addr, 10, 20, 15), reuse), "{addr} {reuse:?}");
+        }
+        let elsewhere = Ipv4Addr::new(192, 0, 2, 1);
+        check(elsewhere, Some(0), 30);
+        check(elsewhere, Some(1), 15);
+        check(elsewhere, Some(2), 30);
+        check(elsewhere, None, 30);
+        check(Ipv4Addr::LOCALHOST, Some(2), 15);
+    }
+
+    fn namespace(sysctls: &[(&'static str, i64)], table: Known<TableRead>) -> NamespaceSample {
+        NamespaceSample {
+            netns: NetnsId(1),
+            sockets: Ok(Vec::new()),
+            passive_opens: Ok(0),
+            passive_opens_after: None,
+            netstat: Err(Absent::Unreadable),
+            sysctls: Arc::new(sysctls.iter().copied().collect()),
+            connected: Err(Absent::Unreadable),
+            sockstat: Err(Absent::Unreadable),
+            table: table.map(Arc::new),
+            udp: Err(Absent::Unreadable),
+        }
+    }
+
+    #[test]
+    fn the_usable_range_is_without_what_connect_passes_over() {
+        #[track_caller]
+        fn check(low: i64, high: i64, reserved: i64, expected: u64) {
+            let sysctls = [
+                ("ip_local_port_range_low", low),
+                ("ip_local_port_range_high", high),
+                ("ip_local_reserved_ports", reserved),
+            ];
+            let namespace = namespace(&sysctls, Err(Absent::TooEarly));
+            assert_eq!(expected, usable(&namespace), "{low}-{high}, {reserved} reserved");
+        }
+        check(32_768, 60_999, 0, 28_232);
+        check(1_000, 1_999, 10, 990);
+        check(1_000, 1_002, 0, 2);
+        check(1_000, 1_000, 0, 1);
+        check(1_000, 1_009, 20, 0);
+        check(2_000, 1_000, 0, 0);
+        assert_eq!(0, usable(&namespace(&[], Err(Absent::TooEarly))));
+    }
+
+    #[test]
+    fn exhaustion_is_foreseen_from_read_to_read() {
+        let sysctls = [("ip_local_port_range_low", 1), ("ip_local_port_range_high", 1_000)];
+        let mut ports = Ports::default();
+        let mut last = None;
+        for n in 0..10 {
+            let at = Monotonic(n * 10_000_000_000);
+            let destinations = vec![destination(Ipv4Addr::LOCALHOST, n * 50, 0, 0)];
+            let table = Table { destinations, ..Table::default() };
+            let shown = ports.show(&namespace(&sysctls, Ok(TableRead { at, table }))).unwrap();
+            last = Some(shown[0]);
+        }
+        let last = last.expect("ten reads");
+        assert_eq!((450, 1_000), (last.used, last.usable));
+        let left = last.exhausted_in.unwrap().as_seconds();
+        assert!((109.9..110.1).contains(&left), "{left}");
+    }
+}

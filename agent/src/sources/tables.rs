@@ -1,0 +1,196 @@
+//! When each namespace's table of sockets is read.
+//!
+//! In: `sockets.rs`. Out: the newest [`TableRead`] of each namespace. Cost: reads are on a thread of
+//! their own, one at a time, and each is followed by a rest as long as keeps them all below the
+//! configured share of a core; a read that takes too long is cut off and says that it is partial. A
+//! namespace without connections is not read at all.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::IpAddr,
+    sync::{Arc, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{netns::Way, sockets, spaces::inside};
+use crate::{
+    id::NetnsId,
+    input::{Absent, Connections, Known, NamespaceSample, Table, TableRead},
+    time::{Monotonic, Nanos},
+};
+
+/// The same namespace is not read again before.
+const EVERY: Nanos = Nanos(10_000_000_000);
+
+/// A read is cut off after so long.
+const LONGEST: Duration = Duration::from_millis(500);
+
+/// Destinations that are told apart in each namespace.
+const DESTINATIONS: usize = 20;
+
+type Outcome = (NetnsId, Known<Table>, Duration);
+
+/// The newest reads.
+#[derive(Debug)]
+pub(super) struct Tables {
+    reads: BTreeMap<NetnsId, Known<Arc<TableRead>>>,
+    /// When each was read, or found to be empty.
+    tried: BTreeMap<NetnsId, Monotonic>,
+    reading: Option<(Monotonic, mpsc::Receiver<Outcome>)>,
+    rest_until: Monotonic,
+    /// Rest after a read, as a multiple of what it took; `None`: no reads.
+    rest: Option<u32>,
+}
+
+impl Tables {
+    /// Reads that take `share` of a core at most; 0: none.
+    pub(super) fn new(share: f64) -> Self {
+        let rest = (0.0 < share).then(|| {
+            let times = (1.0 / share - 1.0).clamp(0.0, 1e6).ceil();
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "between 0 and a million"
+            )]
+            let times = times as u32;
+            times
+        });
+        Self {
+            reads: BTreeMap::new(),
+            tried: BTreeMap::new(),
+            reading: None,
+            rest_until: Monotonic::default(),
+            rest,
+        }
+    }
+
+    /// Adds the newest reads to `namespaces`, and starts another where one is due. `way` leads into a
+    /// namespace, but for the calling thread's `own`.
+    pub(super) fn update(
+        &mut self,
+        at: Monotonic,
+        own: NetnsId,
+        namespaces: &mut [NamespaceSample],
+        way: impl Fn(NetnsId) -> Option<Way>,
+    ) {
+        self.finish(at);
+        let present: BTreeSet<NetnsId> = namespaces.iter().map(|it| it.netns).collect();
+        self.reads.retain(|netns, _| present.contains(netns));
+        self.tried.retain(|netns, _| present.contains(netns));
+        if self.rest.is_some() {
+            for namespace in namespaces.iter().filter(|namespace| is_empty(namespace)) {
+                self.note_empty(namespace, at);
+            }
+            if self.reading.is_none() && self.rest_until <= at {
+                self.start(at, own, namespaces, way);
+            }
+        }
+        for namespace in namespaces {
+            let read = self.reads.get(&namespace.netns);
+            namespace.table = read.cloned().unwrap_or(Err(Absent::TooEarly));
+        }
+    }
+
+    /// What is known of a namespace without connections, without a read.
+    fn note_empty(&mut self, namespace: &NamespaceSample, at: Monotonic) {
+        self.tried.insert(namespace.netns, at);
+        let none = Connections::default();
+        let listeners = listeners(namespace).into_iter().map(|key| (key, none)).collect();
+        let table = Table { listeners, ..Table::default() };
+        let is_same =
+            |read: &Known<Arc<TableRead>>| read.as_ref().is_ok_and(|read| read.table == table);
+        if !self.reads.get(&namespace.netns).is_some_and(is_same) {
+            self.reads.insert(namespace.netns, Ok(Arc::new(TableRead { at, table })));
+        }
+    }
+
+    fn start(
+        &mut self,
+        at: Monotonic,
+        own: NetnsId,
+        namespaces: &[NamespaceSample],
+        way: impl Fn(NetnsId) -> Option<Way>,
+    ) {
+        let tried = |netns| self.tried.get(&netns).copied();
+        let is_due = |netns| tried(netns).is_none_or(|then| EVERY <= at - then);
+        let due = namespaces
+            .iter()
+            .filter(|namespace| is_due(namespace.netns))
+            .min_by_key(|namespace| tried(namespace.netns));
+        let Some(namespace) = due else { return };
+        let netns = namespace.netns;
+        self.tried.insert(netns, at);
+        let way = way(netns);
+        if way.is_none() && netns != own {
+            self.reads.insert(netns, Err(Absent::Unreadable));
+            return;
+        }
+        let listeners = listeners(namespace);
+        let (done, result) = mpsc::sync_channel(1);
+        let read = move || {
+            let start = Instant::now();
+            let table = read(way.as_ref(), &listeners);
+            // nobody waits for it any more: the agent is stopping
+            let _ = done.send((netns, table, start.elapsed()));
+        };
+        match thread::Builder::new().name("table".to_owned()).spawn(read) {
+            Ok(_) => self.reading = Some((at, result)),
+            Err(err) => tracing::debug!(error = %err, "table not read"),
+        }
+    }
+
+    fn finish(&mut self, at: Monotonic) {
+        let Some((begun, result)) = self.reading.take() else { return };
+        match result.try_recv() {
+            Ok((netns, table, took)) => {
+                self.rest_until = at + Nanos::from(took.saturating_mul(self.rest.unwrap_or(0)));
+                let read = table.map(|table| Arc::new(TableRead { at: begun, table }));
+                self.reads.insert(netns, read);
+            }
+            Err(mpsc::TryRecvError::Empty) => self.reading = Some((begun, result)),
+            Err(mpsc::TryRecvError::Disconnected) => {}
+        }
+    }
+}
+
+fn listeners(namespace: &NamespaceSample) -> BTreeSet<(IpAddr, u16)> {
+    let sockets = namespace.sockets.iter().flatten();
+    sockets.map(|socket| (socket.addr, socket.port)).collect()
+}
+
+/// Whether its counters show nothing but listeners.
+fn is_empty(namespace: &NamespaceSample) -> bool {
+    let Ok(stat) = namespace.sockstat else { return false };
+    let n_listeners = namespace.sockets.as_ref().map_or(0, Vec::len) as u64;
+    stat.time_wait == 0 && stat.tcp_inuse + stat.tcp6_inuse.unwrap_or(0) <= n_listeners
+}
+
+fn read(way: Option<&Way>, listeners: &BTreeSet<(IpAddr, u16)>) -> Known<Table> {
+    let read = || sockets::read(listeners, LONGEST, DESTINATIONS);
+    let table = match way {
+        Some(way) => inside(way, read).map_err(|err| absent(&err))?,
+        None => read(),
+    };
+    table.map_err(|err| err.absent())
+}
+
+fn absent(err: &io::Error) -> Absent {
+    match err.kind() {
+        io::ErrorKind::PermissionDenied => Absent::NotPermitted,
+        _ => Absent::Unreadable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_of_a_core_is_a_rest_after_each_read() {
+        for (share, rest) in [(0.02, Some(49)), (0.5, Some(1)), (1.0, Some(0)), (0.0, None)] {
+            assert_eq!(rest, Tables::new(share).rest, "{share}");
+        }
+    }
+}
