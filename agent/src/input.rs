@@ -106,6 +106,8 @@ impl Source {
 pub struct NamespaceSample {
     /// Which one.
     pub netns: NetnsId,
+    /// Whether it was made while the agent ran: all that its counters show happened since.
+    pub is_new: bool,
     /// Its listening TCP sockets, IPv4 and IPv6.
     pub sockets: Known<Vec<ListenSocket>>,
     /// `Tcp: PassiveOpens`, read before the slots were.

@@ -207,7 +207,7 @@ impl Model {
         records: &[&SlotRecord],
         at: Monotonic,
     ) {
-        let first = !self.namespaces.contains_key(&namespace.netns);
+        let first = !self.namespaces.contains_key(&namespace.netns) && !namespace.is_new;
         let state = self.namespaces.entry(namespace.netns).or_default();
         let Ok(sockets) = &namespace.sockets else { return };
         let moved = state.listen_drops(namespace);

@@ -25,6 +25,7 @@ impl NamespaceState {
     pub(super) fn listen_drops(&mut self, sample: &NamespaceSample) -> Option<u64> {
         let now = *sample.netstat.as_ref().ok()?.get("ListenDrops")?;
         let before = self.listen_drops.replace(now);
+        let before = before.or(sample.is_new.then_some(0));
         Some(before.map_or(0, |before| moved(before, now)))
     }
 
@@ -32,13 +33,17 @@ impl NamespaceState {
     pub(super) fn syn_queue_drops(&mut self, sample: &NamespaceSample) -> u64 {
         let now = sample.netstat.as_ref().ok().and_then(|it| it.get("TCPReqQFullDrop").copied());
         let Some(now) = now else { return 0 };
-        self.syn_queue_drops.replace(now).map_or(0, |before| moved(before, now))
+        let before = self.syn_queue_drops.replace(now).or(sample.is_new.then_some(0));
+        before.map_or(0, |before| moved(before, now))
     }
 
     /// Handshakes that the kernel counted and no program saw, as of `at`.
     pub(super) fn lost(&mut self, sample: &NamespaceSample, at: Monotonic) -> Known<u64> {
         let passive_opens = sample.passive_opens?;
-        Ok(self.loss.next(at, passive_opens, sample.passive_opens_after, self.handshakes))
+        let (after, handshakes) = (sample.passive_opens_after, self.handshakes);
+        // its counters began at 0, as ours did
+        let after = if sample.is_new { Some(handshakes) } else { after };
+        Ok(self.loss.next(at, passive_opens, after, handshakes))
     }
 }
 

@@ -129,6 +129,7 @@ mod tests {
     fn namespace(sysctls: &[(&'static str, i64)], table: Known<TableRead>) -> NamespaceSample {
         NamespaceSample {
             netns: NetnsId(1),
+            is_new: false,
             sockets: Ok(Vec::new()),
             passive_opens: Ok(0),
             passive_opens_after: None,

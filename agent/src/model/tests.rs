@@ -132,6 +132,7 @@ impl World {
             unix_time: UnixTime(0),
             namespaces: vec![NamespaceSample {
                 netns: NETNS,
+                is_new: false,
                 sockets: match self.unreadable {
                     true => Err(Absent::Unreadable),
                     false => Ok(self.sockets.clone()),

@@ -104,6 +104,7 @@ mod tests {
             unix_time: UnixTime(1),
             namespaces: vec![NamespaceSample {
                 netns: NetnsId(1),
+                is_new: false,
                 sockets: Ok(Vec::new()),
                 passive_opens: unknown,
                 passive_opens_after: None,

@@ -223,6 +223,7 @@ impl Sources {
         let sockstat = timer.time(Source::Netstat, || self.read_sockstat());
         let own = NamespaceSample {
             netns: self.netns,
+            is_new: false,
             sockets,
             passive_opens,
             passive_opens_after,

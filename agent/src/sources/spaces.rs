@@ -55,6 +55,8 @@ const FIND_EVERY: Nanos = Nanos(10_000_000_000);
 pub(super) struct Space {
     /// None: nobody knows how to get at it.
     ways: Vec<Way>,
+    /// Whether it was made while the agent ran.
+    is_new: bool,
     /// Counters, as last read.
     fields: Known<Arc<Fields>>,
     /// `PassiveOpens` among them.
@@ -76,6 +78,7 @@ impl Default for Space {
     fn default() -> Self {
         Self {
             ways: Vec::new(),
+            is_new: true,
             fields: Err(Absent::Unreadable),
             passive_opens: Err(Absent::Unreadable),
             passive_opens_after: None,
@@ -194,9 +197,12 @@ impl Spaces {
         let others = all.iter().filter(|(read, moved, _)| !*moved || read.is_none());
         let turn = all.len().div_ceil(ROUND);
         let new = all.iter().take_while(|(read, ..)| read.is_none()).count();
+        // those from before the agent at once: what moves from here on counts
+        let is_start = new == all.len();
+        let most = if is_start { usize::MAX } else { MOVED_AT_ONCE };
         moved
-            .take(MOVED_AT_ONCE)
-            .chain(others.take(turn.max(new.min(MOVED_AT_ONCE))))
+            .take(most)
+            .chain(others.take(turn.max(new.min(most))))
             .map(|(.., netns)| *netns)
             .collect()
     }
@@ -251,9 +257,11 @@ impl Spaces {
             sockets.entry(record.netns).or_default().extend(record.live);
         }
         let followed: BTreeSet<Cookie> = records.iter().map(|record| record.cookie).collect();
+        let adopted = records.iter().filter(|record| record.adopted);
+        let adopted: BTreeSet<NetnsId> = adopted.map(|record| record.netns).collect();
         self.spaces.iter_mut().map(move |(&netns, space)| {
             let swept = sockets.remove(&netns).unwrap_or_default();
-            space.sample(netns, swept, &followed)
+            space.sample(netns, swept, &followed, adopted.contains(&netns))
         })
     }
 
@@ -289,14 +297,16 @@ impl Spaces {
     }
 
     fn take(&mut self, mut found: Found, own: NetnsId, at: Monotonic) {
-        self.found = Some(at);
         self.unreadable = found.unreadable;
         found.ways.remove(&own);
         for (netns, space) in &mut self.spaces {
             space.ways = found.ways.remove(netns).unwrap_or_default();
         }
         let new = found.ways.into_iter();
-        self.spaces.extend(new.map(|(netns, ways)| (netns, Space { ways, ..Space::default() })));
+        let is_new = self.found.is_some();
+        let space = |ways| Space { ways, is_new, ..Space::default() };
+        self.spaces.extend(new.map(|(netns, ways)| (netns, space(ways))));
+        self.found = Some(at);
     }
 }
 
@@ -306,6 +316,7 @@ impl Space {
         netns: NetnsId,
         mut swept: Vec<ListenSocket>,
         followed: &BTreeSet<Cookie>,
+        adopted: bool,
     ) -> NamespaceSample {
         if let Ok(extra) = &mut self.extra
             && !swept.is_empty()
@@ -313,6 +324,8 @@ impl Space {
             // what has a record by now is shown by that
             extra.retain(|socket| !followed.contains(&socket.cookie));
         }
+        // who listened before the agent did so in a namespace that nobody could see
+        self.is_new &= !adopted;
         let sockets = match &self.extra {
             Ok(extra) => {
                 swept.extend(extra);
@@ -323,6 +336,7 @@ impl Space {
         };
         NamespaceSample {
             netns,
+            is_new: self.is_new,
             sockets,
             passive_opens: self.passive_opens,
             passive_opens_after: self.passive_opens_after,

@@ -23,7 +23,10 @@ pub fn current() -> io::Result<NetnsId> {
 }
 
 /// The network namespace behind a file of nsfs.
-fn of(path: &Path) -> io::Result<NetnsId> {
+///
+/// # Errors
+/// When there is no such file, or it may not be looked at.
+pub fn of(path: &Path) -> io::Result<NetnsId> {
     let inode = stat(path)?.st_ino;
     // `proc_alloc_inum` (fs/proc/generic.c) gives 32 bits.
     u32::try_from(inode).map(NetnsId).map_err(|_| {

@@ -27,6 +27,8 @@ mod rps;
 mod sampled;
 mod servers;
 mod shapes;
+mod space;
+mod spaces;
 mod table;
 mod tier;
 mod trace;

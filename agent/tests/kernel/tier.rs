@@ -2,7 +2,10 @@
 
 use std::{env, ffi::OsString, process::Command};
 
-use backlogd::{input::Tier, sources::Options};
+use backlogd::{
+    input::Tier,
+    sources::{Namespaces, Options},
+};
 
 /// The sources as `BACKLOGD_TEST_TIER` wants them: the best hooks that the kernel has, or at best
 /// those of the tier it names; `syscalls` is the tracepoint tier with `accept_tracepoints`.
@@ -18,7 +21,9 @@ pub(crate) fn options(slots: u32) -> Options {
         ),
     };
     let ebpf = tier != Tier::Sampled;
-    Options { ebpf, slots, tier, accept_tracepoints, ..Options::default() }
+    // what others on this host do is none of most tests' business
+    let namespaces = Namespaces::Own;
+    Options { ebpf, slots, tier, accept_tracepoints, namespaces, ..Options::default() }
 }
 
 /// The binary under test, held to the same tier: the one that cargo built, or what

@@ -133,6 +133,7 @@ fn sample(sockets: &[Held<'_>]) -> Sample {
         unix_time: UnixTime(0),
         namespaces: vec![NamespaceSample {
             netns: NetnsId(9),
+            is_new: false,
             sockets: Ok(sockets.iter().map(|&(cookie, port, _)| socket(cookie, port)).collect()),
             passive_opens: Ok(0),
             passive_opens_after: None,
