@@ -107,7 +107,12 @@ impl Owners {
                 Arc::make_mut(&mut self.owners).retain(|inode, _| listening.contains(inode));
             }
         }
-        let patience = if self.known.is_empty() { FIRST_PATIENCE } else { PATIENCE };
+        // who is known already can wait
+        let patience = match self.wanted.is_empty() {
+            _ if self.known.is_empty() => FIRST_PATIENCE,
+            false => PATIENCE,
+            true => Duration::ZERO,
+        };
         let is_wanted = self.rest_until <= at && self.wanted.values().any(|&from| from <= at);
         if self.looking.is_none() && (is_wanted || self.long_rest_until <= at) {
             self.start_looking(listening.clone());

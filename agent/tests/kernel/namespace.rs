@@ -75,7 +75,7 @@ pub(crate) fn mount_tracing() {
 }
 
 /// Mounts for the calling thread alone.
-fn mount_own(what: &[&str]) {
+pub(crate) fn mount_own(what: &[&str]) {
     unshare(UnshareFlags::NEWNS);
     run("mount", &["--make-rprivate", "/"]);
     run("mount", what);

@@ -1,0 +1,296 @@
+//! What runs out: descriptors and local ports; and what is left open.
+
+use std::{
+    env,
+    fs::{self, File},
+    io::ErrorKind,
+    net::{SocketAddr, TcpStream, UdpSocket},
+    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use backlogd::{
+    id::Pid,
+    input::{Known, TableRead},
+    model::snapshot::{PortUse, Snapshot},
+    time::Monotonic,
+};
+use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
+
+use crate::{
+    agent::{Agent, find},
+    clients::Clients,
+    namespace::{DEADLINE, in_own_netns, set_sysctl, wait_for},
+    offenders::NeverAccepts,
+    tier::scaled,
+};
+
+/// Set for the process that leaks.
+const LEAK: &str = "BACKLOGD_TEST_LEAK";
+/// Its limit of descriptors.
+const FILES: u64 = 1_000;
+/// It opens one in each.
+const PACE: Duration = Duration::from_millis(10);
+
+struct Leaker(Child);
+
+impl Drop for Leaker {
+    fn drop(&mut self) {
+        // it may have ended by itself
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Open descriptors, as /proc says.
+fn n_fds(pid: u32) -> u64 {
+    let folder = format!("/proc/{pid}/fd");
+    match fs::metadata(&folder).expect("alive").size() {
+        // before 6.2
+        0 => fs::read_dir(&folder).expect("alive").count() as u64,
+        n => n,
+    }
+}
+
+#[test]
+#[ignore = "kernel: needs root"]
+fn descriptors_are_those_of_proc_and_their_end_is_foreseen() {
+    in_own_netns(|| {
+        let mut agent = Agent::start();
+        let server = NeverAccepts::listen("127.0.0.1:0", 5);
+        let inherited = server.socket().as_fd().try_clone_to_owned().expect("a descriptor");
+        let leaker = Command::new(env::current_exe().expect("this test"))
+            .args(["--exact", "exhaustion::leaks_descriptors", "--ignored", "--test-threads=1"])
+            .env(LEAK, "1")
+            .stdin(inherited)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("this test again");
+        let leaker = Leaker(leaker);
+        let pid = leaker.0.id();
+        let mut foreseen = Vec::new();
+        let start = Instant::now();
+        loop {
+            let before = n_fds(pid);
+            let snapshot = agent.look();
+            let after = n_fds(pid);
+            if let Some(process) = snapshot.processes.get(&Pid(pid)) {
+                let open = process.now.open_fds.expect("told");
+                assert!((before..=after).contains(&open), "{before} <= {open} <= {after}");
+                if process.now.max_fds == Ok(FILES)
+                    && (400..800).contains(&open)
+                    && let Ok(left) = process.fds_exhausted_in
+                {
+                    foreseen.push((Instant::now(), left));
+                }
+            }
+            if after == FILES {
+                break;
+            }
+            assert!(start.elapsed() < DEADLINE, "{after} of {FILES} in {DEADLINE:?}");
+            thread::sleep(Duration::from_millis(100));
+        }
+        let end = Instant::now();
+        assert!(5 < foreseen.len(), "{foreseen:?}");
+        let mut errors: Vec<f64> = foreseen
+            .into_iter()
+            .map(|(then, left)| {
+                let truth = (end - then).as_secs_f64();
+                (left.as_seconds() - truth).abs() / truth
+            })
+            .collect();
+        errors.sort_by(f64::total_cmp);
+        assert!(errors[errors.len() / 2] < 0.1, "off by these parts: {errors:?}");
+    });
+}
+
+#[test]
+#[ignore = "kernel: needs root"]
+fn leaks_descriptors() {
+    if env::var_os(LEAK).is_none() {
+        return;
+    }
+    set_parent_process_death_signal(Some(Signal::KILL)).expect("prctl");
+    setrlimit(Resource::Nofile, Rlimit { current: Some(FILES), maximum: Some(FILES) })
+        .expect("less is allowed");
+    let mut leaked = Vec::new();
+    let start = Instant::now();
+    for turn in 0_u32.. {
+        match File::open("/dev/null") {
+            Ok(file) => leaked.push(file),
+            Err(_) => loop {
+                thread::park();
+            },
+        }
+        thread::sleep((PACE * turn).saturating_sub(start.elapsed())); // the leak's pace
+    }
+}
+
+/// Looks until the table was read after this call.
+#[track_caller]
+fn read_anew(agent: &mut Agent) -> (Snapshot, std::sync::Arc<TableRead>) {
+    let begun: Monotonic = agent.look().at;
+    let is_newer = |snapshot: &Snapshot| {
+        let read: Known<_> = snapshot.namespaces[0].table.clone();
+        read.is_ok_and(|read| begun < read.at)
+    };
+    let snapshot = agent.until("a read of the table", is_newer);
+    let read = snapshot.namespaces[0].table.clone().expect("just seen");
+    assert!(!read.table.is_partial);
+    (snapshot, read)
+}
+
+/// How many lines `ss` prints.
+fn ss(filter: &str) -> u64 {
+    let output = Command::new("ss").arg("-tanH").args(filter.split(' ')).output().expect("ss");
+    assert!(output.status.success(), "ss: {output:?}");
+    String::from_utf8(output.stdout).expect("ASCII").lines().count() as u64
+}
+
+#[test]
+#[ignore = "kernel: needs root"]
+fn what_a_server_does_not_close_is_in_close_wait_as_ss_shows_it() {
+    in_own_netns(|| {
+        let mut agent = Agent::start();
+        let server = NeverAccepts::listen("127.0.0.1:0", 64);
+        let (closing, staying) =
+            (Clients::connect(20, server.addr), Clients::connect(10, server.addr));
+        let held = server.accept(30);
+        drop(closing);
+        let close_wait = format!("state close-wait sport = :{}", server.addr.port());
+        wait_for("CLOSE_WAIT", || ss(&close_wait) == 20);
+        let (snapshot, _) = read_anew(&mut agent);
+        let listener = find(&snapshot, server.addr);
+        let connections = listener.connections.expect("read");
+        assert_eq!((connections.close_wait, connections.accepted), (20, 30));
+        assert_eq!(listener.open, Ok(30));
+        drop((held, staying));
+    });
+}
+
+#[test]
+#[ignore = "kernel: needs root"]
+fn connections_that_we_closed_are_in_time_wait_by_destination_as_ss_shows_it() {
+    in_own_netns(|| {
+        set_sysctl("ipv4/tcp_tw_reuse", "0");
+        let n = scaled(20_000);
+        let mut agent = Agent::start();
+        let server = NeverAccepts::listen("127.0.0.1:0", 1024);
+        for _ in 0..n {
+            let client = TcpStream::connect(server.addr).expect("connected");
+            let accepted = server.accept(1);
+            // whoever closes first waits
+            drop(client);
+            drop(accepted);
+        }
+        let filter = format!("state time-wait dport = :{}", server.addr.port());
+        wait_for("TIME_WAIT", || ss(&filter) == n);
+        let (snapshot, read) = read_anew(&mut agent);
+        assert_eq!(read.table.time_wait_ephemeral, n);
+        let worst = worst(&snapshot);
+        assert_eq!((worst.destination.time_wait, worst.destination.open), (n, 0));
+        assert_eq!(
+            (worst.destination.addr, worst.destination.port),
+            (server.addr.ip(), server.addr.port())
+        );
+        assert_eq!(snapshot.namespaces[0].sockstat.map(|stat| stat.time_wait), Ok(n));
+    });
+}
+
+fn worst(snapshot: &Snapshot) -> PortUse {
+    snapshot.namespaces[0].ports.as_ref().expect("read")[0]
+}
+
+#[test]
+#[ignore = "kernel: needs root"]
+fn all_local_ports_are_in_use_when_connect_begins_to_fail() {
+    in_own_netns(|| {
+        set_sysctl("ipv4/ip_local_port_range", "20000 21003");
+        // of the range's 1,004 ports, two are reserved, and somebody listens on two
+        set_sysctl("ipv4/ip_local_reserved_ports", "20001,20999,30000");
+        let mut agent = Agent::start();
+        let others =
+            [20_500, 20_501].map(|port| NeverAccepts::listen(&format!("127.0.0.1:{port}"), 5));
+        let server = NeverAccepts::listen("127.0.0.1:30001", 2_000);
+        let mut clients = connect(server.addr, 900);
+        assert_eq!(clients.len(), 900);
+        agent.until("the settings to be read", |snapshot| {
+            snapshot.namespaces[0].sysctls.get("ip_local_reserved_ports") == Some(&2)
+        });
+        let (snapshot, _) = read_anew(&mut agent);
+        let port_use = worst(&snapshot);
+        assert_eq!((port_use.used, port_use.usable), (900, 1_000));
+        let before = failed_connects(&snapshot);
+        clients.extend(connect(server.addr, 110));
+        assert_eq!(clients.len(), 1_000, "the first that fails is the one thousand and first");
+        let (snapshot, _) = read_anew(&mut agent);
+        let port_use = worst(&snapshot);
+        assert_eq!((port_use.used, port_use.usable), (1_000, 1_000));
+        assert!((port_use.ratio() - 1.0).abs() < f64::EPSILON);
+        if agent.serves("connect_error") {
+            assert_eq!(failed_connects(&snapshot) - before, 10);
+        }
+        drop((others, clients));
+    });
+}
+
+/// Tries `n` times; those that worked. Each failure must be for want of a port.
+fn connect(to: SocketAddr, n: usize) -> Vec<TcpStream> {
+    let connect = |_| match TcpStream::connect(to) {
+        Ok(client) => Some(client),
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::AddrNotAvailable, "{error}");
+            None
+        }
+    };
+    (0..n).filter_map(connect).collect()
+}
+
+/// connect(2) with EADDRNOTAVAIL, of whoever.
+fn failed_connects(snapshot: &Snapshot) -> u64 {
+    let errors = snapshot.errors.as_ref().ok().and_then(|errors| errors.connect.as_ref().ok());
+    let counts = errors.into_iter().flat_map(|counts| counts.iter());
+    counts
+        .filter(|((_, errno), _)| errno.0 == libc::EADDRNOTAVAIL.unsigned_abs())
+        .map(|it| it.1)
+        .sum()
+}
+
+#[test]
+#[ignore = "kernel: needs root"]
+fn what_a_udp_socket_drops_is_counted_for_it() {
+    in_own_netns(|| {
+        let server = UdpSocket::bind("127.0.0.1:0").expect("bound");
+        let addr = server.local_addr().expect("bound");
+        rustix::net::sockopt::set_socket_recv_buffer_size(&server, 1).expect("SO_RCVBUF");
+        let client = UdpSocket::bind("127.0.0.1:0").expect("bound");
+        for _ in 0..500 {
+            client.send_to(b"x", addr).expect("sent");
+        }
+        let mut agent = Agent::start();
+        let snapshot = agent.until("its owner", |snapshot| {
+            snapshot.udp.iter().any(|udp| udp.key.port == addr.port() && udp.comm.is_some())
+        });
+        let udp = snapshot.udp.iter().find(|udp| udp.key.port == addr.port()).expect("bound");
+        server.set_nonblocking(true).expect("O_NONBLOCK");
+        let mut taken = 0;
+        while let Ok(1) = server.recv(&mut [0]) {
+            taken += 1;
+        }
+        assert_eq!(udp.drops, Ok(500 - taken));
+        let errors = |name| {
+            move |snapshot: &Snapshot| {
+                snapshot.namespaces[0]
+                    .netstat
+                    .as_ref()
+                    .is_ok_and(|fields| fields.contains_key(name))
+            }
+        };
+        let snapshot = agent.until("the total", errors("UdpRcvbufErrors"));
+        let fields = snapshot.namespaces[0].netstat.clone().expect("read");
+        assert_eq!(Ok(fields["UdpRcvbufErrors"]), udp.drops);
+    });
+}
