@@ -310,6 +310,8 @@ pub struct SlotsSample {
     pub map_full: u64,
     /// See [`CloserLooks`]; absent where other hooks see as much.
     pub closer_looks: Known<CloserLooks>,
+    /// Ends of connections that no program saw, and that a count of those that are there showed.
+    pub corrections: Known<u64>,
 }
 
 /// The tracepoints of system calls, switched on for a few seconds to see why nobody accepts.
@@ -336,6 +338,7 @@ impl Default for SlotsSample {
             errors: CallErrors::default(),
             map_full: 0,
             closer_looks: Err(Absent::NotOnThisKernel),
+            corrections: Err(Absent::NotOnThisKernel),
         }
     }
 }
@@ -374,7 +377,8 @@ pub struct SlotRecord {
     pub port: u16,
     /// Handshakes completed.
     pub established: u64,
-    /// Of these, connections destroyed, accepted or not.
+    /// Of these, connections destroyed, accepted or not; those that no program saw included, as far
+    /// as they were found out.
     pub closed: u64,
     /// Connections that were queued when the socket left LISTEN.
     pub discarded: u64,

@@ -16,6 +16,7 @@ mod hooks {
     pub(crate) mod accept;
     pub(crate) mod ack;
     pub(crate) mod adopt;
+    pub(crate) mod census;
     pub(crate) mod close;
     pub(crate) mod enqueue;
     pub(crate) mod failure;

@@ -430,6 +430,7 @@ impl Model {
             second_copy: slots.map(|slots| slots.second_copy),
             map_full: slots.map(|slots| slots.map_full),
             closer_looks: slots.and_then(|slots| slots.closer_looks),
+            corrections: slots.and_then(|slots| slots.corrections),
             missed: slots.map(|slots| slots.missed.clone()).unwrap_or_default(),
             runs: slots.map(|slots| slots.runs.clone()).unwrap_or_default(),
         }

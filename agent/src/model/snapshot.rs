@@ -251,6 +251,8 @@ pub struct Agent {
     /// Times that the tracepoints of system calls were switched on for a closer look; absent where
     /// other hooks see as much.
     pub closer_looks: Known<CloserLooks>,
+    /// Ends of connections that no program saw, and that a count of those that are there showed.
+    pub corrections: Known<u64>,
     /// Runs that the kernel skipped: event, program, count.
     pub missed: Vec<(&'static str, &'static str, u64)>,
     /// Run count and run time of each program, while the kernel's statistics are on.

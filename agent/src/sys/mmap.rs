@@ -26,6 +26,8 @@ pub struct SharedWords {
 
 // SAFETY: the mapping belongs to the process, not to a thread, and its words are atomics.
 unsafe impl Send for SharedWords {}
+// SAFETY: as above; atomics are for several threads.
+unsafe impl Sync for SharedWords {}
 
 impl SharedWords {
     /// Maps the first `n_words` words of `map`.

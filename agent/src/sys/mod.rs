@@ -1,5 +1,7 @@
 //! The kernel's interfaces that std has no safe call for.
 
+#[expect(unsafe_code, reason = "calls that aya lacks")]
+pub mod bpf;
 pub mod clock;
 #[cfg_attr(target_env = "gnu", expect(unsafe_code, reason = "a call that std and rustix lack"))]
 pub mod heap;

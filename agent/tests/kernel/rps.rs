@@ -32,13 +32,21 @@ fn what_no_program_saw_is_published_as_lost() {
             })
         });
         let connections = CONNECTIONS.map(scaled);
-        let clients = connections
-            .map(|n| thread::spawn(move || (0..n).for_each(|_| drop(Clients::connect(1, addr)))));
-        while !clients.iter().all(thread::JoinHandle::is_finished) {
-            agent.look();
+        let mut all = 0;
+        // whether an interrupt comes over a program is a matter of luck
+        for _ in 0..5 {
+            let clients = connections.map(|n| {
+                thread::spawn(move || (0..n).for_each(|_| drop(Clients::connect(1, addr))))
+            });
+            while !clients.iter().all(thread::JoinHandle::is_finished) {
+                agent.look();
+            }
+            clients.into_iter().for_each(|client| client.join().expect("client"));
+            all += connections.iter().sum::<u64>();
+            if agent.look().agent.second_copy != Ok(0) || connections != CONNECTIONS {
+                break;
+            }
         }
-        clients.into_iter().for_each(|client| client.join().expect("client"));
-        let all = connections.iter().sum();
         wait_for("the queue to drain", || agent.truth().at(addr).length == 0);
         assert_eq!(agent.truth().count("PassiveOpens"), all);
         let account = |s: &_| (find(s, addr).counters.established, own_lost(s));
@@ -55,6 +63,10 @@ fn what_no_program_saw_is_published_as_lost() {
         if connections == CONNECTIONS {
             assert_ne!(snapshot.agent.second_copy, Ok(0));
         }
+        // nothing is open, though some kernels show no program the end of some
+        let is_closed = |snapshot: &_| find(snapshot, addr).open == Ok(0);
+        let snapshot = agent.until("what is gone to be found out", is_closed);
+        assert!(snapshot.agent.corrections.is_ok_and(|n| n <= all / 20), "{:?}", snapshot.agent);
         server.socket().shutdown(Shutdown::Read).expect("shutdown");
         let accepted: u64 = acceptors.map(|a| a.join().expect("acceptor")).into_iter().sum();
         assert_eq!(accepted, all);

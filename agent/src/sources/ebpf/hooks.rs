@@ -319,6 +319,16 @@ pub(super) const GROUPS: &[Group] = &[
         ways: &[way(Tier::Tracepoint, &[program("adopt", Attach::Iterator, "tcp")], &[])],
         otherwise: NOTHING,
     },
+    // what the ends of connections are checked against
+    Group {
+        events: &["census"],
+        ways: &[way(
+            Tier::Tracepoint,
+            &[program(super::CENSUS, Attach::Iterator, "bpf_sk_storage_map")],
+            &[],
+        )],
+        otherwise: NOTHING,
+    },
     Group {
         events: &["syn_queue"],
         ways: &[

@@ -14,6 +14,7 @@ use super::{
     Programs,
     attach::{self, Attached, Attacher, last_cause},
     btf::{self, Btf},
+    census::Census,
     closer::Closer,
     failed,
     histograms::Histograms,
@@ -124,6 +125,7 @@ impl Programs {
         let mut ebpf = load_maps(object, &kernel, offsets, options)?;
         let slots = Slots::map(array(&ebpf, "SLOTS")?.fd(), options.slots)
             .map_err(|source| LoadError::Mmap { map: "SLOTS", source })?;
+        let slots = Arc::new(slots);
         let cells = Cells::map(array(&ebpf, "CELLS")?.fd())
             .map_err(|source| LoadError::Mmap { map: "CELLS", source })?;
         let histograms = |map| {
@@ -149,6 +151,7 @@ impl Programs {
             .map_err(|(program, why)| LoadError::Program { program, why: with_advice(why) })?;
         hooks.splice(..0, required);
         let closer = Closer::new(&hooks, &attacher);
+        let census = Census::open(&ebpf, slots.clone());
         hooks.push(attach::drop_row(&hooks));
         Ok(Self {
             ebpf,
@@ -161,6 +164,7 @@ impl Programs {
             watch: None,
             hooks: hooks.into(),
             closer,
+            census,
             pass: 0,
             passes: 0,
             missed: Vec::new(),
@@ -179,7 +183,7 @@ fn load_maps(
     let constants = Constants(offsets);
     let mut loader = EbpfLoader::new();
     loader.btf(Some(kernel)).override_global("OFFSETS", &constants, true);
-    for map in ["SLOTS", "FREE", "WAITS", "DURATIONS", "LISTENERS", "PLACES"] {
+    for map in ["SLOTS", "FREE", "WAITS", "DURATIONS", "LISTENERS", "PLACES", "CENSUS"] {
         loader.map_max_entries(map, options.slots);
     }
     loader.map_max_entries("EVENTS", options.events_bytes);
@@ -212,7 +216,7 @@ fn with_advice(why: String) -> String {
     }
 }
 
-fn array<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a MapData, LoadError> {
+pub(super) fn array<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a MapData, LoadError> {
     match ebpf.map(name) {
         Some(Map::Array(map)) => Ok(map),
         _ => Err(LoadError::Map(name)),

@@ -126,6 +126,16 @@ impl Slots {
         }
     }
 
+    /// Of the listener in a slot: its cookie, connections that were tagged, and of these the ones
+    /// whose end was seen. `None` while the slot is free.
+    #[must_use]
+    pub fn tagged(&self, slot: Slot) -> Option<(Cookie, u64, u64)> {
+        // the ends first, so that the difference is never too small
+        let closed = self.record(slot)[offset_of!(Record, closed) / 8].load(Relaxed);
+        let record = decode(slot, &self.copy(slot));
+        (record.cookie.0 != 0).then_some((record.cookie, record.tagged(), closed))
+    }
+
     /// What the iterator or the sweep left in a record, if it came by in `pass`.
     #[must_use]
     pub fn visit(&self, slot: Slot, pass: u32) -> Option<Visit> {

@@ -7,6 +7,7 @@
 mod adopt;
 mod attach;
 pub mod btf;
+mod census;
 mod closer;
 pub mod events;
 mod failed;
@@ -44,6 +45,9 @@ pub use load::LoadError;
 /// The program that looks at all followed listeners at once.
 const SWEEP: &str = "sweep";
 
+/// The program that counts the connections that are there.
+const CENSUS: &str = "census";
+
 /// Reading every program's page costs some 10 µs each: not in every sample.
 const STATISTICS_EVERY: u32 = 10;
 
@@ -52,7 +56,7 @@ const STATISTICS_EVERY: u32 = 10;
 pub struct Programs {
     ebpf: Ebpf,
     free: Stack<MapData, u32>,
-    slots: maps::Slots,
+    slots: Arc<maps::Slots>,
     cells: maps::Cells,
     waits: histograms::Histograms,
     durations: histograms::Histograms,
@@ -61,6 +65,7 @@ pub struct Programs {
     watch: Option<Watch>,
     hooks: Arc<[Hook]>,
     closer: closer::Closer,
+    census: Option<census::Census>,
     /// The number of the iterator's newest pass.
     pass: u32,
     passes: u32,
@@ -123,6 +128,9 @@ impl Programs {
     pub fn read(&mut self) -> SlotsSample {
         let mut records = Vec::new();
         self.slots.read(&mut records);
+        if let Some(census) = &mut self.census {
+            census.update(&mut records);
+        }
         let mut waits = Vec::new();
         let mut durations = Vec::new();
         for record in &mut records {
@@ -152,6 +160,10 @@ impl Programs {
             errors,
             map_full: self.cells.get(cell::MAP_FULL),
             closer_looks: self.closer.seen(),
+            corrections: self
+                .census
+                .as_ref()
+                .map_or(Err(Absent::NotOnThisKernel), |census| Ok(census.corrections())),
             waits,
             durations,
             records,
@@ -278,6 +290,9 @@ impl Programs {
         self.slots.clear(slot);
         self.waits.clear(slot);
         self.durations.clear(slot);
+        if let Some(census) = &mut self.census {
+            census.clear(slot);
+        }
         // it has room for every slot
         if let Err(err) = self.free.push(slot.0, 0) {
             tracing::debug!(slot = slot.0, error = %err, "slot not given back");
