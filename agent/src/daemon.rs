@@ -231,8 +231,10 @@ impl UnixSocket {
     }
 
     fn listen(path: &Path) -> io::Result<UnixListener> {
-        if let Some(dir) = path.parent() {
-            fs::create_dir_all(dir)?;
+        // one level alone: what is missing beyond that is a slip of the pen
+        match path.parent().map(fs::create_dir) {
+            Some(Err(err)) if err.kind() != io::ErrorKind::AlreadyExists => return Err(err),
+            Some(_) | None => {}
         }
         match fs::symlink_metadata(path) {
             // left by a daemon that was killed: nobody answered on it

@@ -318,8 +318,9 @@ impl Sources {
         let result = match spaces.unreadable() {
             0 => Ok(()),
             _ => {
-                Err("namespaces of some processes cannot be told: their listeners may be missing \
-                      (needs CAP_SYS_PTRACE)")
+                Err("namespaces of some processes cannot be told: listeners from before the start \
+                      may be missing there (needs CAP_SYS_PTRACE, and no security module that \
+                      refuses all the same)")
             }
         };
         let _ = self.note("processes", result);
@@ -462,7 +463,8 @@ impl Sources {
                 0 => Ok(()),
                 _ => {
                     Err("descriptors of some processes may not be listed: their listeners have no \
-                          owner (needs CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH)")
+                          owner (needs CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH, and no security \
+                          module that refuses all the same)")
                 }
             };
             let _ = self.note("owners", result);

@@ -59,6 +59,7 @@ const EVENTS: Tests = Tests::Only(&[
     "life::",
     "mixed::",
     "open::",
+    "overflow::",
     "restart::",
     "trace::each",
 ]);
@@ -68,6 +69,21 @@ const SAMPLED: Tests = Tests::Only(&["sampled::"]);
 const ALL: Tests = Tests::AllBut(&["serves_standard_input"]);
 /// What depends on hooks that are tried, tier by tier.
 const HOOKS: Tests = Tests::Only(&["burst::", "failures::", "overflow::", "reasons::", "waits::"]);
+/// The same and what else depends on children that are known by their address.
+const CHILDREN: Tests = Tests::Only(&[
+    "burst::",
+    "churn::",
+    "failures::",
+    "killed::",
+    "life::",
+    "members::",
+    "open::",
+    "overflow::",
+    "protocols::",
+    "reasons::",
+    "restart::",
+    "waits::",
+]);
 /// What depends on the tracepoints, which every kernel has, and on drops without hooks.
 const TRACEPOINTS: Tests = Tests::Only(&["burst::", "overflow::", "reasons::"]);
 /// What the tracepoints of system calls add.
@@ -77,10 +93,10 @@ pub(super) const ROWS: [Row; 16] = [
     row("6.12", Tier::Fentry, ALL),
     Row { guest: Guest::Interrupts, ..row("6.12", Tier::Fentry, EVENTS) },
     row("6.1", Tier::Fentry, HOOKS),
-    row("6.1", Tier::Kprobe, HOOKS),
+    row("6.1", Tier::Kprobe, CHILDREN),
     row("6.1", Tier::Tracepoint, TRACEPOINTS),
     row("6.1", Tier::Syscalls, CALLS),
-    row("6.12", Tier::Kprobe, HOOKS),
+    row("6.12", Tier::Kprobe, CHILDREN),
     row("6.12", Tier::Tracepoint, TRACEPOINTS),
     row("6.12", Tier::Syscalls, CALLS),
     Row { presence: Presence::WhereItCanBeHad, ..row("7.2", Tier::Fentry, HOOKS) },

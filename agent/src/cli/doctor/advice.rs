@@ -19,6 +19,11 @@ const PROGRAMS: (u32, u32) = (5, 12);
 /// Allow further restriction of perf_event_open").
 const PARANOID: i64 = 3;
 
+/// What a hook says that would serve if it were asked for.
+const SWITCHED_OFF: &str = "accept_tracepoints is off";
+
+const MOUNT: &str = "sudo mount -t tracefs tracefs /sys/kernel/tracing";
+
 /// What stands in the way, and what would change it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Advice {
@@ -42,7 +47,7 @@ const RULES: [Rule; 7] = [
         change: &[("configuration", "no_ebpf = false")],
     },
     Rule {
-        says: &["accept_tracepoints is off"],
+        says: &[SWITCHED_OFF],
         what: "the tracepoints that see accept(2) return are switched off, since they slow every \
                system call of every process by some 30 ns",
         change: &[("configuration", "accept_tracepoints = true")],
@@ -82,6 +87,13 @@ const RULES: [Rule; 7] = [
 /// not understood, or nothing is wrong.
 pub(super) fn advise(machine: &Machine, tier: Tier, why: &str) -> Option<Advice> {
     let has = |text: &str| why.contains(text);
+    if has(SWITCHED_OFF) && !matches!(machine.tracefs, Ok(Some(_))) {
+        // one without the other does not help
+        let how = format!("accept_tracepoints = true, and {MOUNT}");
+        let what = "the tracepoints that see accept(2) return are switched off, since they slow every \
+                    system call of every process by some 30 ns, and tracefs is not mounted";
+        return Some(advice(what, [change("configuration and shell", &how)]));
+    }
     if let Some(rule) = RULES.iter().find(|rule| rule.says.iter().any(|text| has(text))) {
         let change = rule.change.iter().map(|&(place, how)| change(place, how)).collect();
         return Some(Advice { what: rule.what.to_owned(), change });
@@ -246,7 +258,7 @@ fn tracefs(machine: &Machine) -> Advice {
     if matches!(machine.lockdown, Ok(Lockdown::Confidentiality)) {
         return locked_down("tracefs");
     }
-    let mount = change("shell", "sudo mount -t tracefs tracefs /sys/kernel/tracing");
+    let mount = change("shell", MOUNT);
     match &machine.tracefs {
         Ok(Some(point)) => advice(
             &format!("tracefs at {point} is for root alone"),
@@ -298,7 +310,13 @@ pub(super) fn findings(machine: &Machine, tried: &Tried) -> Vec<Finding> {
                 add(&mut findings, advice, None, "every number");
             }
             // said below, with what would change it
-            "owners" => {}
+            "owners" if lacking(machine, need::OWNERS).is_some() => {}
+            "owners" => {
+                let what =
+                    "some processes hide their descriptors although the capabilities are there";
+                let way = change("security module", "let backlogd look into other processes");
+                add(&mut findings, advice(what, [way]), None, "the owners of their listeners");
+            }
             source => {
                 let advice = advice(&format!("{source} cannot be read: {why}"), []);
                 add(&mut findings, advice, None, "what comes from there");

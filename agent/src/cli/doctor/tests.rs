@@ -144,7 +144,8 @@ fn the_verdict_is_of_what_is_lost() {
     let slow = Machine { bpf_jit_enable: Ok(0), ..machine() };
     check(&slow, &tried([works.clone()]), Verdict::Degraded);
     let owners = Tried { hooks: vec![works.clone()], ..unreadable("owners", "some are hidden") };
-    check(&machine(), &owners, Verdict::Fine);
+    check(&machine(), &owners, Verdict::Degraded);
+    check(&blind, &owners, Verdict::Degraded);
     let netstat = Tried { hooks: vec![works], ..unreadable("netstat", "no such file") };
     check(&machine(), &netstat, Verdict::Degraded);
 }
