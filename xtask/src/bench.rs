@@ -1,4 +1,4 @@
-//! `cargo xtask bench sample|events|scrape`: what backlogd costs, against the real peers in the
+//! `cargo xtask bench sample|events|scrape|host`: what backlogd costs, against the real peers in the
 //! same run.
 //!
 //! The measuring is in agent/examples/bench, a program of the agent's own crate; here it is built,
@@ -45,6 +45,8 @@ enum Bench {
     Events,
     /// One scrape of 1,000 listeners
     Scrape,
+    /// A host with 250 network namespaces
+    Host,
 }
 
 /// Builds, measures and shows.
@@ -83,6 +85,7 @@ fn measure(root: &Path, bench: Bench) -> Result<Value> {
             command.arg("events").arg(agent).arg(root.join(SCRIPTS))
         }
         Bench::Scrape => command.arg("scrape").arg(agent),
+        Bench::Host => command.arg("host").arg(agent).arg(node_exporter(root)?),
     };
     let mut document: Value = serde_json::from_str(&sh::output(&mut command)?)?;
     document["machine"] = machine()?.into();

@@ -38,13 +38,25 @@ impl Running {
         Ok(Self::talking_part(words)?.0)
     }
 
+    /// The same, in a network namespace of its own whose loopback is up.
+    pub(crate) fn in_own_netns(words: &[&str]) -> Result<Self> {
+        const PREPARE: &str = "ip link set lo up && exec \"$0\" \"$@\"";
+        let mut command = Command::new("unshare");
+        command.args(["--net", "sh", "-c", PREPARE]).arg(env::current_exe()?);
+        Ok(Self::ready(command.args(words).stdout(Stdio::piped()).stdin(Stdio::null()))?.0)
+    }
+
     /// The same, and what it says from then on.
     pub(crate) fn talking_part(words: &[&str]) -> Result<(Self, BufReader<ChildStdout>)> {
-        let mut running = Self::start(part(words)?.stdin(Stdio::piped()))?;
+        Self::ready(part(words)?.stdin(Stdio::piped()))
+    }
+
+    fn ready(command: &mut Command) -> Result<(Self, BufReader<ChildStdout>)> {
+        let mut running = Self::start(command)?;
         let mut out = BufReader::new(running.0.stdout.take().context("no pipe")?);
         let mut line = String::new();
         out.read_line(&mut line)?;
-        ensure!(line == "ready\n", "bench {words:?} did not get ready");
+        ensure!(line == "ready\n", "{command:?} did not get ready");
         Ok((running, out))
     }
 

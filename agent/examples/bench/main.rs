@@ -8,6 +8,7 @@
 mod child;
 mod events;
 mod hold;
+mod host;
 mod load;
 mod raw;
 mod report;
@@ -35,6 +36,10 @@ fn main() -> Result<()> {
         ["client", per_second, seconds] => events::client(per_second.parse()?, seconds.parse()?)?,
         ["scrape", agent] => println!("{}", scrape::run(Path::new(agent))?.to_json()),
         ["hold", addr, pairs] => hold::connections(addr.parse()?, pairs.parse()?)?,
+        ["host", agent, exporter] => {
+            println!("{}", host::run(Path::new(agent), Path::new(exporter))?.to_json());
+        }
+        ["space", n, per_second] => host::space(n.parse()?, per_second.parse()?)?,
         ["listen", first_port, n] => hold::listeners(first_port.parse()?, n.parse()?)?,
         ["measure"] => println!("{}", sample::measure()?),
         _ => bail!("not a bench or one of its parts: {words:?}"),
