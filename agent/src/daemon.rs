@@ -29,7 +29,7 @@ use crate::{
         http,
         metrics::Scrape,
     },
-    sources::{OpenError, Options, Sources},
+    sources::{Namespaces, OpenError, Options, Sources},
     sys::clock,
 };
 
@@ -190,6 +190,9 @@ pub(crate) fn options(config: &Config) -> Options {
         slots: config.slots,
         tier: config.tier,
         accept_tracepoints: config.accept_tracepoints,
+        namespaces: if config.own_netns_only { Namespaces::Own } else { Namespaces::All },
+        table_share: config.table_cpu_ratio,
+        root: config.host_root.clone(),
         ..Options::default()
     }
 }
@@ -383,6 +386,10 @@ fn reloaded(
         ("tier", new.tier != old.tier),
         ("accept_tracepoints", new.accept_tracepoints != old.accept_tracepoints),
         ("slots", new.slots != old.slots),
+        ("own_netns_only", new.own_netns_only != old.own_netns_only),
+        ("host_root", new.host_root != old.host_root),
+        ("table_cpu_ratio", new.table_cpu_ratio.total_cmp(&old.table_cpu_ratio).is_ne()),
+        ("series_limit", new.series_limit != old.series_limit),
         ("histograms", new.histograms != old.histograms),
         ("log", new.log != old.log),
         ("log_format", new.log_format != old.log_format),
@@ -399,6 +406,10 @@ fn reloaded(
         tier: old.tier,
         accept_tracepoints: old.accept_tracepoints,
         slots: old.slots,
+        own_netns_only: old.own_netns_only,
+        host_root: old.host_root,
+        table_cpu_ratio: old.table_cpu_ratio,
+        series_limit: old.series_limit,
         histograms: old.histograms,
         log: old.log,
         log_format: old.log_format,

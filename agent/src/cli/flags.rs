@@ -10,7 +10,16 @@ use crate::config::{
 };
 
 /// The settings that matter to a verb that reads, and may have to sample by itself.
-const READING: [&str; 5] = ["socket", "no_ebpf", "tier", "accept_tracepoints", "slots"];
+const READING: [&str; 8] = [
+    "socket",
+    "no_ebpf",
+    "tier",
+    "accept_tracepoints",
+    "slots",
+    "own_netns_only",
+    "host_root",
+    "table_cpu_ratio",
+];
 
 const HEADING: &str = "Configuration (each is also a variable, as BACKLOGD_SLOTS, and a key of the \
                        file)";
@@ -104,13 +113,14 @@ fn flag(key: &'static Key) -> Arg {
         .help(match key.kind {
             Kind::Seconds(..)
             | Kind::Whole(..)
+            | Kind::Share(..)
             | Kind::Log(_)
             | Kind::LogFormat(_)
             | Kind::Histograms(_)
             | Kind::Tier(_) => {
                 format!("{}: {} [default: {default}]", key.help, key.kind.expected())
             }
-            Kind::Address(_) | Kind::Switch(_) | Kind::Path(..) => {
+            Kind::Address(_) | Kind::Switch(_) | Kind::Path(..) | Kind::Root(..) => {
                 format!("{} [default: {default}]", key.help)
             }
         });
@@ -118,7 +128,8 @@ fn flag(key: &'static Key) -> Arg {
         Kind::Address(_) => flag.value_name("ADDR:PORT"),
         Kind::Seconds(..) => flag.value_name("SECONDS"),
         Kind::Whole(..) => flag.value_name("NUMBER"),
-        Kind::Path(..) => flag.value_name("PATH"),
+        Kind::Share(..) => flag.value_name("RATIO"),
+        Kind::Path(..) | Kind::Root(..) => flag.value_name("PATH"),
         Kind::Log(_) => flag.value_name("FILTER"),
         Kind::LogFormat(_) => flag.value_name("FORMAT"),
         Kind::Tier(_) => flag.value_name("TIER"),

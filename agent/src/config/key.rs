@@ -35,12 +35,16 @@ pub enum Kind {
     Address(fn(&mut Config) -> &mut SocketAddr),
     /// A number of seconds, fractions allowed.
     Seconds(RangeInclusive<f64>, fn(&mut Config) -> &mut Duration),
+    /// A share of a core, as a fraction of 1.
+    Share(RangeInclusive<f64>, fn(&mut Config) -> &mut f64),
     /// A whole number.
     Whole(RangeInclusive<u32>, fn(&mut Config) -> &mut u32),
     /// True or false; false unless set.
     Switch(fn(&mut Config) -> &mut bool),
     /// A path of at most so many bytes. Empty: none.
     Path(usize, fn(&mut Config) -> &mut Option<PathBuf>),
+    /// An absolute path of at most so many bytes.
+    Root(usize, fn(&mut Config) -> &mut PathBuf),
     /// A log level or filter.
     Log(fn(&mut Config) -> &mut String),
     /// One of [`LogFormat::ALL`].
@@ -61,7 +65,7 @@ pub enum Raw<'a> {
 }
 
 /// All settings, in the order of the example file.
-pub const KEYS: [Key; 14] = [
+pub const KEYS: [Key; 18] = [
     Key {
         name: "listen",
         help: "Address of /metrics, the API and the page for people",
@@ -101,6 +105,23 @@ pub const KEYS: [Key; 14] = [
         kind: Kind::Whole(16..=65536, |config| &mut config.slots),
     },
     Key {
+        name: "own_netns_only",
+        help: "Look at the agent's own network namespace alone, instead of all of the host",
+        kind: Kind::Switch(|config| &mut config.own_netns_only),
+    },
+    Key {
+        name: "host_root",
+        help: "Where the host's root directory is, for the files of kubelet and container \
+               runtimes that name pods; in a container the path that it is mounted at",
+        kind: Kind::Root(4095, |config| &mut config.host_root),
+    },
+    Key {
+        name: "table_cpu_ratio",
+        help: "How much of a core reads of whole socket tables may take (CLOSE_WAIT, TIME_WAIT, \
+               ephemeral ports); 0: there are none",
+        kind: Kind::Share(0.0..=0.5, |config| &mut config.table_cpu_ratio),
+    },
+    Key {
         name: "listener_retention_seconds",
         help: "How long the series of a listener are kept after nobody listens there",
         kind: Kind::Seconds(1.0..=86400.0, |config| &mut config.listener_retention),
@@ -115,6 +136,12 @@ pub const KEYS: [Key; 14] = [
         name: "stalled_after_seconds",
         help: "A listener is stalled when its queue is not empty and nobody accepted for so long",
         kind: Kind::Seconds(1.0..=3600.0, |config| &mut config.stalled_after),
+    },
+    Key {
+        name: "series_limit",
+        help: "Listeners, UDP sockets, namespaces and destinations, of each so many at most, that \
+               have series of their own in /metrics; the rest is one more, named \"other\"",
+        kind: Kind::Whole(100..=1_000_000, |config| &mut config.series_limit),
     },
     Key {
         name: "textfile",
@@ -167,9 +194,11 @@ impl Key {
         match self.kind {
             Kind::Address(at) => at(config).to_string().into(),
             Kind::Seconds(_, at) => number(at(config).as_secs_f64()),
+            Kind::Share(_, at) => number(*at(config)),
             Kind::Whole(_, at) => (*at(config)).into(),
             Kind::Switch(at) => (*at(config)).into(),
             Kind::Path(_, at) => at(config).as_ref().map(|path| path.to_string_lossy()).into(),
+            Kind::Root(_, at) => at(config).to_string_lossy().into(),
             Kind::Log(at) => at(config).as_str().into(),
             Kind::Tier(at) => name_of(&TIERS, *at(config)),
             Kind::LogFormat(at) => name_of(&LogFormat::ALL, *at(config)),
@@ -187,6 +216,9 @@ impl Kind {
             Self::Seconds(range, _) => {
                 format!("a number of seconds, {} to {}", range.start(), range.end())
             }
+            Self::Share(range, _) => {
+                format!("a share of a core, {} to {}", range.start(), range.end())
+            }
             Self::Whole(range, _) => {
                 format!("a whole number, {} to {}", range.start(), range.end())
             }
@@ -194,6 +226,7 @@ impl Kind {
             Self::Path(longest, _) => {
                 format!("a path of at most {longest} bytes, or nothing for none")
             }
+            Self::Root(longest, _) => format!("an absolute path of at most {longest} bytes"),
             Self::Log(_) => {
                 "error, warn, info, debug, trace, off, or a filter such as info,backlogd=debug"
                     .into()
@@ -211,14 +244,18 @@ impl Kind {
                 let seconds = raw.number().filter(|seconds| range.contains(seconds))?;
                 *at(config) = Duration::try_from_secs_f64(seconds).ok()?;
             }
+            Self::Share(range, at) => {
+                *at(config) = raw.number().filter(|share| range.contains(share))?;
+            }
             Self::Whole(range, at) => *at(config) = raw.whole().filter(|n| range.contains(n))?,
             Self::Switch(at) => *at(config) = raw.switch()?,
             Self::Path(longest, at) => {
-                let path = raw.text()?;
-                if *longest < path.len() || path.contains('\0') {
-                    return None;
-                }
+                let path = raw.path(*longest)?;
                 *at(config) = (!path.is_empty()).then(|| path.into());
+            }
+            Self::Root(longest, at) => {
+                let path = raw.path(*longest).filter(|path| path.starts_with('/'))?;
+                *at(config) = path.into();
             }
             Self::Log(at) => *at(config) = raw.text().filter(|text| is_log(text))?.into(),
             Self::Tier(at) => *at(config) = named(&TIERS, raw.text()?)?,
@@ -235,6 +272,11 @@ impl Raw<'_> {
             Self::Text(text) => Some(text),
             Self::Toml(value) => value.as_str(),
         }
+    }
+
+    /// Text of at most so many bytes that the kernel takes for a path.
+    fn path(&self, longest: usize) -> Option<&str> {
+        self.text().filter(|path| path.len() <= longest && !path.contains('\0'))
     }
 
     fn number(&self) -> Option<f64> {

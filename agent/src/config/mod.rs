@@ -31,7 +31,7 @@ pub const DEFAULT_FILE: &str = "/etc/backlogd/backlogd.toml";
 pub const FILE_VARIABLE: &str = "BACKLOGD_CONFIG";
 
 /// Everything that can be set, checked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Where `/metrics`, the API and the page for people are served.
     pub listen: SocketAddr,
@@ -47,12 +47,20 @@ pub struct Config {
     pub accept_tracepoints: bool,
     /// How many listening sockets the eBPF programs can count for.
     pub slots: u32,
+    /// Whether to look at the agent's own network namespace alone.
+    pub own_netns_only: bool,
+    /// Where the files of kubelet and container runtimes are.
+    pub host_root: PathBuf,
+    /// How much of a core reads of whole socket tables may take; 0: none.
+    pub table_cpu_ratio: f64,
     /// How long a listener is remembered after nobody listens there any more.
     pub listener_retention: Duration,
     /// Over how long `length_max` is the highest length.
     pub length_max_window: Duration,
     /// After how long without an accept a listener with a non-empty queue is stalled.
     pub stalled_after: Duration,
+    /// How many of each kind have series of their own.
+    pub series_limit: u32,
     /// Directory for node_exporter's textfile collector; `None`: nothing is written.
     pub textfile: Option<PathBuf>,
     /// In which form the protobuf exposition gives histograms.
@@ -73,9 +81,13 @@ impl Default for Config {
             tier: Tier::Fentry,
             accept_tracepoints: false,
             slots: 4096,
+            own_netns_only: false,
+            host_root: "/".into(),
+            table_cpu_ratio: 0.02,
             listener_retention: Duration::from_secs(300),
             length_max_window: Duration::from_secs(60),
             stalled_after: Duration::from_secs(10),
+            series_limit: 2000,
             textfile: None,
             histograms: HistogramForm::Both,
             log: "info".into(),

@@ -80,14 +80,36 @@ fn a_file_is_taken_or_its_mistake_is_named_with_its_place() {
         "histograms = \"sparse\"",
         Err("f.toml:1:14: histograms: got \"sparse\", expected both or native or classic"),
     );
+    check_file("own_netns_only = true", Ok(("own_netns_only", "true")));
+    check_file("table_cpu_ratio = 0", Ok(("table_cpu_ratio", "0")));
+    check_file("table_cpu_ratio = 0.5", Ok(("table_cpu_ratio", "0.5")));
+    for (value, column) in [("0.51", 19), ("-0.1", 19), ("nan", 19), ("\"0.1\"", 19)] {
+        let expected = format!(
+            "f.toml:1:{column}: table_cpu_ratio: got {value}, expected a share of a core, 0 to 0.5"
+        );
+        check_file(&format!("table_cpu_ratio = {value}"), Err(&expected));
+    }
+    check_file("host_root = \"/host\"", Ok(("host_root", "\"/host\"")));
+    for value in ["", "host"] {
+        let expected = format!(
+            "f.toml:1:13: host_root: got \"{value}\", expected an absolute path of at most 4095 bytes"
+        );
+        check_file(&format!("host_root = \"{value}\""), Err(&expected));
+    }
+    check_file("series_limit = 1000000", Ok(("series_limit", "1000000")));
+    check_file(
+        "series_limit = 99",
+        Err("f.toml:1:16: series_limit: got 99, expected a whole number, 100 to 1000000"),
+    );
     check_file("slots = 64\nslots = 64", Err("f.toml:2:1: malformed TOML: duplicate key"));
     check_file("a\n", Err("f.toml:1:2: malformed TOML: key with no value, expected `=`"));
     check_file(
         "slots = 16\nslotz = 3",
         Err("f.toml:2:1: got unknown key `slotz`, expected one of listen, socket, \
              sample_interval_seconds, no_ebpf, tier, accept_tracepoints, slots, \
+             own_netns_only, host_root, table_cpu_ratio, \
              listener_retention_seconds, length_max_window_seconds, stalled_after_seconds, \
-             textfile, histograms, log, log_format"),
+             series_limit, textfile, histograms, log, log_format"),
     );
 }
 
