@@ -26,6 +26,7 @@ use crate::{
     model::{Model, Settings, snapshot::Snapshot},
     publish::{
         exposition::{self, Format},
+        fold::Caps,
         http,
         metrics::Scrape,
     },
@@ -305,6 +306,7 @@ async fn serve(
         snapshots: snapshots.clone(),
         now: clock::monotonic,
         histograms: config.histograms,
+        series_limit: config.series_limit,
     });
     let tcp = tokio::net::TcpListener::from_std(tcp).map_err(failed("the server"))?;
     let unix = unix
@@ -347,6 +349,7 @@ async fn watch_over(
 ) -> Result<(), DaemonError> {
     let newest = snapshots.clone();
     let mut textfile = tokio::time::interval(TEXTFILE_EVERY);
+    let mut caps = Caps::new(config.series_limit);
     loop {
         tokio::select! {
             _ = signals.terminate.recv() => return Ok(()),
@@ -356,7 +359,7 @@ async fn watch_over(
                 return Err(DaemonError::SamplerDied);
             },
             _ = textfile.tick() => match (&config.textfile, newest.borrow().clone()) {
-                (Some(dir), Some(snapshot)) => write_textfile(dir, snapshot),
+                (Some(dir), Some(snapshot)) => write_textfile(dir, snapshot, &mut caps),
                 // before the first sample
                 (Some(_), None) => textfile.reset_after(Duration::from_millis(100)),
                 (None, _) => {}
@@ -419,9 +422,10 @@ fn reloaded(
 
 /// Writes the metrics where node_exporter's textfile collector reads them: whole, or not at all.
 /// Without `process_*`, which would stand beside node_exporter's own.
-fn write_textfile(dir: &Path, snapshot: Arc<Snapshot>) {
+fn write_textfile(dir: &Path, snapshot: Arc<Snapshot>, caps: &mut Caps) {
     let (path, unfinished) = (dir.join("backlogd.prom"), dir.join("backlogd.prom.tmp"));
-    let written = exposition::encode(Scrape::new(snapshot, None), Format::Prometheus)
+    let scrape = Scrape::capped(snapshot, None, caps);
+    let written = exposition::encode(scrape, Format::Prometheus)
         .map_err(io::Error::other)
         .and_then(|bytes| fs::write(&unfinished, bytes))
         .and_then(|()| fs::rename(&unfinished, &path));

@@ -26,6 +26,16 @@ impl Histogram {
         self.sum = self.sum + more.sum;
     }
 
+    /// What this counted and `part`, which is a part of it, did not.
+    #[must_use]
+    pub fn less(&self, part: &Self) -> Self {
+        let mut buckets = self.buckets;
+        for (bucket, n) in buckets.iter_mut().zip(part.buckets) {
+            *bucket = bucket.saturating_sub(n);
+        }
+        Self { buckets, sum: Nanos(self.sum.0.saturating_sub(part.sum.0)) }
+    }
+
     /// From counts by bucket and their sum.
     #[must_use]
     pub fn new(buckets: [u64; BUCKETS], sum: Nanos) -> Self {

@@ -46,5 +46,68 @@ impl HistogramForm {
         [("both", Self::Both), ("native", Self::Native), ("classic", Self::Classic)];
 }
 
-/// The labels that name a listener, in order. `comm` is left out while the owner is not known.
-pub const LISTENER_LABELS: &[&str] = &["netns", "addr", "port", "comm"];
+/// The labels that name a listener or a UDP socket, in order. From `comm` on they are left out where
+/// they are not known.
+pub const LISTENER_LABELS: &[&str] =
+    &["netns", "addr", "port", "comm", "namespace", "pod", "container"];
+
+/// Of what a family has one series each, with its other labels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    /// Listeners.
+    Listener,
+    /// Bound UDP sockets.
+    Udp,
+    /// Network namespaces.
+    Namespace,
+    /// Local ports, by namespace.
+    TimeWait,
+    /// Destinations, by namespace.
+    Destination,
+}
+
+impl Group {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::Listener, Self::Udp, Self::Namespace, Self::TimeWait, Self::Destination];
+
+    /// The label that is `other` on the series of those that have none of their own. It has no
+    /// other label of the group.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Listener | Self::Udp => "addr",
+            Self::Namespace | Self::TimeWait => "netns",
+            Self::Destination => "dst",
+        }
+    }
+}
+
+/// How the members of a group that have no series of their own are one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fold {
+    /// What each counted while it was folded; histograms by bucket. Never goes back.
+    Growth,
+    /// The sum.
+    Sum,
+    /// The highest.
+    Max,
+    /// That of the member whose ratio is the highest.
+    Worst,
+    /// Not at all: each is a setting of its own.
+    Omitted,
+}
+
+impl Fold {
+    /// In a word.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Growth => "growth",
+            Self::Sum => "sum",
+            Self::Max => "max",
+            Self::Worst => "worst",
+            Self::Omitted => "omitted",
+        }
+    }
+}

@@ -61,7 +61,12 @@ fn serve<F: Future>(
         let server = async {
             axum::serve(
                 listener,
-                router(App { snapshots, now: clock::monotonic, histograms: HistogramForm::Both }),
+                router(App {
+                    snapshots,
+                    now: clock::monotonic,
+                    histograms: HistogramForm::Both,
+                    series_limit: 2000,
+                }),
             )
             .await
         };

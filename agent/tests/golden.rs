@@ -95,10 +95,13 @@ fn every_family_has_a_sample_in_the_fixture_and_only_the_labels_that_it_declares
 fn a_family_without_series_has_no_lines() {
     let mut snapshot = fixture::snapshot();
     snapshot.listeners.clear();
+    snapshot.udp.clear();
     let bytes = encode(Scrape::new(Arc::new(snapshot), None), Format::OpenMetrics);
     let text = String::from_utf8(bytes.expect("each family gives values of its kind"));
     let text = text.expect("it is text");
-    assert!(!text.contains("backlogd_listener_"), "{text}");
+    let is_of = |name: &str| text.lines().any(|line| line.starts_with(name));
+    assert!(!is_of("backlogd_listener_") && !is_of("backlogd_udp_"), "{text}");
+    assert!(!text.contains("# HELP backlogd_listener_"), "{text}");
     assert!(!text.contains("process_cpu"), "{text}");
     assert!(text.ends_with("\n# EOF\n"));
 }

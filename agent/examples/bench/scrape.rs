@@ -180,6 +180,7 @@ fn serve(
                 snapshots,
                 now: clock::monotonic,
                 histograms: HistogramForm::Both,
+                series_limit: 2000,
             }),
         );
         tokio::select! {

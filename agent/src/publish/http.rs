@@ -6,7 +6,7 @@
 
 use std::{
     io::{self, Write as _},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -25,6 +25,7 @@ use tokio::sync::watch;
 use super::{
     api::{Listeners, SnapshotDocument, Source},
     exposition,
+    fold::Caps,
     metrics::Scrape,
     negotiate,
     self_process::SelfProcess,
@@ -45,6 +46,8 @@ pub struct App {
     pub now: fn() -> Monotonic,
     /// The form of histograms in protobuf.
     pub histograms: HistogramForm,
+    /// How many listeners, namespaces, … have series of their own.
+    pub series_limit: u32,
 }
 
 /// What the handlers share.
@@ -54,6 +57,8 @@ struct Server {
     histograms: HistogramForm,
     started: Monotonic,
     process: SelfProcess,
+    /// Whoever scrapes sees the same series.
+    caps: Mutex<Caps>,
 }
 
 /// A snapshot older than this and than [`TOO_OLD_INTERVALS`] means that the sampler hangs.
@@ -64,9 +69,10 @@ const TOO_OLD_INTERVALS: u64 = 10;
 
 /// The routes of `app`.
 pub fn router(app: App) -> Router {
-    let App { snapshots, now, histograms } = app;
+    let App { snapshots, now, histograms, series_limit } = app;
     let (started, process) = (now(), SelfProcess::new());
-    let server = Server { snapshots, now, histograms, started, process };
+    let caps = Mutex::new(Caps::new(series_limit));
+    let server = Server { snapshots, now, histograms, started, process, caps };
     Router::new()
         .route("/", get(index))
         .route("/metrics", get(metrics))
@@ -91,9 +97,8 @@ async fn index() -> Response {
 }
 
 async fn metrics(State(server): State<Arc<Server>>, request: HeaderMap) -> Response {
-    let Some(snapshot) = server.newest() else { return too_early() };
+    let Some(scrape) = server.scrape() else { return too_early() };
     let format = negotiate::format(&joined(&request, header::ACCEPT), server.histograms);
-    let scrape = Scrape::new(snapshot, server.process.read());
     match exposition::encode(scrape, format) {
         Ok(bytes) => body(&request, "Accept, Accept-Encoding", format.content_type(), bytes),
         Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "a metric cannot be encoded\n"),
@@ -137,6 +142,13 @@ async fn readyz(State(server): State<Arc<Server>>) -> Response {
 impl Server {
     fn newest(&self) -> Option<Arc<Snapshot>> {
         self.snapshots.borrow().clone()
+    }
+
+    /// The newest snapshot as series; they are not encoded yet, so that nobody waits for that.
+    fn scrape(&self) -> Option<Scrape> {
+        // what is kept is whole between two scrapes, also if one of them panicked
+        let mut caps = self.caps.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(Scrape::capped(self.newest()?, self.process.read(), &mut caps))
     }
 
     /// Why the sampler is taken to be dead.

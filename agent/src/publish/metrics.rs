@@ -8,6 +8,9 @@ mod agent;
 pub(super) mod call;
 mod host;
 mod listener;
+mod namespace;
+mod port;
+mod udp;
 
 use std::{
     fmt::{self, Write as _},
@@ -22,24 +25,35 @@ use prometheus_client::{
 
 pub(super) use self::agent::COMMIT;
 use super::{
+    fold::{Caps, Rows},
     histogram::Classic,
     self_process::{self, Usage},
 };
 use crate::{
     histogram::Histogram,
-    metric::{Descriptor, Kind},
+    metric::{Descriptor, Fold, Group, Kind, LISTENER_LABELS},
     model::snapshot::{Durations, Snapshot},
 };
 
 /// All families, in the order of the scrape.
-pub const FAMILIES: &[&[Family]] =
-    &[listener::FAMILIES, call::FAMILIES, host::FAMILIES, agent::FAMILIES, self_process::FAMILIES];
+pub const FAMILIES: &[&[Family]] = &[
+    listener::FAMILIES,
+    udp::FAMILIES,
+    call::FAMILIES,
+    port::FAMILIES,
+    namespace::FAMILIES,
+    host::FAMILIES,
+    agent::FAMILIES,
+    self_process::FAMILIES,
+];
 
 /// A family and its series.
 #[derive(Clone, Copy, Debug)]
 pub struct Family {
     /// What people are told about it.
     pub descriptor: Descriptor,
+    /// Of a group whose members may be too many: which one, and how the rest is one.
+    pub folds: Option<(Group, Fold)>,
     /// Gives each series of a scrape to the sink; stops at the sink's first error.
     pub(super) emit: fn(&Scrape, Sink<'_>) -> fmt::Result,
 }
@@ -64,23 +78,29 @@ pub(super) enum Value<'a> {
     Info,
 }
 
+/// No row has more labels, one of its family's own included.
+const MAX_LABELS: usize = LISTENER_LABELS.len() + 1;
+
 /// What one scrape shows.
 #[derive(Clone, Debug)]
 pub struct Scrape {
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) process: Option<Usage>,
-    /// Netns, address and port of each listener of the snapshot, as text.
-    names: Vec<[String; 3]>,
+    pub(super) rows: Rows,
 }
 
 impl Scrape {
-    /// A scrape of `snapshot`; without `process` there are no `process_*` series.
+    /// A scrape of `snapshot` by itself, with series for all there is; without `process` there are
+    /// no `process_*` series.
     #[must_use]
     pub fn new(snapshot: Arc<Snapshot>, process: Option<Usage>) -> Self {
-        let keys = snapshot.listeners.iter().map(|listener| listener.key);
-        let names =
-            keys.map(|key| [key.netns.0.to_string(), key.addr.to_string(), key.port.to_string()]);
-        Self { names: names.collect(), snapshot, process }
+        Self::capped(snapshot, process, &mut Caps::new(u32::MAX))
+    }
+
+    /// The same, one of a row of scrapes with a limit to the number of series.
+    #[must_use]
+    pub fn capped(snapshot: Arc<Snapshot>, process: Option<Usage>, caps: &mut Caps) -> Self {
+        Self { rows: caps.rows(&snapshot), snapshot, process }
     }
 
     fn encode_family(&self, family: &Family, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -113,6 +133,23 @@ impl Collector for Scrape {
     }
 }
 
+/// Gives a series the labels of its row, and one more if it is given.
+fn emit(
+    sink: Sink<'_>,
+    labels: &[(&'static str, String)],
+    more: Option<(&str, &str)>,
+    value: Value<'_>,
+) -> fmt::Result {
+    let mut all = [("", ""); MAX_LABELS];
+    let labels = labels.iter().map(|(name, value)| (*name, value.as_str()));
+    let mut n = 0;
+    for (place, label) in all.iter_mut().zip(labels.chain(more)) {
+        *place = label;
+        n += 1;
+    }
+    sink(&all[..n], value)
+}
+
 /// Fails when a family gives a value that its kind cannot have.
 fn encode(metric: &mut MetricEncoder<'_>, kind: Kind, value: Value<'_>) -> fmt::Result {
     match (kind, value) {
@@ -142,8 +179,9 @@ fn encode_classic(metric: &mut MetricEncoder<'_>, classic: &Classic) -> fmt::Res
 #[must_use]
 pub fn markdown() -> String {
     let mut text = String::from(MARKDOWN_HEAD);
-    for Family { descriptor, .. } in FAMILIES.iter().copied().flatten() {
+    for Family { descriptor, folds, .. } in FAMILIES.iter().copied().flatten() {
         let Descriptor { name, kind, labels, help, source } = descriptor;
+        let fold = folds.map_or("", |(_, fold)| fold.name());
         let kind = match kind {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
@@ -153,7 +191,7 @@ pub fn markdown() -> String {
         let labels: Vec<_> = labels.iter().map(|label| format!("`{label}`")).collect();
         let labels = labels.join(", ");
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "| `{name}` | {kind} | {labels} | {help} | {source} |");
+        let _ = writeln!(text, "| `{name}` | {kind} | {labels} | {help} | {fold} | {source} |");
     }
     text
 }
@@ -168,10 +206,20 @@ type of an info is gauge). Units are base units: seconds, bytes, ratios of 1. Wh
 this kernel is absent, never 0, and `backlogd_hook_info` says how each event is obtained. A counter starts with the
 listener's first snapshot, at 0 but for what is found then (`accepted_total` at the connections that are open,
 `established_total` at these and the queue's length, `socket_drops_total` at `sk_drops`), and never goes back while the agent runs; a listener that is gone keeps its
-counters for a while and loses its gauges. The label `comm` is left out while the owner is not known.
+counters for a while and loses its gauges. The labels `comm`, `namespace`, `pod` and `container` are left out where they
+are not known.
 
-| name | type | labels | meaning | source |
-|---|---|---|---|---|
+Of listeners, UDP sockets, namespaces, local ports and destinations `series_limit` (2,000) of each have series of their
+own; several series that differ in `reason`, `field` or `state` alone count as one. The others are one more, with the
+label `addr=\"other\"`, `netns=\"other\"` or `dst=\"other\"` and none that names one. Who is in trouble (stalled, four fifths
+full, drops) is named first, then who has traffic; a name stays where it is for a minute at least. The column \"rest\" says
+what the one stands for: `sum` or `max` of those that it is for now; `worst`, the value of the one with the highest ratio;
+`growth`, what each counted while it had no series of its own, so that no counter goes back and `sum(rate(…))` is the
+same as without a limit; a listener that gets series of its own leaves its past in the other, and begins at 0.
+`backlogd_series_folded_total` says whether there is a rest.
+
+| name | type | labels | meaning | rest | source |
+|---|---|---|---|---|---|
 ";
 
 #[cfg(test)]

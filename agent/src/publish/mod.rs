@@ -4,7 +4,9 @@
 //! the agent's own cost ([`self_process`]).
 
 pub mod api;
+mod cap;
 pub mod exposition;
+pub mod fold;
 mod histogram;
 pub mod http;
 pub mod metrics;

@@ -86,6 +86,7 @@ pub(super) const FAMILIES: &[Family] = &[
             "User and system CPU time of the agent",
             "utime + stime of /proc/self/stat",
         ),
+        folds: None,
         emit: |scrape, sink| one(scrape, sink, |usage| Some(Value::Real(usage.cpu.as_secs_f64()))),
     },
     Family {
@@ -95,6 +96,7 @@ pub(super) const FAMILIES: &[Family] = &[
             "Resident memory of the agent",
             "rss of /proc/self/stat",
         ),
+        folds: None,
         emit: |scrape, sink| one(scrape, sink, |usage| Some(Value::Unsigned(usage.resident_bytes))),
     },
     Family {
@@ -104,6 +106,7 @@ pub(super) const FAMILIES: &[Family] = &[
             "Address space of the agent",
             "vsize of /proc/self/stat",
         ),
+        folds: None,
         emit: |scrape, sink| one(scrape, sink, |usage| Some(Value::Unsigned(usage.virtual_bytes))),
     },
     Family {
@@ -113,6 +116,7 @@ pub(super) const FAMILIES: &[Family] = &[
             "Open descriptors of the agent",
             "entries of /proc/self/fd",
         ),
+        folds: None,
         emit: |scrape, sink| one(scrape, sink, |usage| Some(Value::Unsigned(usage.open_fds))),
     },
     Family {
@@ -122,6 +126,7 @@ pub(super) const FAMILIES: &[Family] = &[
             "Soft limit of open descriptors of the agent",
             "Max open files of /proc/self/limits",
         ),
+        folds: None,
         emit: |scrape, sink| one(scrape, sink, |usage| Some(Value::Unsigned(usage.max_fds))),
     },
     Family {
@@ -131,6 +136,7 @@ pub(super) const FAMILIES: &[Family] = &[
             "When the agent started, in seconds since 1970",
             "btime of /proc/stat + starttime of /proc/self/stat",
         ),
+        folds: None,
         emit: |scrape, sink| one(scrape, sink, |usage| usage.start_seconds.map(Value::Real)),
     },
     Family {
@@ -140,6 +146,7 @@ pub(super) const FAMILIES: &[Family] = &[
             "Threads of the agent",
             "num_threads of /proc/self/stat",
         ),
+        folds: None,
         emit: |scrape, sink| one(scrape, sink, |usage| Some(Value::Unsigned(usage.threads))),
     },
 ];

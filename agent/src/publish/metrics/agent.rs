@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Family, Scrape, Sink, Value};
+use super::{FAMILIES as ALL, Family, Scrape, Sink, Value};
 use crate::{
     input::Known,
     metric::{Descriptor, Kind},
@@ -23,6 +23,7 @@ pub(super) const FAMILIES: &[Family] = &[
             help: "How each event is obtained on this kernel: fentry, kprobe, tracepoint, sampled, none",
             source: "what attached at the start",
         },
+        folds: None,
         emit: |scrape, sink| {
             scrape.snapshot.hooks.iter().try_for_each(|hook| {
                 let (tier, program) = (hook.tier.name(), hook.program);
@@ -38,6 +39,7 @@ pub(super) const FAMILIES: &[Family] = &[
             help: "Runs of a program that the kernel skipped, since it was running on that CPU already",
             source: "recursion_misses of bpf_prog_info (kernel/bpf/syscall.c)",
         },
+        folds: None,
         emit: |scrape, sink| {
             scrape.snapshot.agent.missed.iter().try_for_each(|&(event, program, n)| {
                 sink(&[("event", event), ("program", program)], Value::Unsigned(n))
@@ -52,6 +54,7 @@ pub(super) const FAMILIES: &[Family] = &[
             help: "Runs of a program; only while the kernel's BPF statistics are on",
             source: "run_cnt of bpf_prog_info",
         },
+        folds: None,
         emit: |scrape, sink| {
             scrape
                 .snapshot
@@ -69,6 +72,7 @@ pub(super) const FAMILIES: &[Family] = &[
             help: "Time spent in a program; only while the kernel's BPF statistics are on",
             source: "run_time_ns of bpf_prog_info",
         },
+        folds: None,
         emit: |scrape, sink| {
             scrape.snapshot.agent.runs.iter().try_for_each(|&(program, _, time)| {
                 sink(&[("program", program)], Value::Real(time.as_seconds()))
@@ -83,6 +87,7 @@ pub(super) const FAMILIES: &[Family] = &[
             help: "Events not counted for a listener: kernel, handshakes that no program saw; no_slot, times that a listening socket asked for a record in vain; stale, of a record given away; map_full, entries that a map of the programs had no room for",
             source: "PassiveOpens of /proc/net/snmp less established; counters of the programs",
         },
+        folds: None,
         emit: events_lost,
     },
     Family {
@@ -93,6 +98,7 @@ pub(super) const FAMILIES: &[Family] = &[
             help: "Handshakes that the kernel skipped the first copy of the program for, and that the second one counted",
             source: "counters of the programs",
         },
+        folds: None,
         emit: |scrape, sink| match scrape.snapshot.agent.second_copy {
             Ok(n) => sink(&[], Value::Unsigned(n)),
             Err(_) => Ok(()),
@@ -106,6 +112,7 @@ pub(super) const FAMILIES: &[Family] = &[
             help: "Times that the tracepoints of system calls were switched on for five seconds, to see why a stalled listener does not accept; absent where other hooks see that",
             source: "what attached, at most once a minute",
         },
+        folds: None,
         emit: |scrape, sink| match scrape.snapshot.agent.closer_looks {
             Ok(looks) => sink(&[], Value::Unsigned(looks.count)),
             Err(_) => Ok(()),
@@ -119,9 +126,29 @@ pub(super) const FAMILIES: &[Family] = &[
             help: "1 while they are on, else 0",
             source: "what is attached",
         },
+        folds: None,
         emit: |scrape, sink| match scrape.snapshot.agent.closer_looks {
             Ok(looks) => sink(&[], Value::Unsigned(looks.is_on.into())),
             Err(_) => Ok(()),
+        },
+    },
+    Family {
+        descriptor: Descriptor {
+            name: "backlogd_series_folded_total",
+            kind: Kind::Counter,
+            labels: &["family"],
+            help: "Times that a listener, UDP socket, namespace, local port or destination got no series of its own in this family, or lost it, since there are more than series_limit",
+            source: "the scrapes",
+        },
+        folds: None,
+        emit: |scrape, sink| {
+            ALL.iter().copied().flatten().try_for_each(|family| match family.folds {
+                Some((group, _)) => {
+                    let n = Value::Unsigned(scrape.rows.n_folded(group));
+                    sink(&[("family", family.descriptor.name)], n)
+                }
+                None => Ok(()),
+            })
         },
     },
     Family {
@@ -132,6 +159,7 @@ pub(super) const FAMILIES: &[Family] = &[
             help: "Entries in use of a BPF map",
             source: "records in use",
         },
+        folds: None,
         emit: |scrape, sink| slots(scrape, sink, |(used, _)| used),
     },
     Family {
@@ -142,6 +170,7 @@ pub(super) const FAMILIES: &[Family] = &[
             help: "Entries that a BPF map can hold",
             source: "max_entries of the map",
         },
+        folds: None,
         emit: |scrape, sink| slots(scrape, sink, |(_, capacity)| capacity),
     },
     Family {
@@ -152,6 +181,7 @@ pub(super) const FAMILIES: &[Family] = &[
             help: "Time that a sample took, by source; total is the whole of it",
             source: "CLOCK_MONOTONIC around each source",
         },
+        folds: None,
         emit: |scrape, sink| {
             scrape.snapshot.agent.durations.iter().try_for_each(|(source, durations)| {
                 sink(&[("source", source.name())], Value::Durations(durations))
@@ -166,6 +196,7 @@ pub(super) const FAMILIES: &[Family] = &[
             help: "Which backlogd this is",
             source: "the build",
         },
+        folds: None,
         emit: |_, sink| {
             sink(&[("version", env!("CARGO_PKG_VERSION")), ("commit", COMMIT)], Value::Info)
         },

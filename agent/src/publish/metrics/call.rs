@@ -19,6 +19,7 @@ pub(super) const FAMILIES: &[Family] = &[
             help: "Calls of accept that failed, by name of the calling task; EAGAIN is none of them; of TCP sockets, under lockdown=confidentiality of all",
             source: "return value of accept and accept4 (__sys_accept4, net/socket.c), result of io_accept (io_uring/net.c)",
         },
+        folds: None,
         emit: |scrape, sink| each(scrape, sink, |errors| &errors.accept),
     },
     Family {
@@ -29,6 +30,7 @@ pub(super) const FAMILIES: &[Family] = &[
             help: "Calls of accept that found an empty queue (EAGAIN), by name of the calling task",
             source: "return value of accept and accept4 (__sys_accept4, net/socket.c)",
         },
+        folds: None,
         emit: |scrape, sink| {
             let counts = failed(&scrape.snapshot, |errors| &errors.accept);
             counts.into_iter().flatten().try_for_each(|((comm, errno), &n)| match *errno {
@@ -45,6 +47,7 @@ pub(super) const FAMILIES: &[Family] = &[
             help: "Calls of connect on TCP sockets that failed, by name of the calling task; EADDRNOTAVAIL: no local port is left. What a non-blocking connect learns later is not among them, nor by kprobe what a blocking one waits for",
             source: "return value of inet_stream_connect, net/ipv4/af_inet.c; by kprobe of tcp_v4_connect and tcp_v6_connect; by tracepoint of connect",
         },
+        folds: None,
         emit: |scrape, sink| each(scrape, sink, |errors| &errors.connect),
     },
 ];

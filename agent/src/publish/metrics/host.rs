@@ -1,12 +1,12 @@
-//! Processes that own listeners, host totals, and the kernel's own counters and limits.
+//! Processes that own listeners, and host totals.
 
 use std::{collections::BTreeMap, fmt};
 
 use super::{Family, Scrape, Sink, Value};
 use crate::{
-    input::{Known, ProcessSample},
+    input::{Known, ProcessSample, TcpMemoryLimits},
     metric::{Descriptor, Kind},
-    model::snapshot::Namespace,
+    time::Nanos,
 };
 
 pub(super) const FAMILIES: &[Family] = &[
@@ -18,6 +18,7 @@ pub(super) const FAMILIES: &[Family] = &[
             help: "Open descriptors of the process nearest to its limit, of all that own listeners and have this name",
             source: "size of /proc/PID/fd (proc_readfd_count, fs/proc/fd.c)",
         },
+        folds: None,
         emit: |scrape, sink| worst(scrape, sink, |fds| Value::Unsigned(fds.open)),
     },
     Family {
@@ -28,6 +29,7 @@ pub(super) const FAMILIES: &[Family] = &[
             help: "Soft limit of open descriptors of the same process; 18446744073709551615 is unlimited",
             source: "Max open files of /proc/PID/limits",
         },
+        folds: None,
         emit: |scrape, sink| worst(scrape, sink, |fds| Value::Unsigned(fds.max)),
     },
     Family {
@@ -38,7 +40,19 @@ pub(super) const FAMILIES: &[Family] = &[
             help: "open / limit of that process, the highest of all of this name",
             source: "the two above",
         },
+        folds: None,
         emit: |scrape, sink| worst(scrape, sink, |fds| Value::Real(fds.ratio())),
+    },
+    Family {
+        descriptor: Descriptor {
+            name: "backlogd_process_fds_exhausted_in_seconds",
+            kind: Kind::Gauge,
+            labels: &["comm"],
+            help: "Time until a process that owns listeners has no descriptor left if they go on growing as they do, the soonest of this name; absent while they do not grow",
+            source: "line through the last open descriptors, against the limit",
+        },
+        folds: None,
+        emit: soonest,
     },
     Family {
         descriptor: Descriptor {
@@ -48,6 +62,7 @@ pub(super) const FAMILIES: &[Family] = &[
             help: "Open files of the host",
             source: "first number of /proc/sys/fs/file-nr",
         },
+        folds: None,
         emit: |scrape, sink| one(sink, scrape.snapshot.host.open_fds),
     },
     Family {
@@ -58,56 +73,53 @@ pub(super) const FAMILIES: &[Family] = &[
             help: "Most open files that the host allows",
             source: "third number of /proc/sys/fs/file-nr",
         },
+        folds: None,
         emit: |scrape, sink| one(sink, scrape.snapshot.host.max_fds),
     },
     Family {
         descriptor: Descriptor {
-            name: "backlogd_sysctl_value",
+            name: "backlogd_tcp_memory_bytes",
             kind: Kind::Gauge,
-            labels: &["netns", "name"],
-            help: "The kernel settings that explain a limit; a pair has names with _low and _high",
-            source: "/proc/sys/net",
+            labels: &[],
+            help: "Memory that the buffers of all TCP sockets of the host hold, in whole pages",
+            source: "mem of TCP in /proc/net/sockstat; since 6.0 without up to 1 MiB per processor (sk_memory_allocated_add, include/net/proto_memory.h)",
         },
+        folds: None,
+        emit: |scrape, sink| one(sink, scrape.snapshot.host.tcp_memory_bytes),
+    },
+    Family {
+        descriptor: Descriptor {
+            name: "backlogd_tcp_memory_limit_bytes",
+            kind: Kind::Gauge,
+            labels: &["level"],
+            help: "Limits of that memory: low, nothing is restrained below it; pressure, the kernel saves memory above it; high, nothing is allocated above it",
+            source: "/proc/sys/net/ipv4/tcp_mem",
+        },
+        folds: None,
         emit: |scrape, sink| {
-            by_netns(scrape, sink, "name", |namespace| {
-                namespace.sysctls.iter().map(|(&name, &n)| (name, Value::Signed(n))).collect()
-            })
+            let Ok(limits) = scrape.snapshot.host.tcp_memory_limits else { return Ok(()) };
+            let TcpMemoryLimits { low_bytes, pressure_bytes, high_bytes } = limits;
+            let levels = [("low", low_bytes), ("pressure", pressure_bytes), ("high", high_bytes)];
+            levels
+                .into_iter()
+                .try_for_each(|(level, n)| sink(&[("level", level)], Value::Unsigned(n)))
         },
     },
     Family {
         descriptor: Descriptor {
-            name: "backlogd_netstat_total",
-            kind: Kind::Counter,
-            labels: &["netns", "field"],
-            help: "The kernel's own counters of a namespace: the ground truth to compare with",
-            source: "/proc/net/netstat and snmp (netstat_seq_show and snmp_seq_show, net/ipv4/proc.c)",
+            name: "backlogd_tcp_orphans",
+            kind: Kind::Gauge,
+            labels: &[],
+            help: "TCP sockets of the host that no descriptor refers to and that are not closed",
+            source: "orphan of TCP in /proc/net/sockstat (sockstat_seq_show, net/ipv4/proc.c)",
         },
-        emit: |scrape, sink| {
-            by_netns(scrape, sink, "field", |namespace| {
-                let fields = namespace.netstat.iter().flat_map(|fields| fields.iter());
-                fields.map(|(&field, &n)| (field, Value::Unsigned(n))).collect()
-            })
-        },
+        folds: None,
+        emit: |scrape, sink| one(sink, scrape.snapshot.host.tcp_orphans),
     },
 ];
 
 fn one(sink: Sink<'_>, known: Known<u64>) -> fmt::Result {
     known.map_or(Ok(()), |n| sink(&[], Value::Unsigned(n)))
-}
-
-fn by_netns(
-    scrape: &Scrape,
-    sink: Sink<'_>,
-    label: &str,
-    values: fn(&Namespace) -> Vec<(&'static str, Value<'static>)>,
-) -> fmt::Result {
-    for namespace in &scrape.snapshot.namespaces {
-        let netns = namespace.netns.0.to_string();
-        for (name, value) in values(namespace) {
-            sink(&[("netns", &netns), (label, name)], value)?;
-        }
-    }
-    Ok(())
 }
 
 /// Descriptors of one process.
@@ -142,4 +154,16 @@ fn worst(scrape: &Scrape, sink: Sink<'_>, value: fn(Fds) -> Value<'static>) -> f
         }
     }
     worst.into_iter().try_for_each(|(comm, fds)| sink(&[("comm", comm)], value(fds)))
+}
+
+/// One series per name whose descriptors grow: of the process that will have none first.
+fn soonest(scrape: &Scrape, sink: Sink<'_>) -> fmt::Result {
+    let mut soonest: BTreeMap<&str, Nanos> = BTreeMap::new();
+    for process in scrape.snapshot.processes.values() {
+        let Ok(left) = process.fds_exhausted_in else { continue };
+        let seen = soonest.entry(&process.now.comm).or_insert(left);
+        *seen = left.min(*seen);
+    }
+    let mut soonest = soonest.into_iter();
+    soonest.try_for_each(|(comm, left)| sink(&[("comm", comm)], Value::Real(left.as_seconds())))
 }
