@@ -130,10 +130,9 @@ fn grown(listener: &Listener, n: u64) -> Listener {
     counters.full = Nanos(counters.full.0 + n * 1_000_000_000);
     let mut buckets = [0; BUCKETS];
     buckets[30] = n;
-    for histogram in [&mut listener.accept_wait, &mut listener.connection_duration] {
-        if let Ok(histogram) = histogram {
-            Arc::make_mut(histogram).add(&Histogram::new(buckets, Nanos(n * 500_000)));
-        }
+    let histograms = [&mut listener.accept_wait, &mut listener.connection_duration];
+    for histogram in histograms.into_iter().flatten() {
+        Arc::make_mut(histogram).add(&Histogram::new(buckets, Nanos(n * 500_000)));
     }
     listener
 }

@@ -8,8 +8,11 @@
 mod duration;
 mod event;
 mod listener;
+mod namespace;
+mod udp;
+mod workload;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -17,7 +20,10 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     duration::Durations,
     event::{Event, Task},
-    listener::{Aborted, DropsByReason, Listener, Member, RatesPerSecond, address},
+    listener::{Aborted, Connections, DropsByReason, Listener, Member, RatesPerSecond, address},
+    namespace::{Namespace, PortUse, Sockets, Table},
+    udp::UdpListener,
+    workload::Workload,
 };
 use super::metrics::{COMMIT, call};
 use crate::{
@@ -25,6 +31,7 @@ use crate::{
     id::Pid,
     input::{self, Absent, ErrorCounts, Known},
     model::snapshot::{self, Snapshot},
+    time::Nanos,
 };
 
 /// The value of `schema_version`.
@@ -66,6 +73,8 @@ pub struct SnapshotDocument {
     pub listeners: Listeners,
     /// Network namespaces.
     pub namespaces: Vec<Namespace>,
+    /// Bound UDP sockets.
+    pub udp: Vec<UdpListener>,
     /// Processes that own listeners.
     pub processes: Vec<Process>,
     /// Host totals.
@@ -76,22 +85,6 @@ pub struct SnapshotDocument {
     pub hooks: Vec<Hook>,
     /// The agent itself.
     pub agent: Agent,
-}
-
-/// A network namespace.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Namespace {
-    /// Its inode number.
-    pub netns: u32,
-    /// The kernel's own counters, by field.
-    pub netstat: Option<BTreeMap<String, u64>>,
-    /// Sysctls that explain a limit, by short name.
-    pub sysctls: BTreeMap<String, i64>,
-    /// Handshakes that the kernel counted and no program saw.
-    pub lost_in_kernel: Option<u64>,
-    /// Why fields are null.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub absent: AbsentFields,
 }
 
 /// A process that owns listeners.
@@ -105,6 +98,8 @@ pub struct Process {
     pub open_fds: Option<u64>,
     /// Soft limit of descriptors; 18446744073709551615 is unlimited.
     pub max_fds: Option<u64>,
+    /// Time until no descriptor is left, as they grow; null while they do not grow.
+    pub fds_exhausted_in_seconds: Option<f64>,
     /// Why fields are null.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub absent: AbsentFields,
@@ -117,9 +112,26 @@ pub struct Host {
     pub open_fds: Option<u64>,
     /// Most open files.
     pub max_fds: Option<u64>,
+    /// Memory that TCP's buffers hold, in whole pages.
+    pub tcp_memory_bytes: Option<u64>,
+    /// Its limits.
+    pub tcp_memory_limits: Option<TcpMemoryLimits>,
+    /// TCP sockets that no descriptor refers to and that are not closed.
+    pub tcp_orphans: Option<u64>,
     /// Why fields are null.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub absent: AbsentFields,
+}
+
+/// Limits of the memory of TCP's buffers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TcpMemoryLimits {
+    /// Below, nothing is restrained.
+    pub low_bytes: u64,
+    /// Above, the kernel saves memory until it is below `low_bytes` again.
+    pub pressure_bytes: u64,
+    /// Above, nothing is allocated.
+    pub high_bytes: u64,
 }
 
 /// How an event is obtained.
@@ -254,8 +266,8 @@ impl Listeners {
             schema_version: SCHEMA_VERSION,
             unix_time_seconds: Duration::from_nanos(snapshot.unix_time.0).as_secs_f64(),
             source,
-            interval_seconds: snapshot.interval.ok().map(crate::time::Nanos::as_seconds),
-            listeners: listeners.map(|l| Listener::new(l, &snapshot.processes)).collect(),
+            interval_seconds: snapshot.interval.ok().map(Nanos::as_seconds),
+            listeners: listeners.map(|l| Listener::new(l, snapshot)).collect(),
         }
     }
 }
@@ -264,11 +276,12 @@ impl SnapshotDocument {
     /// All of a snapshot.
     #[must_use]
     pub fn new(snapshot: &Snapshot, source: Source) -> Self {
-        let processes = snapshot.processes.iter();
+        let (processes, namespaces) = (snapshot.processes.iter(), snapshot.namespaces.iter());
         Self {
             listeners: Listeners::new(snapshot, source),
-            namespaces: snapshot.namespaces.iter().map(Namespace::new).collect(),
-            processes: processes.map(|(&pid, p)| Process::new(pid, Some(&p.now))).collect(),
+            namespaces: namespaces.map(|it| Namespace::new(it, snapshot.at)).collect(),
+            udp: snapshot.udp.iter().map(UdpListener::new).collect(),
+            processes: processes.map(|(&pid, p)| Process::new(pid, Some(p))).collect(),
             host: Host::new(&snapshot.host),
             errors: Errors::new(snapshot),
             hooks: snapshot.hooks.iter().map(Hook::new).collect(),
@@ -277,35 +290,19 @@ impl SnapshotDocument {
     }
 }
 
-impl Namespace {
-    fn new(namespace: &snapshot::Namespace) -> Self {
-        let mut absent = AbsentFields::new();
-        let owned = |fields: &Arc<BTreeMap<&'static str, u64>>| {
-            fields.iter().map(|(&name, &n)| (name.to_owned(), n)).collect()
-        };
-        Self {
-            netns: namespace.netns.0,
-            netstat: known(&mut absent, "netstat", namespace.netstat.as_ref().map_err(|&why| why))
-                .map(owned),
-            sysctls: namespace.sysctls.iter().map(|(&name, &n)| (name.to_owned(), n)).collect(),
-            lost_in_kernel: known(&mut absent, "lost_in_kernel", namespace.lost_in_kernel),
-            absent,
-        }
-    }
-}
-
 impl Process {
     /// `None`: it went away before it could be read.
-    fn new(pid: Pid, process: Option<&input::ProcessSample>) -> Self {
+    fn new(pid: Pid, process: Option<&snapshot::Process>) -> Self {
         let mut absent = AbsentFields::new();
-        let gone = Err(Absent::Unreadable);
-        let (open_fds, max_fds) = process.map_or((gone, gone), |p| (p.open_fds, p.max_fds));
-        let comm = process.map(|p| p.comm.to_string()).ok_or(Absent::Unreadable);
+        let process = process.ok_or(Absent::Unreadable);
+        let comm = process.map(|p| p.now.comm.to_string());
+        let exhausted_in = process.and_then(|p| p.fds_exhausted_in).map(Nanos::as_seconds);
         Self {
             pid: pid.0,
             comm: known(&mut absent, "comm", comm),
-            open_fds: known(&mut absent, "open_fds", open_fds),
-            max_fds: known(&mut absent, "max_fds", max_fds),
+            open_fds: known(&mut absent, "open_fds", process.and_then(|p| p.now.open_fds)),
+            max_fds: known(&mut absent, "max_fds", process.and_then(|p| p.now.max_fds)),
+            fds_exhausted_in_seconds: known(&mut absent, "fds_exhausted_in_seconds", exhausted_in),
             absent,
         }
     }
@@ -314,9 +311,17 @@ impl Process {
 impl Host {
     fn new(host: &input::HostSample) -> Self {
         let mut absent = AbsentFields::new();
+        let limits = host.tcp_memory_limits.map(|limits| TcpMemoryLimits {
+            low_bytes: limits.low_bytes,
+            pressure_bytes: limits.pressure_bytes,
+            high_bytes: limits.high_bytes,
+        });
         Self {
             open_fds: known(&mut absent, "open_fds", host.open_fds),
             max_fds: known(&mut absent, "max_fds", host.max_fds),
+            tcp_memory_bytes: known(&mut absent, "tcp_memory_bytes", host.tcp_memory_bytes),
+            tcp_memory_limits: known(&mut absent, "tcp_memory_limits", limits),
+            tcp_orphans: known(&mut absent, "tcp_orphans", host.tcp_orphans),
             absent,
         }
     }

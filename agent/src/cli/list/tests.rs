@@ -5,7 +5,7 @@ use unicode_width::UnicodeWidthStr as _;
 use super::*;
 use crate::publish::api::{
     Aborted, DropsByReason, Durations, Listener, Member, Process, RatesPerSecond, SCHEMA_VERSION,
-    Source,
+    Source, Workload,
 };
 
 const PIPE: Terminal = Terminal { size: None, color: false, redraws: false };
@@ -20,11 +20,13 @@ fn listener(address: &str, comm: &str, pid: u32) -> Listener {
         v6only: false,
         address: address.into(),
         comm: Some(comm.into()),
+        workload: Workload::default(),
         owners: vec![Process {
             pid,
             comm: Some(comm.into()),
             open_fds: Some(12),
             max_fds: Some(1024),
+            fds_exhausted_in_seconds: None,
             absent: BTreeMap::new(),
         }],
         sockets: 1,
@@ -71,6 +73,7 @@ fn listener(address: &str, comm: &str, pid: u32) -> Listener {
             drops: Some(0.0),
         },
         open: Some(10),
+        connections: None,
         seconds_since_accept: Some(0.4),
         stalled: Some(false),
         members: vec![],

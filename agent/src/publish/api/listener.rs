@@ -5,12 +5,12 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{AbsentFields, Durations, Process, known};
+use super::{AbsentFields, Durations, Process, Workload, known};
 use crate::{
     histogram::Histogram,
-    id::{ListenerKey, Pid},
-    input::Known,
-    model::snapshot,
+    id::ListenerKey,
+    input::{Absent, Known},
+    model::snapshot::{self, Snapshot},
     time::Nanos,
 };
 
@@ -29,6 +29,9 @@ pub struct Listener {
     pub address: String,
     /// Name of the owner with the lowest pid, also after it is gone; null: never known.
     pub comm: Option<String>,
+    /// Where that process belongs, also after it is gone.
+    #[serde(flatten)]
+    pub workload: Workload,
     /// Processes that hold one of the sockets, lowest pid first; empty: not known.
     pub owners: Vec<Process>,
     /// Number of sockets; 0: nobody listens there any more.
@@ -71,6 +74,8 @@ pub struct Listener {
     pub rates_per_second: RatesPerSecond,
     /// Accepted connections that are not destroyed.
     pub open: Option<u64>,
+    /// Its connections in the newest read of its namespace's table.
+    pub connections: Option<Connections>,
     /// Time since somebody accepted.
     pub seconds_since_accept: Option<f64>,
     /// Whether a socket is stalled.
@@ -80,6 +85,33 @@ pub struct Listener {
     /// Why fields are null.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub absent: AbsentFields,
+}
+
+/// Connections of a listener in a read of its namespace's table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Connections {
+    /// Time since the read began.
+    pub age_seconds: f64,
+    /// Whether the read was partial: numbers are then lower bounds.
+    pub is_partial: bool,
+    /// Accepted, in any state.
+    pub accepted: u64,
+    /// Accepted, and the peer has closed.
+    pub close_wait: u64,
+    /// Closed by the owner, and not yet by the peer.
+    pub fin_wait: u64,
+    /// Waiting for accept.
+    pub queued: u64,
+    /// In TIME_WAIT.
+    pub time_wait: u64,
+    /// Bytes that the owners have not read; the end of a stream counts as one.
+    pub unread_bytes: u64,
+    /// The same of the connection with the most.
+    pub unread_bytes_max: u64,
+    /// Bytes that the peers have not acknowledged; the end of a stream counts as one.
+    pub unsent_bytes: u64,
+    /// The same of the connection with the most.
+    pub unsent_bytes_max: u64,
 }
 
 /// Connections that ended in the accept queue.
@@ -133,16 +165,11 @@ pub struct Member {
 }
 
 impl Listener {
-    pub(super) fn new(
-        listener: &snapshot::Listener,
-        processes: &BTreeMap<Pid, snapshot::Process>,
-    ) -> Self {
+    pub(super) fn new(listener: &snapshot::Listener, snapshot: &Snapshot) -> Self {
         let mut absent = AbsentFields::new();
         let (key, counters) = (listener.key, &listener.counters);
-        let owners = listener
-            .owners
-            .iter()
-            .map(|&pid| Process::new(pid, processes.get(&pid).map(|it| &it.now)));
+        let owners =
+            listener.owners.iter().map(|&pid| Process::new(pid, snapshot.processes.get(&pid)));
         let summary = |known: &Known<Arc<Histogram>>| {
             known.as_deref().map(Durations::new).map_err(|&why| why)
         };
@@ -156,6 +183,7 @@ impl Listener {
             v6only: listener.v6only,
             address: address(key, listener.v6only),
             comm: listener.comm.as_deref().map(str::to_owned),
+            workload: Workload::new(&listener.workload),
             owners: owners.collect(),
             sockets: listener.members.len(),
             length: listener.length,
@@ -181,11 +209,35 @@ impl Listener {
             ),
             rates_per_second: RatesPerSecond::new(listener.rates, &mut absent),
             open: known(&mut absent, "open", listener.open),
+            connections: known(&mut absent, "connections", Connections::of(listener, snapshot)),
             seconds_since_accept: known(&mut absent, "seconds_since_accept", since_accept),
             stalled: known(&mut absent, "stalled", listener.stalled),
             members: listener.members.iter().map(|m| Member::new(m, &mut absent)).collect(),
             absent,
         }
+    }
+}
+
+impl Connections {
+    fn of(listener: &snapshot::Listener, snapshot: &Snapshot) -> Known<Self> {
+        let it = listener.connections?;
+        let (namespaces, netns) = (&snapshot.namespaces, listener.key.netns);
+        let at = namespaces.binary_search_by_key(&netns, |namespace| namespace.netns);
+        let table = &namespaces[at.map_err(|_| Absent::Unreadable)?].table;
+        let read = table.as_ref().map_err(|why| *why)?;
+        Ok(Self {
+            age_seconds: (snapshot.at - read.at).as_seconds(),
+            is_partial: read.table.is_partial,
+            accepted: it.accepted,
+            close_wait: it.close_wait,
+            fin_wait: it.fin_wait,
+            queued: it.queued,
+            time_wait: it.time_wait,
+            unread_bytes: it.unread_bytes,
+            unread_bytes_max: it.unread_bytes_max,
+            unsent_bytes: it.unsent_bytes,
+            unsent_bytes_max: it.unsent_bytes_max,
+        })
     }
 }
 
