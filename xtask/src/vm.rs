@@ -29,9 +29,9 @@ use crate::{dist::TARGET, packages, sh, tools};
 pub(crate) use self::report::Report;
 
 /// Host programs that the tests run in the guest.
-const PROGRAMS: &str = "ss ip setpriv";
+const PROGRAMS: &str = "ss ip setpriv unshare";
 /// Modules that nothing in the guest would load.
-const MODULES: &str = "tcp_diag udp_diag";
+const MODULES: &str = "tcp_diag udp_diag veth";
 /// For a whole machine, in seconds.
 const TIMEOUT: &str = "1500";
 

@@ -310,12 +310,14 @@ pub(super) fn findings(machine: &Machine, tried: &Tried) -> Vec<Finding> {
                 add(&mut findings, advice, None, "every number");
             }
             // said below, with what would change it
-            "owners" if lacking(machine, need::OWNERS).is_some() => {}
-            "owners" => {
-                let what =
-                    "some processes hide their descriptors although the capabilities are there";
-                let way = change("security module", "let backlogd look into other processes");
-                add(&mut findings, advice(what, [way]), None, "the owners of their listeners");
+            "owners" | "processes" => {}
+            "namespaces" => {
+                let ways = [
+                    change("systemd unit", "AmbientCapabilities=CAP_SYS_ADMIN CAP_SYS_PTRACE"),
+                    change("configuration", "own_netns_only = true"),
+                ];
+                let advice = advice("other network namespaces cannot be entered", ways);
+                add(&mut findings, advice, None, "listeners of other namespaces");
             }
             source => {
                 let advice = advice(&format!("{source} cannot be read: {why}"), []);
@@ -331,6 +333,10 @@ pub(super) fn findings(machine: &Machine, tried: &Tried) -> Vec<Finding> {
     }
     if let Some(advice) = lacking(machine, need::OWNERS) {
         add(&mut findings, advice, None, "the owners of listeners that run as another user");
+    } else if tried.unreadable.keys().any(|source| matches!(*source, "owners" | "processes")) {
+        let what = "some processes cannot be looked into although the capabilities are there";
+        let way = change("security module", "let backlogd look into other processes");
+        add(&mut findings, advice(what, [way]), None, "the owners of their listeners");
     }
     findings
 }
@@ -386,6 +392,8 @@ fn lost(event: &str) -> &'static str {
         "connect_error" => "which connect(2) failed, and with which error",
         "reset" => "connections reset while queued",
         "close" => "how many connections are open, and for how long",
+        "adopt" => "listeners and connections from before the agent",
+        "census" => "ends of connections that no program saw",
         "syn_queue" => "the length of the SYN queue",
         "syn" => "how many SYNs reached a listener",
         "syn_cookie" => "how many SYNs got a cookie",

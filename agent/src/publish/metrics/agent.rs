@@ -106,6 +106,20 @@ pub(super) const FAMILIES: &[Family] = &[
     },
     Family {
         descriptor: Descriptor {
+            name: "backlogd_open_corrections_total",
+            kind: Kind::Counter,
+            labels: &[],
+            help: "Ends of connections that no program saw, and that a count of the connections that are there showed; closed and open_connections include them",
+            source: "the tags of all connections, counted by an iterator every ten seconds (bpf_sk_storage_map_seq_ops, net/core/bpf_sk_storage.c)",
+        },
+        folds: None,
+        emit: |scrape, sink| match scrape.snapshot.agent.corrections {
+            Ok(n) => sink(&[], Value::Unsigned(n)),
+            Err(_) => Ok(()),
+        },
+    },
+    Family {
+        descriptor: Descriptor {
             name: "backlogd_closer_looks_total",
             kind: Kind::Counter,
             labels: &[],
