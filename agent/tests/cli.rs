@@ -65,8 +65,9 @@ fn a_wrong_file_is_78_and_the_message_has_place_got_and_expected() {
         check,
         78,
         "backlogd: FILE:1:1: got unknown key `verbose`, expected one of listen, socket, \
-         sample_interval_seconds, no_ebpf, tier, accept_tracepoints, slots, listener_retention_seconds, \
-         length_max_window_seconds, stalled_after_seconds, textfile, histograms, log, log_format\n",
+         sample_interval_seconds, no_ebpf, tier, accept_tracepoints, slots, own_netns_only, \
+         host_root, table_cpu_ratio, listener_retention_seconds, length_max_window_seconds, \
+         stalled_after_seconds, series_limit, textfile, histograms, log, log_format\n",
     );
     check_file(
         "slots 64\n",
@@ -120,6 +121,7 @@ fn wrong_usage_is_64() {
     check_usage(&["lsit"], "a similar subcommand exists: 'list'");
     check_usage(&["list", "--prot", "80"], "unexpected argument '--prot' found");
     check_usage(&["list", "--port", "90-80"], "expected a port or a range of ports");
+    check_usage(&["list", "--netns", "blue"], "expected an inode number, or a path such as");
     check_usage(&["list", "--interval", "0.2"], "expected a time such as 200ms");
     check_usage(&["trace", "--port", "0"], "invalid value '0' for '--port <PORT>'");
     check_usage(&["trace", "--comm", ""], "expected the name of a process");
@@ -129,6 +131,14 @@ fn wrong_usage_is_64() {
     check_usage(
         &["run", "--slots", "8"],
         "invalid value '8' for '--slots <NUMBER>': expected a whole number, 16 to 65536",
+    );
+    check_usage(
+        &["run", "--series-limit", "99"],
+        "invalid value '99' for '--series-limit <NUMBER>': expected a whole number, 100 to 1000000",
+    );
+    check_usage(
+        &["run", "--table-cpu-ratio", "0.6"],
+        "'--table-cpu-ratio <RATIO>': expected a share of a core, 0 to 0.5",
     );
     check_usage(&["config", "check"], "required arguments were not provided");
 }

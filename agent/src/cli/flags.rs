@@ -10,16 +10,8 @@ use crate::config::{
 };
 
 /// The settings that matter to a verb that reads, and may have to sample by itself.
-const READING: [&str; 8] = [
-    "socket",
-    "no_ebpf",
-    "tier",
-    "accept_tracepoints",
-    "slots",
-    "own_netns_only",
-    "host_root",
-    "table_cpu_ratio",
-];
+const READING: [&str; 7] =
+    ["socket", "no_ebpf", "tier", "accept_tracepoints", "slots", "own_netns_only", "host_root"];
 
 const HEADING: &str = "Configuration (each is also a variable, as BACKLOGD_SLOTS, and a key of the \
                        file)";

@@ -5,7 +5,7 @@ use crate::{
         out::{Align, Cell, Column, Paint, Table},
         span,
     },
-    publish::api::{Durations, Listener, Process},
+    publish::api::{Durations, Listener, Process, Workload},
 };
 
 /// How full a queue is when it gets a colour.
@@ -14,24 +14,33 @@ const NEARLY_FULL: f64 = 0.8;
 /// What a column shows of a listener.
 type Show = fn(&Listener) -> Cell;
 
-/// The columns that fit 100 characters, then those of `-o wide`, so that a column has the same
-/// place in both.
-const COLUMNS: [(&str, Align, Show); 10] = [
+/// Shown where any listener has one, and in `-o wide`.
+const WORKLOAD: &str = "WORKLOAD";
+
+/// The columns that fit 100 characters where names are short, then those of `-o wide`, so that a column
+/// has the same place in both.
+const COLUMNS: [(&str, Align, Show); 11] = [
     ("ADDRESS", Align::Left, |listener| Cell::new(&listener.address)),
     ("PROCESS", Align::Left, process),
+    (WORKLOAD, Align::Left, |listener| {
+        workload(&listener.workload).map_or_else(Cell::missing, |text| Cell::new(&text))
+    }),
     ("QUEUE", Align::Right, queue),
     ("MAX", Align::Right, |listener| count(listener.length_max)),
     ("DROPS", Align::Right, |listener| count(listener.drops)),
-    ("SKDROPS", Align::Right, |listener| count(listener.socket_drops)),
     ("SYN", Align::Right, |listener| count(listener.syn_queue)),
     ("ACC/S", Align::Right, |listener| rate(listener.rates_per_second.accepted)),
     ("OPEN", Align::Right, |listener| count(listener.open)),
+    ("CLOSE-WAIT", Align::Right, |listener| {
+        count(listener.connections.as_ref().map(|connections| connections.close_wait))
+    }),
     ("STATE", Align::Left, state),
 ];
 
-const WIDE: [(&str, Align, Show); 14] = [
+const WIDE: [(&str, Align, Show); 15] = [
     ("NETNS", Align::Right, |listener| Cell::new(&listener.netns.to_string())),
     ("SOCKETS", Align::Right, |listener| Cell::new(&listener.sockets.to_string())),
+    ("SKDROPS", Align::Right, |listener| count(listener.socket_drops)),
     ("SYNS", Align::Right, |listener| count(listener.syns)),
     ("ESTABLISHED", Align::Right, |listener| count(listener.established)),
     ("ACCEPTED", Align::Right, |listener| count(listener.accepted)),
@@ -49,9 +58,11 @@ const WIDE: [(&str, Align, Show); 14] = [
 /// One row for each listener, in their order.
 pub(super) fn table(listeners: &[Listener], wide: bool) -> Table {
     let more: &[_] = if wide { &WIDE } else { &[] };
-    let shown: Vec<_> = COLUMNS.iter().chain(more).collect();
+    let has_workload = listeners.iter().any(|listener| workload(&listener.workload).is_some());
+    let columns = COLUMNS.iter().filter(|(name, ..)| *name != WORKLOAD || has_workload || wide);
+    let shown: Vec<_> = columns.chain(more).collect();
     let column = |&&(name, align, _): &&(&'static str, Align, Show)| {
-        let shrinks = matches!(name, "ADDRESS" | "PROCESS");
+        let shrinks = matches!(name, "ADDRESS" | "PROCESS" | WORKLOAD);
         Column { name, align, shrinks }
     };
     let row = |listener| shown.iter().map(|(_, _, show)| show(listener)).collect();
@@ -68,6 +79,18 @@ fn process(listener: &Listener) -> Cell {
         0 => Cell::new(&name),
         n => Cell::new(&format!("{name} +{n}")),
     }
+}
+
+/// The pod, else the systemd unit, else the container.
+fn workload(of: &Workload) -> Option<String> {
+    /// As `docker ps` and `crictl ps` show an id.
+    const SHORT: usize = 12;
+    let container = of.container_id.as_deref();
+    let id = || container.map(|id| id.chars().take(SHORT).collect());
+    let Some(pod) = of.pod.as_deref() else { return of.unit.clone().or_else(id) };
+    let namespace = of.namespace.as_deref().map_or_else(String::new, |it| format!("{it}/"));
+    let container = of.container.as_deref().map_or_else(String::new, |it| format!("[{it}]"));
+    Some(format!("{namespace}{pod}{container}"))
 }
 
 fn queue(listener: &Listener) -> Cell {

@@ -4,11 +4,14 @@ mod columns;
 mod select;
 
 use std::{
+    fs,
     io::{self, IsTerminal as _},
+    os::unix::fs::MetadataExt as _,
     thread,
     time::Duration,
 };
 
+use anyhow::Context as _;
 use clap::Args;
 
 use self::select::{PortRange, Selection, SortBy};
@@ -18,6 +21,7 @@ use super::{
     out::{self, Color, Format, Terminal},
     snapshot::{Reader, Request},
     span,
+    trace::Namespace,
 };
 use crate::publish::api::Listeners;
 
@@ -26,10 +30,14 @@ use crate::publish::api::Listeners;
 #[command(after_help = "Examples:\n  \
     backlogd list --port 80 --port 8000-8099\n  \
     backlogd list -o wide --comm nginx --watch\n  \
+    backlogd list --namespace shop --pod web-0\n  \
+    backlogd list --netns /run/netns/blue\n  \
     backlogd list -o json | jq '.listeners[] | select(.length > .limit)'\n\n\
     QUEUE is the accept queue, length/limit; MAX the highest length in the last minute; DROPS what\n\
     was dropped since somebody watched; SKDROPS the same over the socket's life, as `ss -m` counts\n\
-    it; SYN the SYN queue; OPEN what was accepted and is not closed. `-` is not known here.")]
+    it; SYN the SYN queue; OPEN what was accepted and is not closed; CLOSE-WAIT of these, what the\n\
+    peer has closed. WORKLOAD is the owner's pod, as namespace/pod[container], else its systemd\n\
+    unit, else its container. `-` is not known here.")]
 pub(super) struct List {
     /// Form of the output
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
@@ -43,6 +51,16 @@ pub(super) struct List {
     /// Only listeners of this process; repeatable
     #[arg(long = "pid", value_name = "PID", value_parser = pid)]
     pids: Vec<u32>,
+    /// Only listeners of pods in this Kubernetes namespace; repeatable
+    #[arg(short, long = "namespace", value_name = "NAME")]
+    namespaces: Vec<String>,
+    /// Only listeners of the pod with this name; repeatable
+    #[arg(long = "pod", value_name = "NAME")]
+    pods: Vec<String>,
+    /// Only in this network namespace: its inode number, or a path such as /run/netns/blue or
+    /// /proc/PID/ns/net; repeatable
+    #[arg(long, value_name = "NETNS")]
+    netns: Vec<Namespace>,
     /// What comes first
     #[arg(long, value_enum, default_value_t, value_name = "BY")]
     sort: SortBy,
@@ -69,6 +87,7 @@ pub(super) struct List {
 impl List {
     pub(super) fn run(self, color: Color, verbose: bool) -> anyhow::Result<Exit> {
         let config = self.flags.load_readable()?.config;
+        let netns = self.netns.iter().map(inode).collect::<anyhow::Result<Vec<_>>>()?;
         let request = Request {
             standalone: self.standalone,
             insist: self.flags.has("socket"),
@@ -83,7 +102,7 @@ impl List {
         let Some(pause) = self.watch else {
             let listeners = reader.read()?;
             let any = !listeners.listeners.is_empty();
-            let listeners = self.select(listeners);
+            let listeners = self.select(listeners, &netns);
             out::print(&self.document(&listeners, &terminal)?)?;
             if listeners.listeners.is_empty() {
                 out::note(if any { "no such listener" } else { "no listener" });
@@ -94,18 +113,21 @@ impl List {
             if 0 < turn {
                 thread::sleep(pause);
             }
-            let listeners = self.select(reader.read()?);
+            let listeners = self.select(reader.read()?, &netns);
             out::print(&self.frame(&listeners, &terminal, turn == 0)?)?;
         }
         Ok(Exit::Fine)
     }
 
     /// What was asked for, in the order that was asked for.
-    fn select(&self, mut listeners: Listeners) -> Listeners {
+    fn select(&self, mut listeners: Listeners, netns: &[u32]) -> Listeners {
         let selection = Selection {
             ports: &self.ports,
             comms: &self.comms,
             pids: &self.pids,
+            namespaces: &self.namespaces,
+            pods: &self.pods,
+            netns,
             // Programs get all there is: `sockets` tells them.
             gone: self.all || self.output != Format::Table,
         };
@@ -156,6 +178,18 @@ fn redraw(text: &str, rows: usize, is_first: bool) -> String {
     let lines: Vec<_> = text.lines().take(rows.saturating_sub(1)).collect();
     let clear = if is_first { "\x1b[2J" } else { "" };
     format!("{clear}\x1b[?7l\x1b[H{}\x1b[K\n\x1b[J\x1b[?7h", lines.join("\x1b[K\n"))
+}
+
+/// The inode number of a network namespace.
+fn inode(namespace: &Namespace) -> anyhow::Result<u32> {
+    match namespace {
+        Namespace::Inode(netns) => Ok(netns.0),
+        Namespace::Path(path) => {
+            let place = || format!("no network namespace at {}", path.display());
+            let inode = fs::metadata(path).with_context(place)?.ino();
+            u32::try_from(inode).with_context(place)
+        }
+    }
 }
 
 fn pid(text: &str) -> Result<u32, &'static str> {

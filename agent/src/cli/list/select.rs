@@ -44,6 +44,10 @@ pub(super) struct Selection<'a> {
     pub(super) ports: &'a [PortRange],
     pub(super) comms: &'a [String],
     pub(super) pids: &'a [u32],
+    /// Of Kubernetes.
+    pub(super) namespaces: &'a [String],
+    pub(super) pods: &'a [String],
+    pub(super) netns: &'a [u32],
     /// Whether to take those where nobody listens any more.
     pub(super) gone: bool,
 }
@@ -56,10 +60,16 @@ impl Selection<'_> {
                 || listener.owners.iter().any(|owner| owner.comm.as_ref() == Some(comm))
         };
         let has_pid = |pid: &u32| listener.owners.iter().any(|owner| owner.pid == *pid);
+        let is_one = |wanted: &[String], is: Option<&String>| {
+            wanted.is_empty() || is.is_some_and(|is| wanted.contains(is))
+        };
         (self.gone || 0 < listener.sockets)
             && (self.ports.is_empty() || self.ports.iter().any(has_port))
             && (self.comms.is_empty() || self.comms.iter().any(has_comm))
             && (self.pids.is_empty() || self.pids.iter().any(has_pid))
+            && is_one(self.namespaces, listener.workload.namespace.as_ref())
+            && is_one(self.pods, listener.workload.pod.as_ref())
+            && (self.netns.is_empty() || self.netns.contains(&listener.netns))
     }
 }
 

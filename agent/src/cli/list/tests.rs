@@ -4,8 +4,8 @@ use unicode_width::UnicodeWidthStr as _;
 
 use super::*;
 use crate::publish::api::{
-    Aborted, DropsByReason, Durations, Listener, Member, Process, RatesPerSecond, SCHEMA_VERSION,
-    Source, Workload,
+    Aborted, Connections, DropsByReason, Durations, Listener, Member, Process, RatesPerSecond,
+    SCHEMA_VERSION, Source, Workload,
 };
 
 const PIPE: Terminal = Terminal { size: None, color: false, redraws: false };
@@ -150,12 +150,84 @@ fn render(flags: &[&str], terminal: &Terminal) -> String {
         interval_seconds: Some(0.2),
         listeners: listeners(),
     };
-    list.document(&list.select(all), terminal).expect("it can be written")
+    list.document(&list.select(all, &[]), terminal).expect("it can be written")
+}
+
+/// In a pod, with connections that the owner forgot to close.
+fn in_pod(listener: Listener) -> Listener {
+    let connections = Connections {
+        age_seconds: 3.0,
+        is_partial: false,
+        accepted: 10,
+        close_wait: 4,
+        fin_wait: 0,
+        queued: 0,
+        time_wait: 0,
+        unread_bytes: 17,
+        unread_bytes_max: 9,
+        unsent_bytes: 0,
+        unsent_bytes_max: 0,
+    };
+    let workload = Workload {
+        unit: Some("cri-containerd-4c1d8dae0e9a.scope".into()),
+        container_id: Some("4c1d8dae0e9a2bb5".into()),
+        pod_uid: Some("0ad6bc62-8e3f-4a9f-9d0c-2f9a4f3b7c11".into()),
+        namespace: Some("shop".into()),
+        pod: Some("web-7c65d6cfc9-x2x7k".into()),
+        container: Some("nginx".into()),
+    };
+    Listener { netns: 4_026_532_999, workload, connections: Some(connections), ..listener }
+}
+
+/// Those of `listeners`, some of which belong somewhere.
+fn with_workloads() -> Vec<Listener> {
+    let mut all = listeners();
+    let unit = Workload { unit: Some("ssh.service".into()), ..Workload::default() };
+    let container =
+        Workload { container_id: Some("9f8e7d6c5b4a39281706".into()), ..Workload::default() };
+    all[0].workload = unit;
+    all[1].workload = container;
+    all[2] = in_pod(all[2].clone());
+    let pod = Workload { container: None, ..in_pod(all[3].clone()).workload };
+    all[3].workload = Workload { namespace: Some("bank".into()), ..pod };
+    all
+}
+
+#[test]
+fn a_column_says_where_the_owners_belong() {
+    let all = |listeners| Listeners {
+        schema_version: SCHEMA_VERSION,
+        unix_time_seconds: 0.0,
+        source: Source::Daemon,
+        interval_seconds: None,
+        listeners,
+    };
+    let show = |flags: &[&str], terminal: &Terminal| {
+        let list = list(flags);
+        list.document(&list.select(all(with_workloads()), &[]), terminal).expect("it is text")
+    };
+    insta::assert_snapshot!(show(&[], &PIPE));
+    insta::assert_snapshot!(show(&["-o", "wide", "--port", "22,443"], &PIPE));
+    let text = show(&[], &Terminal { size: Some((100, 24)), ..PIPE });
+    assert!(text.lines().all(|line| line.width() <= 100), "{text}");
+    insta::assert_snapshot!(text);
+    assert!(!render(&[], &PIPE).contains("WORKLOAD"));
+}
+
+#[test]
+fn a_network_namespace_is_told_by_number_or_path() {
+    let own = fs::metadata("/proc/self/ns/net").expect("/proc").ino();
+    assert_eq!(inode(&Namespace::Inode(crate::id::NetnsId(7))).ok(), Some(7));
+    let by_path = inode(&Namespace::Path("/proc/self/ns/net".into())).ok();
+    assert_eq!(by_path.map(u64::from), Some(own));
+    let err = inode(&Namespace::Path("/nonexistent".into())).expect_err("there is none");
+    let expected = "no network namespace at /nonexistent: No such file or directory (os error 2)";
+    assert_eq!(format!("{err:#}"), expected);
 }
 
 #[test]
 fn the_table_is_busiest_first_and_fits_100_columns() {
-    let text = render(&[], &PIPE);
+    let text = render(&[], &Terminal { size: Some((100, 24)), ..PIPE });
     assert!(text.lines().all(|line| line.width() <= 100), "{text}");
     insta::assert_snapshot!(text);
 }
@@ -193,9 +265,11 @@ fn check(flags: &[&str], ports: &[u16]) {
         unix_time_seconds: 0.0,
         source: Source::Daemon,
         interval_seconds: None,
-        listeners: listeners(),
+        listeners: with_workloads(),
     };
-    let got: Vec<_> = list.select(all).listeners.iter().map(|listener| listener.port).collect();
+    let netns: Vec<_> = list.netns.iter().map(|it| inode(it).expect("a number")).collect();
+    let got: Vec<_> =
+        list.select(all, &netns).listeners.iter().map(|listener| listener.port).collect();
     assert_eq!(got, ports, "{flags:?}");
 }
 
@@ -207,6 +281,12 @@ fn filters_narrow_and_sorting_is_by_what_was_asked() {
     check(&["--comm", "sshd", "--comm", "java"], &[8443, 22]);
     check(&["--pid", "813"], &[443]);
     check(&["--pid", "813", "--port", "22"], &[]);
+    check(&["--namespace", "shop"], &[443]);
+    check(&["-n", "shop", "-n", "bank"], &[8443, 443]);
+    check(&["--pod", "web-7c65d6cfc9-x2x7k", "-n", "bank"], &[8443]);
+    check(&["--pod", "web"], &[]);
+    check(&["--netns", "4026532999"], &[443]);
+    check(&["--netns", "4026532999", "--netns", "4026531840"], &[8443, 443, 80, 22, 10511]);
     check(&["--sort", "address"], &[22, 80, 10511, 443, 8443]);
     check(&["--sort", "process"], &[10511, 80, 8443, 443, 22]);
     check(&["--sort", "drops"], &[8443, 80, 443, 22, 10511]);
@@ -225,7 +305,7 @@ fn a_watch_redraws_on_a_terminal_and_appends_elsewhere() {
         listeners: listeners().drain(..1).collect(),
     };
     let frame = |terminal, is_first| list.frame(&one, &terminal, is_first).expect("it is text");
-    let row = "0.0.0.0:22  sshd/511  0/128  3  0  0  0  1.0  10  ok";
+    let row = "0.0.0.0:22  sshd/511  0/128  3  0  0  1.0  10  -  ok";
     assert_eq!(frame(PIPE, true), format!("{row}\n"));
     assert_eq!(frame(PIPE, false), format!("\n{row}\n"));
     let screen = Terminal { size: Some((100, 24)), color: false, redraws: true };

@@ -46,8 +46,10 @@ const CALLS: [EventKind; 4] =
         TIME is UTC. PROCESS is the one in whose context it happened, or else the listener's\n\
         owner. The filters work in the kernel: what is not asked for costs next to nothing. What\n\
         comes faster than it can be written is lost, and said at the end.",
-    // it asks no daemon
-    mut_arg("socket", |arg| arg.hide(true))
+    // it asks no daemon, and looks into one namespace
+    mut_arg("socket", |arg| arg.hide(true)),
+    mut_arg("own_netns_only", |arg| arg.hide(true)),
+    mut_arg("host_root", |arg| arg.hide(true))
 )]
 pub(super) struct Trace {
     /// Form of the output
@@ -96,7 +98,7 @@ enum Form {
 
 /// A network namespace, as people name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Namespace {
+pub(super) enum Namespace {
     /// By the inode number of its file in nsfs.
     Inode(NetnsId),
     /// By that file.
