@@ -54,6 +54,15 @@ fn serve<F: Future>(
     snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     client: impl FnOnce(std::net::SocketAddr) -> F,
 ) -> F::Output {
+    limited(2000, snapshots, client)
+}
+
+/// The same with a limit to the number of series.
+fn limited<F: Future>(
+    series_limit: u32,
+    snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    client: impl FnOnce(std::net::SocketAddr) -> F,
+) -> F::Output {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("a runtime starts").block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
@@ -65,7 +74,7 @@ fn serve<F: Future>(
                     snapshots,
                     now: clock::monotonic,
                     histograms: HistogramForm::Both,
-                    series_limit: 2000,
+                    series_limit,
                 }),
             )
             .await
@@ -138,6 +147,29 @@ fn metrics_come_in_the_form_and_encoding_that_is_asked_for() {
 
         let answer = request(address, "HEAD /metrics", &[]).await;
         assert_eq!((answer.status, answer.body.len()), (200, 0));
+    });
+}
+
+#[test]
+fn the_series_limit_holds_for_all_who_scrape_and_not_for_the_api() {
+    let (sampler, snapshots) = watch::channel(Some(Arc::new(fresh())));
+    limited(1, snapshots, async |address| {
+        let names = |text: &str| {
+            let lines = text.lines().filter_map(|line| line.rsplit_once(' '));
+            let lines =
+                lines.filter(|(name, _)| name.starts_with("backlogd_listener_accept_queue"));
+            lines.map(|(name, _)| name.to_owned()).collect::<Vec<_>>()
+        };
+        let first = names(request(address, "GET /metrics", &[]).await.text());
+        assert!(first.iter().any(|name| name.ends_with("_length{addr=\"other\"}")), "{first:?}");
+        assert_eq!(first.iter().filter(|name| name.contains("_length{")).count(), 2, "{first:?}");
+        let mut calm = fresh();
+        calm.listeners[0].fill_ratio_max = Some(0.0);
+        sampler.send_replace(Some(Arc::new(calm)));
+        assert_eq!(names(request(address, "GET /metrics", &[]).await.text()), first);
+        let answer = request(address, "GET /api/v1/listeners", &[]).await;
+        let listeners: Listeners = serde_json::from_slice(&answer.body).expect("it is the type");
+        assert_eq!(listeners.listeners.len(), 3);
     });
 }
 

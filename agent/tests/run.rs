@@ -103,7 +103,11 @@ fn it_serves_what_it_sees_and_says_how() {
     let metrics = daemon.get("/metrics");
     let series = format!("addr=\"127.0.0.1\",port=\"{port}\",comm=\"backlogd\"");
     assert!(metrics.contains(&series), "{series}: {metrics}");
-    assert!(!metrics.contains("backlogd_listener_established_total"), "absent, not 0");
+    assert!(!metrics.contains("\nbacklogd_listener_established_total"), "absent, not 0");
+    let listening = metrics
+        .lines()
+        .find(|line| line.starts_with("backlogd_sockets{") && line.contains("state=\"listen\""));
+    assert!(listening.is_some_and(|line| !line.ends_with(" 0")), "{metrics}");
     assert!(daemon.get("/readyz").contains("established none - (switched off by no_ebpf)"));
     assert!(daemon.get("/api/v1/listeners").contains("\"source\":\"daemon\""));
     assert!(daemon.get("/healthz").starts_with("HTTP/1.1 200"));

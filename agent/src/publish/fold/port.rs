@@ -76,11 +76,16 @@ const DESTINATION: OfGroup<Towards, Worst> = OfGroup {
     fold: |rest, it| rest.of = worse(rest.of, it.of),
 };
 
-/// By destination, the worst source address of each.
+/// Below this share a destination says nothing, and its remote port may be a client's: there would
+/// be new series all the time.
+const SCARCE: f64 = 0.01;
+
+/// By destination, the worst source address of each, from [`SCARCE`] on.
 pub(super) fn destinations(cap: &mut Cap<Towards>, snapshot: &Snapshot) -> Vec<Row<Worst>> {
     let mut worst: BTreeMap<Towards, Option<PortUse>> = BTreeMap::new();
     for namespace in &snapshot.namespaces {
-        for of in namespace.ports.iter().flat_map(|ports| ports.iter()) {
+        let ports = namespace.ports.iter().flat_map(|ports| ports.iter());
+        for of in ports.filter(|of| SCARCE <= of.ratio()) {
             let towards = (namespace.netns, of.destination.addr, of.destination.port);
             let entry = worst.entry(towards).or_default();
             *entry = worse(*entry, Some(*of));

@@ -27,7 +27,7 @@ pub(super) const FAMILIES: &[Family] = &[
     Family {
         descriptor: gauge(
             "backlogd_ephemeral_ports_used_ratio",
-            "Local ports in use of those usable towards a destination, from the local address that has the highest ratio; at 1 connect fails with EADDRNOTAVAIL. Of the destinations that use the most",
+            "Local ports in use of those usable towards a destination, from the local address that has the highest ratio; at 1 connect fails with EADDRNOTAVAIL. Of the destinations that use the most, and at least a hundredth; the API has the others",
             "the two below",
         ),
         folds: WORST,
