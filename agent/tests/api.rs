@@ -7,7 +7,7 @@ use std::{io::Read as _, sync::Arc};
 
 use backlogd::{
     metric::HistogramForm,
-    model::snapshot::Snapshot,
+    model::snapshot::{Rates, Snapshot},
     publish::{
         api::{Listeners, SnapshotDocument, Source},
         http::{App, router},
@@ -164,7 +164,10 @@ fn the_series_limit_holds_for_all_who_scrape_and_not_for_the_api() {
         assert!(first.iter().any(|name| name.ends_with("_length{addr=\"other\"}")), "{first:?}");
         assert_eq!(first.iter().filter(|name| name.contains("_length{")).count(), 2, "{first:?}");
         let mut calm = fresh();
-        calm.listeners[0].fill_ratio_max = Some(0.0);
+        let busy = &mut calm.listeners[0];
+        busy.fill_ratio_max = Some(0.0);
+        busy.rates = Rates { established: Ok(0.0), accepted: Ok(0.0), drops: Ok(0.0) };
+        calm.listeners[1].rates.accepted = Ok(5.0);
         sampler.send_replace(Some(Arc::new(calm)));
         assert_eq!(names(request(address, "GET /metrics", &[]).await.text()), first);
         let answer = request(address, "GET /api/v1/listeners", &[]).await;

@@ -92,6 +92,27 @@ fn every_family_has_a_sample_in_the_fixture_and_only_the_labels_that_it_declares
 }
 
 #[test]
+fn of_a_partial_table_no_states_are_told_but_those_that_are_counted_elsewhere() {
+    let mut snapshot = fixture::snapshot();
+    let table = snapshot.namespaces[0].table.as_mut().expect("the fixture knows it");
+    Arc::make_mut(table).table.is_partial = true;
+    let parsed = parser::parse(&scrape(snapshot, Format::OpenMetrics));
+    let of = |name: &str, label: &str| -> Vec<(String, String)> {
+        let samples = parsed.iter().filter(|sample| sample.name == name);
+        let value = |sample: &parser::Sample| {
+            let (_, value) = sample.labels.iter().find(|(it, _)| it == label).expect("the label");
+            (value.clone(), sample.value.clone())
+        };
+        samples.map(value).collect()
+    };
+    let told = |states: &[(&str, &str)]| -> Vec<(String, String)> {
+        states.iter().map(|&(state, n)| (state.to_owned(), n.to_owned())).collect()
+    };
+    assert_eq!(of("backlogd_sockets", "state"), told(&[("listen", "3"), ("time_wait", "12")]));
+    assert_eq!(of("backlogd_table_partial", "netns"), told(&[("4026531840", "1")]));
+}
+
+#[test]
 fn a_family_without_series_has_no_lines() {
     let mut snapshot = fixture::snapshot();
     snapshot.listeners.clear();

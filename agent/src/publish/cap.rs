@@ -122,6 +122,7 @@ impl<K: Copy + Ord> Cap<K> {
         members: &[(K, Rank)],
         counts: impl Fn(usize) -> Counts,
     ) -> Vec<Shown> {
+        debug_assert!(members.is_sorted_by_key(|(key, _)| *key), "members come in order");
         self.note_missing(at, members);
         let mut waiting = Vec::new();
         for (index, (key, rank)) in members.iter().enumerate() {

@@ -182,9 +182,9 @@ fn in_pod(listener: Listener) -> Listener {
 /// Those of `listeners`, some of which belong somewhere.
 fn with_workloads() -> Vec<Listener> {
     let mut all = listeners();
-    let unit = Workload { unit: Some("ssh.service".into()), ..Workload::default() };
     let container =
         Workload { container_id: Some("9f8e7d6c5b4a39281706".into()), ..Workload::default() };
+    let unit = Workload { unit: Some("ssh.service".into()), ..container.clone() };
     all[0].workload = unit;
     all[1].workload = container;
     all[2] = in_pod(all[2].clone());
