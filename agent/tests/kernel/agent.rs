@@ -54,12 +54,12 @@ pub(crate) const SETTINGS: Settings = Settings {
 impl Agent {
     /// Starts with eBPF, unless the tier under test has none, and takes the first look.
     pub(crate) fn start() -> Self {
-        Self::with(options(2048), SETTINGS)
+        Self::with(&options(2048), SETTINGS)
     }
 
     /// Starts without eBPF.
     pub(crate) fn sampled() -> Self {
-        Self::with(Options { ebpf: false, slots: 2048, ..Options::default() }, SETTINGS)
+        Self::with(&Options { ebpf: false, slots: 2048, ..Options::default() }, SETTINGS)
     }
 
     /// Starts where the kernel refuses the programs that it asks for.
@@ -68,8 +68,8 @@ impl Agent {
     }
 
     /// Starts as told and takes the first look.
-    pub(crate) fn with(options: Options, settings: Settings) -> Self {
-        let sources = Sources::open(&options).expect("sources");
+    pub(crate) fn with(options: &Options, settings: Settings) -> Self {
+        let sources = Sources::open(options).expect("sources");
         let model = Model::new(settings, sources.hooks());
         let mut agent = Self { sources, model, ebpf: options.ebpf, truth: Truth::start() };
         agent.look();

@@ -24,7 +24,7 @@ fn a_stopped_member_of_a_group_stalls_the_listener_and_all_drops_are_its_own() {
         // when they bring it back to a full queue
         set_sysctl("ipv4/tcp_syncookies", "0");
         let settings = Settings { stalled_after: Duration::from_secs(2), ..SETTINGS };
-        let mut watched = Watched::of(Agent::with(options(2048), settings));
+        let mut watched = Watched::of(Agent::with(&options(2048), settings));
         let mut members = NeverAccepts::group(&BACKLOGS);
         let stopped = StoppedServer::serve(members.pop().expect("a member"));
         let healthy: Vec<Accepts> = members.into_iter().map(Accepts::at_once).collect();

@@ -253,7 +253,7 @@ fn the_unit_container_and_pod_of_an_owner_are_those_of_its_control_group() {
         let target = mount.path().to_str().expect("ASCII");
         mount_own(&["-t", "cgroup2", "none", target]);
         let mut agent =
-            Agent::with(Options { root: files.path().into(), ..options(256) }, SETTINGS);
+            Agent::with(&Options { root: files.path().into(), ..options(256) }, SETTINGS);
         let uid = UID.replace('-', "_");
         let pod = format!(
             "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{uid}.slice/cri-containerd-{CONTAINER}.scope"

@@ -15,7 +15,7 @@ use crate::{
 /// An agent that forgets a listener a second after it was gone.
 fn forgetful() -> Agent {
     let settings = Settings { retention: Duration::from_secs(1), ..SETTINGS };
-    Agent::with(options(2048), settings)
+    Agent::with(&options(2048), settings)
 }
 
 #[test]

@@ -194,7 +194,7 @@ fn a_thousand_listeners_all_have_the_right_numbers() {
 #[ignore = "kernel: needs root"]
 fn listeners_of_other_namespaces_take_no_slots() {
     in_own_netns(|| {
-        let mut agent = Agent::with(options(16), SETTINGS);
+        let mut agent = Agent::with(&options(16), SETTINGS);
         in_own_netns(|| {
             let servers = [(); 20].map(|()| NeverAccepts::listen("127.0.0.1:0", 5));
             drop(servers.each_ref().map(|server| Clients::connect(1, server.addr)));
@@ -210,7 +210,7 @@ fn listeners_of_other_namespaces_take_no_slots() {
 #[ignore = "kernel: needs root"]
 fn slots_are_given_back_and_used_again() {
     in_own_netns(|| {
-        let mut agent = Agent::with(options(32), SETTINGS);
+        let mut agent = Agent::with(&options(32), SETTINGS);
         for n in 1..=100 {
             let server = NeverAccepts::listen("127.0.0.1:4000", 5);
             let client = Clients::connect(1, server.addr);
@@ -228,7 +228,7 @@ fn slots_are_given_back_and_used_again() {
 #[ignore = "kernel: needs root"]
 fn a_listener_without_a_slot_keeps_its_gauges_and_says_what_is_missing() {
     in_own_netns(|| {
-        let mut agent = Agent::with(options(4), SETTINGS);
+        let mut agent = Agent::with(&options(4), SETTINGS);
         // other programs of this host may have taken slots, but never give us more than four
         let servers: Vec<_> = (0..6).map(|_| NeverAccepts::listen("127.0.0.1:0", 5)).collect();
         let clients: Vec<_> = servers.iter().map(|s| Clients::connect(2, s.addr)).collect();

@@ -38,7 +38,7 @@ pub(crate) fn run(scripts: &Path) -> Result<Report> {
     let mut lives = Vec::new();
     for (name, tier, accept_tracepoints) in TIERS {
         let options = Options { tier, accept_tracepoints, ..Options::default() };
-        let life = ours(options)?;
+        let life = ours(&options)?;
         let how = format!("{:.1} runs; {}", life.runs(), life.describe());
         report.row(format!("ours, tier {name}"), Goal::None, life.nanos(), "ns", how);
         lives.push((name, accept_tracepoints, life));
@@ -59,8 +59,8 @@ pub(crate) fn run(scripts: &Path) -> Result<Report> {
     Ok(report)
 }
 
-fn ours(options: Options) -> Result<Life> {
+fn ours(options: &Options) -> Result<Life> {
     let server = Loop::new()?;
-    let _sources = Sources::open(&options)?;
+    let _sources = Sources::open(options)?;
     Life::measure(&Meter::of(std::process::id())?, &server, PLAN)
 }

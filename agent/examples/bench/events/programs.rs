@@ -29,8 +29,8 @@ pub(crate) fn rows(report: &mut Report, plan: Plan) -> Result<Life> {
     let client = refused(&meter, followed.empty, plan)?;
     let data = data(&meter, &server, plan)?;
     drop((sources, meter));
-    let unfollowed = life_with(Options { slots: 1, ..Options::default() }, plan)?;
-    let calls = life_with(Options { accept_tracepoints: true, ..Options::default() }, plan)?;
+    let unfollowed = life_with(&Options { slots: 1, ..Options::default() }, plan)?;
+    let calls = life_with(&Options { accept_tracepoints: true, ..Options::default() }, plan)?;
 
     whole(report, &followed, plan);
     parts(report, &followed);
@@ -57,9 +57,9 @@ pub(crate) fn rows(report: &mut Report, plan: Plan) -> Result<Life> {
 }
 
 /// Of a listener that has no slot if there is one alone.
-fn life_with(options: Options, plan: Plan) -> Result<Life> {
+fn life_with(options: &Options, plan: Plan) -> Result<Life> {
     let _takes_a_slot = Loop::new()?;
-    let _sources = Sources::open(&options)?;
+    let _sources = Sources::open(options)?;
     Life::measure(&Meter::of(std::process::id())?, &Loop::new()?, plan)
 }
 
