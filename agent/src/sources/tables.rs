@@ -17,7 +17,7 @@ use std::{
 use super::{netns::Way, sockets, spaces::inside};
 use crate::{
     id::NetnsId,
-    input::{Absent, Connections, Known, NamespaceSample, Table, TableRead},
+    input::{Absent, Known, NamespaceSample, Table, TableRead},
     time::{Monotonic, Nanos},
 };
 
@@ -96,11 +96,10 @@ impl Tables {
     /// What is known of a namespace without connections, without a read.
     fn note_empty(&mut self, namespace: &NamespaceSample, at: Monotonic) {
         self.tried.insert(namespace.netns, at);
-        let none = Connections::default();
-        let listeners = listeners(namespace).into_iter().map(|key| (key, none)).collect();
-        let table = Table { listeners, ..Table::default() };
-        let is_same =
-            |read: &Known<Arc<TableRead>>| read.as_ref().is_ok_and(|read| read.table == table);
+        let table = sockets::nothing(&listeners(namespace));
+        let is_same = |read: &Known<Arc<TableRead>>| {
+            read.as_ref().is_ok_and(|read| read.table == table && at - read.at < EVERY)
+        };
         if !self.reads.get(&namespace.netns).is_some_and(is_same) {
             self.reads.insert(namespace.netns, Ok(Arc::new(TableRead { at, table })));
         }

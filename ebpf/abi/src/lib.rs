@@ -177,16 +177,6 @@ pub struct Record {
     pub v6only: u32,
 }
 
-/// The connections of one listener, as a walk over all tags found them.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Census {
-    /// Established, and not destroyed: queued or accepted.
-    pub connections: u32,
-    /// Of these, accepted, and the peer has closed.
-    pub close_wait: u32,
-}
-
 /// [`Record::flags`]: the listener was there before the programs.
 pub const ADOPTED: u32 = 1;
 /// [`Record::flags`]: the listening socket is gone; its children may live on.

@@ -7,16 +7,17 @@ use core::ffi::c_void;
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::Array;
-use backlogd_abi::{Census, SLOTS as DEFAULT_SLOTS};
+use backlogd_abi::SLOTS as DEFAULT_SLOTS;
 
 use crate::{
     maps::{CLOSED, ESTABLISHED, SLOTS, Tag, is_done},
-    sock::{self, Sock, TCP_CLOSE_WAIT},
+    sock::Sock,
 };
 
-/// What the walk found, a record to each slot; the agent clears it before.
+/// How many connections the walk found, established and not destroyed, of the listener in each slot;
+/// the agent clears it before.
 #[map]
-static CENSUS: Array<Census> = Array::with_max_entries(DEFAULT_SLOTS, BPF_F_MMAPABLE);
+static CENSUS: Array<u64> = Array::with_max_entries(DEFAULT_SLOTS, BPF_F_MMAPABLE);
 
 /// `struct bpf_iter__bpf_sk_storage_map`, net/core/bpf_sk_storage.c
 #[repr(C)]
@@ -54,9 +55,6 @@ fn count(sk: Sock, tag: *const Tag) -> Option<()> {
     }
     let census = CENSUS.get_ptr_mut(holder.slot)?;
     // SAFETY: a map value that one walk at a time writes.
-    unsafe {
-        (*census).connections += 1;
-        (*census).close_wait += u32::from(sock::has_file(sk) && sock::state(sk) == TCP_CLOSE_WAIT);
-    }
+    unsafe { *census += 1 };
     Some(())
 }

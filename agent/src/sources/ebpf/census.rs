@@ -141,7 +141,7 @@ impl Census {
             let one = |(&(slot, cookie), before): (&(Slot, Cookie), &Option<(Cookie, Count)>)| {
                 let (was, before) = (*before)?;
                 let (is, after) = count(slot)?;
-                let connections = found.words().get(slot.0 as usize)?.load(Relaxed) & 0xffff_ffff;
+                let connections = found.words().get(slot.0 as usize)?.load(Relaxed);
                 let n = unseen(before, after, connections);
                 let old = known.get(&slot).filter(|it| it.0 == cookie).map_or(0, |it| it.1);
                 (was == cookie && is == cookie && old < n).then_some((slot, cookie, n))
