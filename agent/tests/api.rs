@@ -165,7 +165,7 @@ fn the_series_limit_holds_for_all_who_scrape_and_not_for_the_api() {
         assert_eq!(first.iter().filter(|name| name.contains("_length{")).count(), 2, "{first:?}");
         let mut calm = fresh();
         let busy = &mut calm.listeners[0];
-        busy.fill_ratio_max = Some(0.0);
+        (busy.fill_ratio_max, busy.length_max) = (Some(0.0), Ok(0));
         busy.rates = Rates { established: Ok(0.0), accepted: Ok(0.0), drops: Ok(0.0) };
         calm.listeners[1].rates.accepted = Ok(5.0);
         sampler.send_replace(Some(Arc::new(calm)));

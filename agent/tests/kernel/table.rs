@@ -161,6 +161,8 @@ fn close_wait_of_a_server_that_never_closes_is_ss_state_close_wait() {
         let accepted = server.accept(300);
         drop(clients);
         wait_for("all to be closed", || 300 == ss("-tanHO state close-wait").len());
+        // the acknowledgement may take its time
+        wait_for("that to be acknowledged", || 300 == ss("-tanHO state fin-wait-2").len());
         let table = read(&[&server]);
         assert_eq!(table.listeners[&key(server.addr)].close_wait, 300);
         assert_eq!((table.states["close_wait"], table.states["fin_wait_2"]), (300, 300));

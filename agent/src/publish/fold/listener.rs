@@ -38,7 +38,9 @@ pub(super) fn rows(
 pub(super) fn rank(listener: &Listener) -> Rank {
     let Rates { established, accepted, drops } = listener.rates;
     let traffic = accepted.or(established).unwrap_or(0.0);
-    let is_full = listener.fill_ratio_max.is_some_and(|ratio| NEARLY_FULL <= ratio);
+    // the peak, too: rates forget in ten seconds, and scrapes are further apart
+    let peak = listener.length_max.unwrap_or(0) as f64 / listener.limit.max(1) as f64;
+    let is_full = NEARLY_FULL <= listener.fill_ratio_max.unwrap_or(0.0).max(peak);
     let class = match listener.members.as_slice() {
         [] => Class::Gone,
         _ if is_full || listener.stalled == Ok(true) || drops.is_ok_and(|rate| 0.0 < rate) => {
