@@ -207,7 +207,7 @@ impl<K: Copy + Ord> Cap<K> {
                 Default::default()
             }
         };
-        self.other.add(&now.less(&last));
+        self.other.add_growth(&now, &last);
         let last = last.renewed(now);
         self.accounts.insert(key, Account::Folded { own, last });
         Shown::Folded
@@ -271,14 +271,21 @@ fn compare<K: Ord>((a, of_a): &(K, Rank), (b, of_b): &(K, Rank)) -> std::cmp::Or
 }
 
 impl Counts {
-    /// Adds what `more` counted.
-    fn add(&mut self, more: &Self) {
-        for (name, n) in &more.numbers {
+    /// Adds what `now` is ahead of `before`.
+    fn add_growth(&mut self, now: &Self, before: &Self) {
+        for (name, n) in &now.numbers {
             let sum = self.numbers.entry(name).or_default();
-            *sum = sum.saturating_add(*n);
+            let grown = n.saturating_sub(before.numbers.get(name).copied().unwrap_or(0));
+            *sum = sum.saturating_add(grown);
         }
-        for (name, more) in &more.histograms {
-            Arc::make_mut(self.histograms.entry(name).or_default()).add(more);
+        for (name, now) in &now.histograms {
+            let sum = Arc::make_mut(self.histograms.entry(name).or_default());
+            match before.histograms.get(name) {
+                // most that are folded are idle: the model has not touched it
+                Some(before) if Arc::ptr_eq(now, before) => {}
+                Some(before) => sum.add(&now.less(before)),
+                None => sum.add(now),
+            }
         }
     }
 
