@@ -1,9 +1,9 @@
 //! What a scrape shows of each group: the members that are named, and one that stands for the rest.
 //!
-//! In: a [`Snapshot`] and what [`Caps`] keep from scrape to scrape. Out: [`Rows`], from which every
+//! In: a [`Snapshot`] and what [`Caps`] keep from scrape to scrape. Out: rows, from which every
 //! family of a group gives its series, so that the cap is applied in this one place. How the rest is
-//! folded is a property of the family ([`Fold`]), and done here member by member: the rest is a
-//! listener, a namespace, … like the others. Who is named: [`super::cap`].
+//! folded is a property of the family ([`crate::metric::Fold`]), and done here member by member: the rest is a
+//! listener, a namespace, … like the others. Who is named: `publish/cap.rs`.
 
 mod listener;
 mod namespace;
