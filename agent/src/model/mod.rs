@@ -209,10 +209,18 @@ impl Model {
     ) {
         let first = !self.namespaces.contains_key(&namespace.netns) && !namespace.is_new;
         let state = self.namespaces.entry(namespace.netns).or_default();
-        let Ok(sockets) = &namespace.sockets else { return };
+        let Ok(sockets) = &namespace.sockets else {
+            // nobody knows who listens; but who is gone for good is in this sample for the last time
+            let dead = records.iter().filter(|record| record.final_drops.is_some());
+            let records: Vec<&SlotRecord> = dead.copied().collect();
+            let of = Of::Records;
+            let seen =
+                Seen { of, sockets: &[], records: &records, first, moved: None, syn_queue_full: 0 };
+            return self.see_sockets(namespace.netns, &seen, at);
+        };
         let moved = state.listen_drops(namespace);
         let syn_queue_full = state.syn_queue_drops(namespace);
-        let seen = Seen { sockets, records, first, moved, syn_queue_full };
+        let seen = Seen { of: Of::All, sockets, records, first, moved, syn_queue_full };
         self.see_sockets(namespace.netns, &seen, at);
     }
 
@@ -224,8 +232,8 @@ impl Model {
         for netns in gone {
             self.namespaces.entry(netns).or_default();
             let records = records.get(&netns).map_or(&[][..], Vec::as_slice);
-            let seen =
-                Seen { sockets: &[], records, first: false, moved: Some(0), syn_queue_full: 0 };
+            let (of, sockets, first) = (Of::All, &[][..], false);
+            let seen = Seen { of, sockets, records, first, moved: Some(0), syn_queue_full: 0 };
             self.see_sockets(netns, &seen, sample.at);
         }
     }
@@ -240,7 +248,8 @@ impl Model {
             state.sockets.entry(*cookie).or_insert_with(Socket::default);
         }
         let mut steps: Vec<(ListenerKey, Cookie, Step)> = Vec::with_capacity(state.sockets.len());
-        for (cookie, socket) in &mut state.sockets {
+        let is_seen = |cookie: &Cookie| matches!(seen.of, Of::All) || records.contains_key(cookie);
+        for (cookie, socket) in state.sockets.iter_mut().filter(|(cookie, _)| is_seen(cookie)) {
             let step = socket.see(Sight {
                 at,
                 netns,
@@ -448,8 +457,18 @@ fn by_namespace(sample: &Sample) -> Records<'_> {
     records
 }
 
+/// Of which sockets a sample tells something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Of {
+    /// Of all: what it does not show listens no more.
+    All,
+    /// Of those that have a record in it.
+    Records,
+}
+
 /// What a sample shows of one namespace.
 struct Seen<'a> {
+    of: Of,
     sockets: &'a [ListenSocket],
     records: &'a [&'a SlotRecord],
     /// Whether the namespace was in no sample before.

@@ -496,3 +496,23 @@ fn listeners_that_cannot_be_read_are_not_shown_as_they_were_and_go_on_afterwards
     world.accept(1, 2);
     assert_eq!([3, 2, 0, 1], flow(at(&world.look(), 80)));
 }
+
+#[test]
+fn the_last_state_of_a_listener_counts_also_where_the_others_cannot_be_read() {
+    let mut world = World::new();
+    world.listen(1, 80, 5);
+    world.listen(2, 81, 5);
+    world.connect(1, 3);
+    world.connect(2, 2);
+    world.look();
+    world.close(1);
+    world.unreadable = true;
+    world.look();
+    // its record is given back
+    world.records.as_mut().expect("programs run").retain(|record| record.cookie.0 != 1);
+    world.unreadable = false;
+    let snapshot = world.look();
+    assert_eq!(Ok(3), at(&snapshot, 80).counters.aborted_listener_closed);
+    assert_eq!([3, 0], flow(at(&snapshot, 80))[..2]);
+    assert_eq!([2, 0], flow(at(&snapshot, 81))[..2]);
+}

@@ -216,7 +216,7 @@ impl Sources {
         }
         let swept = timer.time(Source::Ebpf, || self.sweep(&mut slots));
         let sockets = if swept {
-            self.swept_sockets(&mut slots, &mut timer)
+            Ok(self.swept_sockets(&mut slots, &mut timer))
         } else {
             self.read_sockets(&mut slots, &mut timer)
         };
@@ -338,11 +338,13 @@ impl Sources {
         &mut self,
         slots: &mut Known<SlotsSample>,
         timer: &mut Timer,
-    ) -> Known<Vec<ListenSocket>> {
+    ) -> Vec<ListenSocket> {
         let mut sockets = swept(slots, self.netns);
         let no_slot = slots.as_ref().map_or(0, |slots| slots.no_slot);
-        if self.extra.is_due(no_slot) {
-            let dumped = timer.time(Source::SockDiag, || self.dump())?;
+        // without a dump those that have a record are known all the same
+        if self.extra.is_due(no_slot)
+            && let Ok(dumped) = timer.time(Source::SockDiag, || self.dump())
+        {
             let n_listeners = dumped.len();
             self.extra.dumped(dumped, &sockets);
             if self.extra.any() {
@@ -352,7 +354,7 @@ impl Sources {
         }
         sockets.extend(self.extra.sockets());
         sockets.sort_unstable_by_key(|socket| socket.cookie);
-        Ok(sockets)
+        sockets
     }
 
     fn dump(&mut self) -> Known<Vec<ListenSocket>> {

@@ -1,6 +1,7 @@
 //! The agent's sources and model on the calling thread, and what every view of them must satisfy.
 
 use std::{
+    cell::Cell,
     collections::BTreeMap,
     net::SocketAddr,
     thread,
@@ -28,6 +29,16 @@ pub(crate) struct Agent {
     model: Model,
     ebpf: bool,
     truth: Truth,
+}
+
+thread_local! {
+    /// Whether an agent of this thread published that the kernel lost events.
+    static LOST: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the agents of this thread published that the kernel lost events.
+pub(crate) fn has_lost() -> bool {
+    LOST.get()
 }
 
 /// What a listener with eBPF has counted, and its length.
@@ -93,7 +104,12 @@ impl Agent {
 
     /// One sample.
     pub(crate) fn look(&mut self) -> Snapshot {
-        self.model.apply(&self.sources.sample())
+        let snapshot = self.model.apply(&self.sources.sample());
+        let lost = [own_lost(&snapshot), snapshot.agent.corrections];
+        if lost.into_iter().any(|lost| lost.is_ok_and(|n| 0 < n)) {
+            LOST.set(true);
+        }
+        snapshot
     }
 
     /// The kernel's view at this instant.

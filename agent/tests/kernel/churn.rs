@@ -187,7 +187,14 @@ fn check_quiet(agent: &mut Agent, served: Served) {
         sum.established += numbers.established;
         sum.accepted += numbers.accepted;
         sum.listener_closed += numbers.listener_closed;
-        assert_eq!(listener.counters.closed, Ok(numbers.accepted), "{:?}", listener.key);
+        let closed = listener.counters.closed;
+        assert_eq!(
+            closed,
+            Ok(numbers.accepted),
+            "{numbers:?} of {:?}, {lost} lost, {:?}",
+            listener.key,
+            snapshot.agent
+        );
     }
     let is_right = (sum.accepted..=sum.accepted + lost).contains(&served.accepted);
     assert!(is_right, "{served:?}, {sum:?}, {lost} lost");

@@ -16,7 +16,7 @@ use rustix::{
     thread::{UnshareFlags, unshare_unsafe},
 };
 
-use crate::tier::needs_tracefs;
+use crate::{agent::has_lost, tier::needs_tracefs};
 
 /// Longer than anything here takes on a busy machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
@@ -24,7 +24,10 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 /// Runs `test` on a thread in a fresh network namespace whose loopback is up. What the test starts,
 /// threads and processes, lives there too. With `BACKLOGD_TEST_INTERRUPTS` set, all its packets
 /// arrive by interrupt.
-pub(crate) fn in_own_netns(test: impl FnOnce() + Send) {
+///
+/// Linux 6.18 on some virtual machines now and then runs no program for an event at all, in bursts.
+/// The agent publishes that; a test that fails when it did runs again, at most twice.
+pub(crate) fn in_own_netns(test: impl Fn() + Sync) {
     let run = || {
         unshare(UnshareFlags::NEWNET);
         run("ip", &["link", "set", "lo", "up"]);
@@ -35,10 +38,14 @@ pub(crate) fn in_own_netns(test: impl FnOnce() + Send) {
         if env::var_os("BACKLOGD_TEST_INTERRUPTS").is_some() {
             packets_by_interrupt();
         }
-        test();
+        panic::catch_unwind(panic::AssertUnwindSafe(&test)).map_err(|panic| (panic, has_lost()))
     };
-    if let Err(panic) = thread::scope(|scope| scope.spawn(run).join()) {
-        panic::resume_unwind(panic);
+    for is_last in [false, false, true] {
+        match thread::scope(|scope| scope.spawn(run).join()) {
+            Ok(Ok(())) => return,
+            Ok(Err((_, true))) if !is_last => {}
+            Ok(Err((panic, _))) | Err(panic) => panic::resume_unwind(panic),
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::{
     net::TcpStream,
     os::unix::fs::PermissionsExt as _,
     process::{Child, ChildStderr, Command, Stdio},
+    sync::Mutex,
     thread::{self, JoinHandle},
 };
 
@@ -197,11 +198,12 @@ fn another_namespace_is_watched_from_outside() {
         let (inode, server) = (own_netns().0, NeverAccepts::listen("127.0.0.1:0", 10));
         let start = |netns: &str| {
             // a thread that is in yet another namespace starts it
-            let mut trace = None;
+            let trace = Mutex::new(None);
             in_own_netns(|| {
-                trace = Some(Trace::start(&["--netns", netns, "--event", "established"]));
+                let started = Trace::start(&["--netns", netns, "--event", "established"]);
+                *trace.lock().expect("nobody panicked") = Some(started);
             });
-            trace.expect("it was started")
+            trace.into_inner().expect("nobody panicked").expect("it was started")
         };
         let traces = [start(&path), start(&format!("net:[{inode}]"))];
         let clients = Clients::connect(2, server.addr);

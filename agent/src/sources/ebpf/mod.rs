@@ -188,7 +188,8 @@ impl Programs {
         for first in (0..end).step_by(backlogd_abi::SWEEP as usize) {
             program.test_run(sweep_from(first.into())).map_err(io::Error::other)?;
         }
-        for record in &mut sample.records {
+        // the slot of a socket that is gone can be another's since the records were read
+        for record in sample.records.iter_mut().filter(|record| record.final_drops.is_none()) {
             if let Some(visit) = self.slots.visit(record.slot, self.pass) {
                 record.syn_queue = Some(visit.syn_queue);
                 record.live = Some(visit.socket(record));
