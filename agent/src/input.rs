@@ -1,6 +1,6 @@
 //! Ground facts: what one pass over the sources found, before anything is concluded from it.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, fmt, net::IpAddr, ops::RangeInclusive, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +29,8 @@ pub enum Absent {
     TooEarly,
     /// Part of what it is computed from happened before the agent started.
     BeforeStart,
+    /// The configuration does not want it.
+    SwitchedOff,
 }
 
 impl fmt::Display for Absent {
@@ -41,6 +43,7 @@ impl fmt::Display for Absent {
             Self::Unreadable => "could not be read",
             Self::TooEarly => "not enough history so far",
             Self::BeforeStart => "began before the agent",
+            Self::SwitchedOff => "switched off by the configuration",
         })
     }
 }
@@ -119,6 +122,8 @@ pub struct NamespaceSample {
     pub netstat: Known<Arc<BTreeMap<&'static str, u64>>>,
     /// The sysctls that explain a limit, by short name. A pair has `_low` and `_high` entries.
     pub sysctls: Arc<BTreeMap<&'static str, i64>>,
+    /// Local ports that connect(2) does not choose, `ip_local_reserved_ports`.
+    pub reserved_ports: Arc<[RangeInclusive<u16>]>,
     /// Connections in ESTABLISHED or CLOSE_WAIT, `Tcp: CurrEstab`.
     pub connected: Known<u64>,
     /// Sockets by protocol, and TIME_WAIT.

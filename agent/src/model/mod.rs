@@ -34,7 +34,7 @@ use crate::{
         drops::Claims,
         escalation::Escalation,
         listener::{Round, Span, Tracked},
-        namespace::{NamespaceState, loss_absent},
+        namespace::{NamespaceState, NetstatTotals, loss_absent},
         snapshot::{Agent, Durations, Listener, Namespace, Process, Snapshot},
         socket::{Sight, Socket, Step},
         trend::Trend,
@@ -46,6 +46,9 @@ use crate::{
 /// Listeners that are gone and no longer shown, of which the counters are kept in case they
 /// return: the oldest go first.
 const MAX_GONE: usize = 16_384;
+
+/// Namespaces that are gone, of which the counters are kept in case their number is given again.
+const MAX_ENDED: usize = 1_024;
 
 /// By a socket's cookie. Cookies are the kernel's own count: nobody can make them collide.
 type ByCookie<T> = HashMap<Cookie, T, BuildHasherDefault<CookieHasher>>;
@@ -125,6 +128,8 @@ pub struct Model {
     hooks: Arc<[Hook]>,
     listeners: BTreeMap<ListenerKey, Tracked>,
     namespaces: BTreeMap<NetnsId, NamespaceState>,
+    /// What those that are gone counted: the next ones of their numbers go on from there.
+    ended: BTreeMap<NetnsId, NetstatTotals>,
     durations: BTreeMap<Source, Durations>,
     /// As the sample before showed them.
     owners: Arc<BTreeMap<Inode, Vec<Pid>>>,
@@ -145,6 +150,7 @@ impl Model {
             hooks,
             listeners: BTreeMap::new(),
             namespaces: BTreeMap::new(),
+            ended: BTreeMap::new(),
             durations: BTreeMap::new(),
             owners: Arc::default(),
             samples: 0,
@@ -208,7 +214,9 @@ impl Model {
         at: Monotonic,
     ) {
         let first = !self.namespaces.contains_key(&namespace.netns) && !namespace.is_new;
-        let state = self.namespaces.entry(namespace.netns).or_default();
+        let state = self.namespaces.entry(namespace.netns).or_insert_with_key(|netns| {
+            NamespaceState::after(self.ended.remove(netns).unwrap_or_default())
+        });
         let Ok(sockets) = &namespace.sockets else {
             // nobody knows who listens; but who is gone for good is in this sample for the last time
             let dead = records.iter().filter(|record| record.final_drops.is_some());
@@ -377,7 +385,15 @@ impl Model {
             });
         }
         let present: BTreeSet<NetnsId> = sample.namespaces.iter().map(|it| it.netns).collect();
-        self.namespaces.retain(|netns, state| present.contains(netns) || !state.sockets.is_empty());
+        let has_ended = |netns: &NetnsId, state: &mut NamespaceState| {
+            !present.contains(netns) && state.sockets.is_empty()
+        };
+        for (netns, state) in self.namespaces.extract_if(.., has_ended) {
+            self.ended.insert(netns, state.end());
+            if MAX_ENDED < self.ended.len() {
+                self.ended.pop_first();
+            }
+        }
         let mut gone: Vec<(Monotonic, ListenerKey)> = listeners
             .iter()
             .filter_map(|(key, listener)| Some((listener.gone_since()?, *key)))
@@ -396,7 +412,7 @@ impl Model {
             let state = self.namespaces.entry(namespace.netns).or_default();
             Namespace {
                 netns: namespace.netns,
-                netstat: namespace.netstat.clone(),
+                netstat: state.netstat(namespace),
                 sysctls: namespace.sysctls.clone(),
                 connected: namespace.connected,
                 sockstat: namespace.sockstat,

@@ -1,5 +1,7 @@
 //! One network namespace from sample to sample: what its own counters say of ours.
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use crate::{
     input::{Absent, Known, NamespaceSample},
     model::{ByCookie, delta::moved, drops::Allowance, ports::Ports, socket::Socket},
@@ -18,9 +20,72 @@ pub(super) struct NamespaceState {
     listen_drops: Option<u64>,
     syn_queue_drops: Option<u64>,
     loss: Loss,
+    netstat: NetstatTotals,
+}
+
+/// The kernel's own counters, which never go back though another namespace can have the same inode
+/// number.
+#[derive(Clone, Debug, Default)]
+pub(super) struct NetstatTotals {
+    /// As the kernel last showed them.
+    last: Arc<BTreeMap<&'static str, u64>>,
+    /// What namespaces before this one counted.
+    before: BTreeMap<&'static str, u64>,
+}
+
+impl NetstatTotals {
+    /// The counters with those of the namespaces before.
+    pub(super) fn next(
+        &mut self,
+        now: &Arc<BTreeMap<&'static str, u64>>,
+    ) -> Arc<BTreeMap<&'static str, u64>> {
+        if !Arc::ptr_eq(&self.last, now) {
+            let is_another =
+                now.iter().any(|(name, n)| self.last.get(name).is_some_and(|it| n < it));
+            if is_another {
+                for (name, n) in self.last.iter() {
+                    *self.before.entry(name).or_default() += n;
+                }
+            }
+            self.last = now.clone();
+        }
+        if self.before.is_empty() {
+            return now.clone();
+        }
+        let sum =
+            |(name, n): (&&'static str, &u64)| (*name, n + self.before.get(name).unwrap_or(&0));
+        Arc::new(now.iter().map(sum).collect())
+    }
+
+    /// What is left when the namespace is gone, for the next one of its number.
+    pub(super) fn end(self) -> Self {
+        let mut before = self.before;
+        for (name, n) in self.last.iter() {
+            *before.entry(name).or_default() += n;
+        }
+        Self { last: Arc::default(), before }
+    }
 }
 
 impl NamespaceState {
+    /// Of a namespace whose number others had before.
+    pub(super) fn after(netstat: NetstatTotals) -> Self {
+        Self { netstat, ..Self::default() }
+    }
+
+    /// The kernel's own counters, which never go back.
+    pub(super) fn netstat(
+        &mut self,
+        sample: &NamespaceSample,
+    ) -> Known<Arc<BTreeMap<&'static str, u64>>> {
+        sample.netstat.as_ref().map(|now| self.netstat.next(now)).map_err(|absent| *absent)
+    }
+
+    /// What is left of it when it is gone.
+    pub(super) fn end(self) -> NetstatTotals {
+        self.netstat.end()
+    }
+
     /// How far ListenDrops moved since the sample before; `None` when it cannot be told.
     pub(super) fn listen_drops(&mut self, sample: &NamespaceSample) -> Option<u64> {
         let now = *sample.netstat.as_ref().ok()?.get("ListenDrops")?;
@@ -117,6 +182,17 @@ mod tests {
         let next = |(at, &(p, after, h)): (_, &(_, _, _))| loss.next(at, p, after, h);
         let got: Vec<_> = times.zip(samples).map(next).collect();
         assert_eq!(expected, got, "{samples:?}");
+    }
+
+    #[test]
+    fn counters_of_the_same_number_never_go_back() {
+        let fields = |n| Arc::new(BTreeMap::from([("ListenDrops", n)]));
+        let mut totals = NetstatTotals::default();
+        let mut next = |n| totals.next(&fields(n))["ListenDrops"];
+        assert_eq!([5, 7, 9, 9, 10], [5, 7, 2, 2, 3].map(&mut next));
+        let mut totals = totals.end();
+        assert_eq!(10, totals.next(&fields(0))["ListenDrops"]);
+        assert_eq!(14, totals.next(&fields(4))["ListenDrops"]);
     }
 
     #[test]

@@ -39,9 +39,10 @@ impl Ports {
         let keys: BTreeSet<Key> = destinations.iter().map(key).collect();
         self.trends.retain(|key, _| keys.contains(key));
         let usable = usable(namespace);
-        let reuse = namespace.sysctls.get("tcp_tw_reuse").copied();
+        let sysctl = |name| namespace.sysctls.get(name).copied();
+        let (reuse, timestamps) = (sysctl("tcp_tw_reuse"), sysctl("tcp_timestamps"));
         let show = |destination: &Destination| {
-            let used = used(destination, reuse);
+            let used = used(destination, reuse, timestamps);
             let trend = self.trends.entry(key(destination)).or_default();
             trend.push(read.at, used);
             let exhausted_in = trend.reaches(usable);
@@ -59,20 +60,22 @@ fn key(destination: &Destination) -> Key {
 }
 
 /// Ports that connect(2) cannot take again: with `tcp_tw_reuse` 1 those in TIME_WAIT for more than a
-/// second are free, with 2 only between addresses of this host (`tcp_twsk_unique`,
-/// net/ipv4/tcp_ipv4.c).
-fn used(destination: &Destination, reuse: Option<i64>) -> u64 {
-    let is_local = destination.source.is_loopback() && destination.addr.is_loopback();
-    let reusable = match reuse {
-        Some(1) => destination.time_wait_reusable,
-        Some(2) if is_local => destination.time_wait_reusable,
-        Some(_) | None => 0,
+/// second are free, with 2 only where one end is a loopback address, and without timestamps none
+/// (`tcp_twsk_unique`, net/ipv4/tcp_ipv4.c).
+fn used(destination: &Destination, reuse: Option<i64>, timestamps: Option<i64>) -> u64 {
+    let is_local = destination.source.is_loopback() || destination.addr.is_loopback();
+    let reusable = match (reuse, timestamps) {
+        (_, Some(0) | None) => 0,
+        (Some(1), Some(_)) => destination.time_wait_reusable,
+        (Some(2), Some(_)) if is_local => destination.time_wait_reusable,
+        (Some(_) | None, Some(_)) => 0,
     };
     destination.open + destination.time_wait - reusable
 }
 
-/// Ports that connect(2) chooses from: an even number of those in the range (`remaining &= ~1U`,
-/// `__inet_hash_connect`), without the reserved ones and those that a listener is bound to.
+/// Ports that connect(2) chooses from: those in the range, without the reserved ones and those that a
+/// listener is bound to. Sockets that are bound and neither listen nor are connected are in no table
+/// that is read here.
 fn usable(namespace: &NamespaceSample) -> u64 {
     let sysctl = |name| namespace.sysctls.get(name).copied();
     let (Some(low), Some(high)) =
@@ -80,25 +83,32 @@ fn usable(namespace: &NamespaceSample) -> u64 {
     else {
         return 0;
     };
-    let n = u64::try_from(high - low + 1).unwrap_or(0);
-    let n = if 1 < n { n & !1 } else { n };
-    let reserved = sysctl("ip_local_reserved_ports").and_then(|n| u64::try_from(n).ok());
-    let sockets = namespace.sockets.iter().flatten();
-    let bound: BTreeSet<u16> = sockets
-        .map(|socket| socket.port)
-        .filter(|port| (low..=high).contains(&i64::from(*port)))
-        .collect();
-    n.saturating_sub(reserved.unwrap_or(0)).saturating_sub(bound.len() as u64)
+    let range = |port: &u16| (low..=high).contains(&i64::from(*port));
+    let reserved = namespace.reserved_ports.iter().cloned().flatten().filter(range);
+    let bound = namespace.sockets.iter().flatten().map(|socket| socket.port).filter(range);
+    let taken: BTreeSet<u16> = reserved.chain(bound).collect();
+    u64::try_from(high - low + 1).unwrap_or(0).saturating_sub(taken.len() as u64)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::{net::Ipv4Addr, ops::RangeInclusive};
 
     use super::*;
     use crate::{
-        id::NetnsId,
-        input::{Absent, Table, TableRead},
+        id::{Cookie, Inode, NetnsId},
+        input::{Absent, ListenSocket, Table, TableRead},
+    };
+
+    const LISTENS: ListenSocket = ListenSocket {
+        cookie: Cookie(1),
+        inode: Inode(1),
+        addr: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        port: 1,
+        v6only: false,
+        length: 0,
+        limit: 5,
+        drops: Ok(0),
     };
 
     fn destination(addr: Ipv4Addr, open: u64, time_wait: u64, reusable: u64) -> Destination {
@@ -116,7 +126,9 @@ mod tests {
     fn what_may_be_reused_is_not_used() {
         #[track_caller]
         fn check(addr: Ipv4Addr, reuse: Option<i64>, expected: u64) {
-            assert_eq!(expected, used(&destination(addr, 10, 20, 15), reuse), "{addr} {reuse:?}");
+            let destination = destination(addr, 10, 20, 15);
+            assert_eq!(expected, used(&destination, reuse, Some(1)), "{addr} {reuse:?}");
+            assert_eq!(30, used(&destination, reuse, Some(0)), "{addr} {reuse:?}");
         }
         let elsewhere = Ipv4Addr::new(192, 0, 2, 1);
         check(elsewhere, Some(0), 30);
@@ -128,6 +140,7 @@ mod tests {
 
     fn namespace(sysctls: &[(&'static str, i64)], table: Known<TableRead>) -> NamespaceSample {
         NamespaceSample {
+            reserved_ports: Arc::default(),
             netns: NetnsId(1),
             is_new: false,
             sockets: Ok(Vec::new()),
@@ -145,21 +158,21 @@ mod tests {
     #[test]
     fn the_usable_range_is_without_what_connect_passes_over() {
         #[track_caller]
-        fn check(low: i64, high: i64, reserved: i64, expected: u64) {
-            let sysctls = [
-                ("ip_local_port_range_low", low),
-                ("ip_local_port_range_high", high),
-                ("ip_local_reserved_ports", reserved),
-            ];
-            let namespace = namespace(&sysctls, Err(Absent::TooEarly));
-            assert_eq!(expected, usable(&namespace), "{low}-{high}, {reserved} reserved");
+        fn check(low: i64, high: i64, reserved: RangeInclusive<u16>, bound: &[u16], expected: u64) {
+            let sysctls = [("ip_local_port_range_low", low), ("ip_local_port_range_high", high)];
+            let mut namespace = namespace(&sysctls, Err(Absent::TooEarly));
+            namespace.reserved_ports = [reserved.clone()].into();
+            let socket = |&port| ListenSocket { port, ..LISTENS };
+            namespace.sockets = Ok(bound.iter().map(socket).collect());
+            assert_eq!(expected, usable(&namespace), "{low}-{high}, {reserved:?}, {bound:?}");
         }
-        check(32_768, 60_999, 0, 28_232);
-        check(1_000, 1_999, 10, 990);
-        check(1_000, 1_002, 0, 2);
-        check(1_000, 1_000, 0, 1);
-        check(1_000, 1_009, 20, 0);
-        check(2_000, 1_000, 0, 0);
+        check(32_768, 60_999, 1..=80, &[80, 65_000], 28_232);
+        check(1_000, 1_999, 1_100..=1_109, &[], 990);
+        check(1_000, 1_999, 1_100..=1_109, &[1_105, 1_200, 1_200], 989);
+        check(1_000, 1_002, 1..=1, &[], 3);
+        check(1_000, 1_000, 1..=1, &[], 1);
+        check(1_000, 1_009, 1..=65_535, &[], 0);
+        check(2_000, 1_000, 1..=1, &[], 0);
         assert_eq!(0, usable(&namespace(&[], Err(Absent::TooEarly))));
     }
 

@@ -133,6 +133,7 @@ impl World {
             namespaces: vec![NamespaceSample {
                 netns: NETNS,
                 is_new: false,
+                reserved_ports: Arc::default(),
                 sockets: match self.unreadable {
                     true => Err(Absent::Unreadable),
                     false => Ok(self.sockets.clone()),

@@ -105,6 +105,7 @@ mod tests {
             namespaces: vec![NamespaceSample {
                 netns: NetnsId(1),
                 is_new: false,
+                reserved_ports: Arc::default(),
                 sockets: Ok(Vec::new()),
                 passive_opens: unknown,
                 passive_opens_after: None,

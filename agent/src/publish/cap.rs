@@ -97,8 +97,9 @@ struct Held {
 enum Account {
     /// All of them its own, but these.
     Named { folded: Counts },
-    /// As it stood at the last scrape; `own` of it is its own.
-    Folded { own: Counts, last: Counts },
+    /// As it stood at the last scrape; `own` of it is its own. Of one that had a name, what is not
+    /// known has been shown by that name, as far as it went.
+    Folded { own: Counts, last: Counts, had_name: bool },
 }
 
 impl<K: Copy + Ord> Cap<K> {
@@ -178,7 +179,7 @@ impl<K: Copy + Ord> Cap<K> {
             let folded = match account {
                 None => return Shown::Named,
                 Some(Account::Named { folded }) => folded,
-                Some(Account::Folded { own, last }) => last.less(&own),
+                Some(Account::Folded { own, last, .. }) => last.less(&own),
             };
             let now = counts();
             if now.is_behind(&folded) {
@@ -190,26 +191,32 @@ impl<K: Copy + Ord> Cap<K> {
             return Shown::Partly(own);
         }
         let now = counts();
-        let (own, last) = match account {
-            Some(Account::Folded { own, last }) if !now.is_behind(&last) => (own, last),
+        let (mut own, mut last, had_name) = match account {
+            Some(Account::Folded { own, last, had_name }) if !now.is_behind(&last) => {
+                (own, last, had_name)
+            }
             Some(Account::Folded { .. }) => Default::default(),
             Some(Account::Named { folded }) => {
                 self.n_folded += 1;
-                (now.less(&folded), now.clone())
+                (now.less(&folded), now.clone(), true)
             }
             // it had a name when it was last there, and what it counted has been shown
             None if self.missing.contains_key(&key) => {
                 self.n_folded += 1;
-                (now.clone(), now.clone())
+                (now.clone(), now.clone(), true)
             }
             None => {
                 self.n_folded += 1;
                 Default::default()
             }
         };
+        if had_name {
+            own.learn(&now, &last);
+            last.learn(&now, &last.clone());
+        }
         self.other.add_growth(&now, &last);
         let last = last.renewed(now);
-        self.accounts.insert(key, Account::Folded { own, last });
+        self.accounts.insert(key, Account::Folded { own, last, had_name });
         Shown::Folded
     }
 
@@ -245,7 +252,7 @@ impl<K: Copy + Ord> Cap<K> {
                 Some(Account::Named { folded }) => now.less(&folded),
                 Some(Account::Folded { .. }) | None => now.clone(),
             };
-            self.accounts.insert(key, Account::Folded { own, last: now });
+            self.accounts.insert(key, Account::Folded { own, last: now, had_name: true });
             self.n_folded += 1;
         }
     }
@@ -301,6 +308,20 @@ impl Counts {
         Self {
             numbers: self.numbers.iter().map(left).collect(),
             histograms: self.histograms.iter().map(left_of).collect(),
+        }
+    }
+
+    /// Takes in what of `now` was not known so far, neither here nor `before`.
+    fn learn(&mut self, now: &Self, before: &Self) {
+        for (name, n) in &now.numbers {
+            if !before.numbers.contains_key(name) {
+                self.numbers.entry(name).or_insert(*n);
+            }
+        }
+        for (name, histogram) in &now.histograms {
+            if !before.histograms.contains_key(name) {
+                self.histograms.entry(name).or_insert_with(|| histogram.clone());
+            }
         }
     }
 

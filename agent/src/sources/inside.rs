@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    ops::RangeInclusive,
     path::Path,
     sync::Arc,
     thread,
@@ -28,6 +29,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Inside {
     pub(super) sysctls: BTreeMap<&'static str, i64>,
+    pub(super) reserved_ports: Arc<[RangeInclusive<u16>]>,
     /// Its listeners that have no record so far.
     pub(super) extra: Known<Vec<ListenSocket>>,
     pub(super) udp: Known<Arc<Vec<UdpSocket>>>,
@@ -69,5 +71,6 @@ fn look_at(
     }
     let extra = dumped.map(|()| sockets).map_err(|err| SockDiagError::absent(&err));
     let udp = udp::read().map(Arc::new).map_err(|err| err.absent());
-    Ok(Inside { sysctls: sysctl::read(), extra, udp })
+    let reserved_ports = sysctl::reserved_ports();
+    Ok(Inside { sysctls: sysctl::read(), reserved_ports, extra, udp })
 }

@@ -31,6 +31,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     error::Error,
     io,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
@@ -143,6 +144,7 @@ pub struct Sources {
     /// The own namespace's, and when they were read.
     udp: Option<(Monotonic, Known<Arc<Vec<UdpSocket>>>)>,
     sysctls: Arc<BTreeMap<&'static str, i64>>,
+    reserved_ports: Arc<[RangeInclusive<u16>]>,
     passes: u64,
     /// What does not work at the moment, and why: so that each change is logged once.
     degraded: BTreeMap<&'static str, String>,
@@ -171,6 +173,7 @@ impl Sources {
             tables: Tables::new(options.table_share),
             udp: None,
             sysctls: Arc::default(),
+            reserved_ports: Arc::default(),
             passes: 0,
             degraded: BTreeMap::new(),
         };
@@ -229,6 +232,7 @@ impl Sources {
             passive_opens_after,
             netstat: netstat.map(|()| fields.into()),
             sysctls: self.sysctls.clone(),
+            reserved_ports: self.reserved_ports.clone(),
             connected,
             sockstat,
             table: Err(Absent::TooEarly),
@@ -259,7 +263,9 @@ impl Sources {
     pub fn look_closer(&mut self, on: bool) {
         if let Ok(programs) = &mut self.programs {
             let result = programs.look_closer(on);
-            let _ = self.note("closer look", result);
+            if on || result.is_err() {
+                let _ = self.note("closer look", result);
+            }
         }
     }
 
@@ -443,6 +449,7 @@ impl Sources {
     fn read_netstat(&mut self, fields: &mut Fields) -> Known<()> {
         if self.passes.is_multiple_of(SYSCTLS_EVERY) {
             self.sysctls = sysctl::read().into();
+            self.reserved_ports = sysctl::reserved_ports();
         }
         let Ok(netstat) = &mut self.netstat else { return Err(Absent::Unreadable) };
         let result = netstat.netstat(fields);

@@ -10,6 +10,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
+    ops::RangeInclusive,
     path::Path,
     sync::{Arc, mpsc},
     thread,
@@ -38,8 +39,11 @@ const MOVED_AT_ONCE: usize = 64;
 /// Namespaces that are entered in one sample.
 const ENTERED_AT_ONCE: usize = 16;
 
-/// How often each is entered.
-const ENTER_EVERY: Nanos = Nanos(60_000_000_000);
+/// How often each is entered, at most.
+const ENTER_EVERY: Nanos = Nanos(10_000_000_000);
+
+/// And how many in one sample on average: with more than forty, each is entered more seldom.
+const ENTERED_EACH_TIME: u64 = 4;
 
 /// The same where that is the only way to see its listeners.
 const DUMP_EVERY: Nanos = Nanos(1_000_000_000);
@@ -64,6 +68,7 @@ pub(super) struct Space {
     /// Of its first sample, read after the records.
     passive_opens_after: Option<u64>,
     sysctls: Arc<BTreeMap<&'static str, i64>>,
+    reserved_ports: Arc<[RangeInclusive<u16>]>,
     connected: Known<u64>,
     sockstat: Known<Sockstat>,
     udp: Known<Arc<Vec<UdpSocket>>>,
@@ -83,6 +88,7 @@ impl Default for Space {
             passive_opens: Err(Absent::Unreadable),
             passive_opens_after: None,
             sysctls: Arc::default(),
+            reserved_ports: Arc::default(),
             connected: Err(Absent::Unreadable),
             sockstat: Err(Absent::Unreadable),
             udp: Err(Absent::TooEarly),
@@ -215,7 +221,8 @@ impl Spaces {
         swept: bool,
         all: bool,
     ) -> Vec<(NetnsId, Way)> {
-        let every = if swept { ENTER_EVERY } else { DUMP_EVERY };
+        let turns = (self.spaces.len() as u64).div_ceil(ENTERED_EACH_TIME);
+        let every = if swept { ENTER_EVERY.max(Nanos(turns * 1_000_000_000)) } else { DUMP_EVERY };
         let is_due = |space: &Space| space.entered.is_none_or(|then| every <= at - then);
         let mut due: Vec<_> = self
             .spaces
@@ -233,6 +240,7 @@ impl Spaces {
         if let Some(space) = self.spaces.get_mut(&netns) {
             space.entered = Some(at);
             space.sysctls = inside.sysctls.into();
+            space.reserved_ports = inside.reserved_ports;
             space.extra = inside.extra;
             space.udp = inside.udp;
         }
@@ -342,6 +350,7 @@ impl Space {
             passive_opens_after: self.passive_opens_after,
             netstat: self.fields.clone(),
             sysctls: self.sysctls.clone(),
+            reserved_ports: self.reserved_ports.clone(),
             connected: self.connected,
             sockstat: self.sockstat,
             table: Err(Absent::TooEarly),
@@ -350,10 +359,11 @@ impl Space {
     }
 
     fn read_counters(&mut self) -> Result<(), NetstatError> {
-        let (counts, sockstat) = match self.ways.iter().find_map(Way::counters) {
-            Some(folder) => read_folder(&folder),
-            None => self.read_inside(),
-        };
+        let by_process = self.ways.iter().filter_map(Way::counters).map(|it| read_folder(&it));
+        let (counts, sockstat) = by_process
+            .into_iter()
+            .find(|(counts, _)| counts.is_ok())
+            .unwrap_or_else(|| self.read_inside());
         self.sockstat = sockstat;
         let counts = match counts {
             Ok(counts) => counts,
@@ -373,10 +383,11 @@ impl Space {
     /// Where no process is in the namespace, but a name keeps it.
     fn read_inside(&self) -> (Result<Counts, NetstatError>, Known<Sockstat>) {
         let failed = |source| (Err(NetstatError::Read { file: "net", source }), UNREADABLE);
-        let Some(way) = self.ways.first() else {
-            return failed(io::ErrorKind::NotFound.into());
-        };
-        inside(way, || read_folder(Path::new("/proc/thread-self/net"))).unwrap_or_else(failed)
+        let read = || read_folder(Path::new("/proc/thread-self/net"));
+        let mut names = self.ways.iter().filter(|way| way.counters().is_none());
+        names
+            .find_map(|way| inside(way, read).ok())
+            .unwrap_or_else(|| failed(io::ErrorKind::NotFound.into()))
     }
 
     /// Forgets the ways that lead elsewhere; whether none is left.

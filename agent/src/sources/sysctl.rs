@@ -4,10 +4,10 @@
 //! (`net_ctl_header_lookup`, net/sysctl_net.c). Out: values by short name. Cost: 50 µs.
 //! Not here: when to read them; they change rarely.
 
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, fs, ops::RangeInclusive, sync::Arc};
 
 /// Files below `/proc/sys/net`, and the names of the numbers in them.
-const FILES: [(&str, &[&str]); 10] = [
+const FILES: [(&str, &[&str]); 11] = [
     ("core/somaxconn", &["somaxconn"]),
     ("ipv4/ip_local_port_range", &["ip_local_port_range_low", "ip_local_port_range_high"]),
     ("ipv4/tcp_abort_on_overflow", &["tcp_abort_on_overflow"]),
@@ -17,6 +17,7 @@ const FILES: [(&str, &[&str]); 10] = [
     ("ipv4/tcp_max_tw_buckets", &["tcp_max_tw_buckets"]),
     ("ipv4/tcp_migrate_req", &["tcp_migrate_req"]),
     ("ipv4/tcp_syncookies", &["tcp_syncookies"]),
+    ("ipv4/tcp_timestamps", &["tcp_timestamps"]),
     ("ipv4/tcp_tw_reuse", &["tcp_tw_reuse"]),
 ];
 
@@ -29,26 +30,27 @@ pub fn read() -> BTreeMap<&'static str, i64> {
             values.extend(parse(&text, names));
         }
     }
-    if let Ok(text) = fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports")
-        && let (Some(&low), Some(&high)) =
-            (values.get("ip_local_port_range_low"), values.get("ip_local_port_range_high"))
-    {
-        values.extend(reserved(&text, low, high).map(|n| ("ip_local_reserved_ports", n)));
-    }
     values
 }
 
-/// How many ports of the range `ip_local_reserved_ports` takes out of it: a list such as
-/// `8080,9148-9150` (`proc_do_large_bitmap`, kernel/sysctl.c), in order and without overlaps.
-fn reserved(text: &str, low: i64, high: i64) -> Option<i64> {
+/// Local ports that connect(2) does not choose: `ip_local_reserved_ports`; none where that cannot be
+/// read.
+#[must_use]
+pub fn reserved_ports() -> Arc<[RangeInclusive<u16>]> {
+    let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports");
+    text.ok().and_then(|text| parse_ports(&text)).unwrap_or_default()
+}
+
+/// A list such as `8080,9148-9150` (`proc_do_large_bitmap`, kernel/sysctl.c), in order and without
+/// overlaps.
+fn parse_ports(text: &str) -> Option<Arc<[RangeInclusive<u16>]>> {
     let spans = text.trim().split(',').filter(|span| !span.is_empty());
     spans
         .map(|span| {
             let (first, last) = span.split_once('-').unwrap_or((span, span));
-            let (first, last) = (first.parse::<u16>().ok()?, last.parse::<u16>().ok()?);
-            Some((high.min(last.into()) - low.max(first.into()) + 1).max(0))
+            Some(first.parse().ok()?..=last.parse().ok()?)
         })
-        .sum()
+        .collect()
 }
 
 /// As many numbers as `names`, or nothing.
@@ -82,15 +84,13 @@ mod tests {
     }
 
     #[test]
-    fn counts_the_reserved_ports_of_the_range() {
+    fn reserved_ports_are_a_list_of_ports_and_spans() {
         #[track_caller]
-        fn check(text: &str, expected: Option<i64>) {
-            assert_eq!(reserved(text, 1_000, 1_999), expected, "{text:?}");
+        fn check(text: &str, expected: Option<&[RangeInclusive<u16>]>) {
+            assert_eq!(parse_ports(text).as_deref(), expected, "{text:?}");
         }
-        check("\n", Some(0));
-        check("1000,1500-1509\n", Some(11));
-        check("1-999,1999-65535\n", Some(1));
-        check("80,2000\n", Some(0));
+        check("\n", Some(&[]));
+        check("1000,1500-1509\n", Some(&[1000..=1000, 1500..=1509]));
         check("1000-x\n", None);
         check("70000\n", None);
     }

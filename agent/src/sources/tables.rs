@@ -1,9 +1,9 @@
 //! When each namespace's table of sockets is read.
 //!
 //! In: `sockets.rs`. Out: the newest [`TableRead`] of each namespace. Cost: reads are on a thread of
-//! their own, one at a time, and each is followed by a rest as long as keeps them all below the
-//! configured share of a core; a read that takes too long is cut off and says that it is partial. A
-//! namespace without connections is not read at all.
+//! their own, one after the other, and each round is followed by a rest as long as keeps them all below
+//! the configured share of a core; a read that takes too long is cut off and says that it is partial.
+//! A namespace without connections is not read at all.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,6 +18,7 @@ use super::{netns::Way, sockets, spaces::inside};
 use crate::{
     id::NetnsId,
     input::{Absent, Known, NamespaceSample, Table, TableRead},
+    sys::clock,
     time::{Monotonic, Nanos},
 };
 
@@ -30,7 +31,14 @@ const LONGEST: Duration = Duration::from_millis(500);
 /// Destinations that are told apart in each namespace.
 const DESTINATIONS: usize = 20;
 
-type Outcome = (NetnsId, Known<Table>, Duration);
+/// Namespaces that are read one after the other.
+const AT_ONCE: usize = 64;
+
+/// What a round of reads found, and the CPU time that it took.
+type Round = (Vec<(NetnsId, Known<Table>)>, Nanos);
+
+/// What is read of one namespace: the way there, and its listeners.
+type Due = (NetnsId, Option<Way>, BTreeSet<(IpAddr, u16)>);
 
 /// The newest reads.
 #[derive(Debug)]
@@ -38,7 +46,7 @@ pub(super) struct Tables {
     reads: BTreeMap<NetnsId, Known<Arc<TableRead>>>,
     /// When each was read, or found to be empty.
     tried: BTreeMap<NetnsId, Monotonic>,
-    reading: Option<(Monotonic, mpsc::Receiver<Outcome>)>,
+    reading: Option<(Monotonic, mpsc::Receiver<Round>)>,
     rest_until: Monotonic,
     /// Rest after a read, as a multiple of what it took; `None`: no reads.
     rest: Option<u32>,
@@ -87,9 +95,10 @@ impl Tables {
                 self.start(at, own, namespaces, way);
             }
         }
+        let otherwise = if self.rest.is_some() { Absent::TooEarly } else { Absent::SwitchedOff };
         for namespace in namespaces {
             let read = self.reads.get(&namespace.netns);
-            namespace.table = read.cloned().unwrap_or(Err(Absent::TooEarly));
+            namespace.table = read.cloned().unwrap_or(Err(otherwise));
         }
     }
 
@@ -112,27 +121,39 @@ impl Tables {
         namespaces: &[NamespaceSample],
         way: impl Fn(NetnsId) -> Option<Way>,
     ) {
-        let tried = |netns| self.tried.get(&netns).copied();
-        let is_due = |netns| tried(netns).is_none_or(|then| EVERY <= at - then);
-        let due = namespaces
+        let mut due: Vec<_> = namespaces
             .iter()
-            .filter(|namespace| is_due(namespace.netns))
-            .min_by_key(|namespace| tried(namespace.netns));
-        let Some(namespace) = due else { return };
-        let netns = namespace.netns;
-        self.tried.insert(netns, at);
-        let way = way(netns);
-        if way.is_none() && netns != own {
-            self.reads.insert(netns, Err(Absent::Unreadable));
+            .map(|namespace| (self.tried.get(&namespace.netns).copied(), namespace))
+            .filter(|(tried, _)| tried.is_none_or(|then| EVERY <= at - then))
+            .collect();
+        if due.is_empty() {
             return;
         }
-        let listeners = listeners(namespace);
+        // the longest ago first
+        due.sort_by_key(|(tried, _)| *tried);
+        let due: Vec<Due> = due
+            .into_iter()
+            .take(AT_ONCE)
+            .map(|(_, it)| (it.netns, if it.netns == own { None } else { way(it.netns) }, it))
+            .map(|(netns, way, it)| (netns, way, listeners(it)))
+            .collect();
         let (done, result) = mpsc::sync_channel(1);
         let read = move || {
-            let start = Instant::now();
-            let table = read(way.as_ref(), &listeners);
+            let (start, cpu) = (Instant::now(), clock::thread_cpu());
+            let mut found = Vec::new();
+            for (netns, way, listeners) in due {
+                let table = match way {
+                    None if netns != own => Err(Absent::Unreadable),
+                    way => read(way.as_ref(), &listeners),
+                };
+                found.push((netns, table));
+                // the others have their turn in the next round
+                if LONGEST <= start.elapsed() {
+                    break;
+                }
+            }
             // nobody waits for it any more: the agent is stopping
-            let _ = done.send((netns, table, start.elapsed()));
+            let _ = done.send((found, Nanos(clock::thread_cpu().0.saturating_sub(cpu.0))));
         };
         match thread::Builder::new().name("table".to_owned()).spawn(read) {
             Ok(_) => self.reading = Some((at, result)),
@@ -143,10 +164,14 @@ impl Tables {
     fn finish(&mut self, at: Monotonic) {
         let Some((begun, result)) = self.reading.take() else { return };
         match result.try_recv() {
-            Ok((netns, table, took)) => {
-                self.rest_until = at + Nanos::from(took.saturating_mul(self.rest.unwrap_or(0)));
-                let read = table.map(|table| Arc::new(TableRead { at: begun, table }));
-                self.reads.insert(netns, read);
+            Ok((found, Nanos(took))) => {
+                let rest = took.saturating_mul(self.rest.unwrap_or(0).into());
+                self.rest_until = at + Nanos(rest);
+                for (netns, table) in found {
+                    self.tried.insert(netns, begun);
+                    let read = table.map(|table| Arc::new(TableRead { at: begun, table }));
+                    self.reads.insert(netns, read);
+                }
             }
             Err(mpsc::TryRecvError::Empty) => self.reading = Some((begun, result)),
             Err(mpsc::TryRecvError::Disconnected) => {}

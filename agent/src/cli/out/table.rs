@@ -76,10 +76,15 @@ impl Cell {
     }
 }
 
-/// The text with control characters replaced, which could move the cursor.
+/// The text without characters that could move the cursor or turn around what follows: control
+/// characters, and those for bidirectional text (Unicode Annex 9), are replaced.
 #[must_use]
 pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    let moves = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().map(|c| if moves(c) { '\u{fffd}' } else { c }).collect()
 }
 
 impl Table {

@@ -134,6 +134,7 @@ fn sample(sockets: &[Held<'_>]) -> Sample {
         namespaces: vec![NamespaceSample {
             netns: NetnsId(9),
             is_new: false,
+            reserved_ports: Arc::default(),
             sockets: Ok(sockets.iter().map(|&(cookie, port, _)| socket(cookie, port)).collect()),
             passive_opens: Ok(0),
             passive_opens_after: None,

@@ -100,6 +100,28 @@ fn a_member_that_has_a_name_again_goes_on_where_it_stopped() {
     assert_eq!(look(91, (TROUBLE, 121), (QUIET, 14)), (vec![own(111), folded], 21));
 }
 
+#[test]
+fn what_is_unknown_when_a_name_is_lost_is_not_counted_again() {
+    let mut cap = Cap::new(1);
+    let mut look = |at, a: (Class, Option<u64>), b: Class| {
+        let rank = |class| Rank { class, traffic: 0.0 };
+        let members = [('a', rank(a.0)), ('b', rank(b))];
+        let counts = |index| match (index, a.1) {
+            (0, Some(n)) => numbers(n),
+            _ => Counts::default(),
+        };
+        let shown = cap.next(second(at), &members, counts);
+        (shown[0].clone(), cap.other().map_or(0, number))
+    };
+    assert_eq!(look(0, (QUIET, Some(100)), QUIET), (Shown::Named, 0));
+    assert_eq!(look(1, (QUIET, None), TROUBLE), (Shown::Named, 0));
+    assert_eq!(look(2, (QUIET, None), TROUBLE), (Shown::Folded, 0));
+    assert_eq!(look(3, (QUIET, Some(105)), TROUBLE), (Shown::Folded, 0));
+    assert_eq!(look(4, (QUIET, Some(107)), TROUBLE), (Shown::Folded, 2));
+    assert_eq!(look(90, (TROUBLE, Some(107)), QUIET), (Shown::Folded, 2));
+    assert_eq!(look(91, (TROUBLE, Some(108)), QUIET), (Shown::Partly(numbers(106)), 2));
+}
+
 /// One member at one scrape: whether it is there, its class, and what it counted since the last.
 type Step = (bool, usize, u64);
 

@@ -66,7 +66,7 @@ pub(super) const FAMILIES: &[Family] = &[
             name: "backlogd_sysctl_value",
             kind: Kind::Gauge,
             labels: &["netns", "name"],
-            help: "The kernel settings that explain a limit; a pair has names with _low and _high",
+            help: "The kernel settings that explain a limit; a pair has names with _low and _high. Read every ten seconds, in other namespaces more seldom where there are more than forty",
             source: "/proc/sys/net",
         },
         folds: Some((Group::Namespace, Fold::Omitted)),

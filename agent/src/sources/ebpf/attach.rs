@@ -180,7 +180,8 @@ pub(super) fn attach_syscalls(ebpf: &mut Ebpf) -> Result<(), String> {
             _ => Err("not in the object".into()),
         };
         if let Err(why) = result {
-            SYSCALLS[..i].iter().for_each(|program| detach(ebpf, program));
+            // this one, too: it may be loaded
+            SYSCALLS[..=i].iter().for_each(|program| detach(ebpf, program));
             return Err(why);
         }
     }
