@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     id::{Inode, Slot},
-    input::{HookedDrops, HostSample, SlotsSample},
+    input::{HookedDrops, HostSample, ListenSocket, SlotRecord, SlotsSample},
     time::UnixTime,
 };
 

@@ -12,10 +12,13 @@
 pub mod ebpf;
 pub mod host;
 mod inside;
+mod listen;
 mod live;
 pub mod machine;
 pub mod netns;
 pub mod netstat;
+mod others;
+mod own;
 mod owners;
 pub mod pods;
 pub mod process;
@@ -25,6 +28,7 @@ pub mod sockstat;
 mod spaces;
 pub mod sysctl;
 mod tables;
+mod turn;
 pub mod udp;
 
 use std::{
@@ -32,7 +36,7 @@ use std::{
     error::Error,
     io,
     ops::RangeInclusive,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::Instant,
 };
@@ -41,13 +45,10 @@ use thiserror::Error;
 
 use crate::{
     error,
-    id::{Cookie, Inode, NetnsId},
-    input::{
-        Absent, Hook, Known, ListenSocket, NamespaceSample, Sample, SlotsSample, Sockstat, Source,
-        Tier, UdpSocket,
-    },
+    id::{Inode, NetnsId},
+    input::{Absent, Hook, Known, NamespaceSample, Sample, SlotsSample, Source, Tier, UdpSocket},
     sources::{
-        ebpf::{Look, Programs, events::WatchError, load::LoadOptions},
+        ebpf::{Programs, events::WatchError, load::LoadOptions},
         live::{Extra, Live},
         netstat::{Fields, Netstat},
         owners::Owners,
@@ -58,12 +59,6 @@ use crate::{
     sys::{self, clock, heap},
     time::{Monotonic, Nanos},
 };
-
-/// Limits change rarely: they are read in every tenth sample.
-const SYSCTLS_EVERY: u64 = 10;
-
-/// How often the own namespace's UDP sockets are read.
-const UDP_EVERY: Nanos = Nanos(10_000_000_000);
 
 /// How to open the sources.
 #[derive(Clone, Debug, PartialEq)]
@@ -110,11 +105,6 @@ impl Default for Options {
         }
     }
 }
-
-/// Why other namespaces cannot be looked at.
-#[derive(Debug, Error)]
-#[error("other network namespaces cannot be entered (needs CAP_SYS_ADMIN and CAP_SYS_PTRACE)")]
-struct Refused(#[source] io::Error);
 
 /// Why nothing at all can be read.
 #[derive(Debug, Error)]
@@ -269,191 +259,11 @@ impl Sources {
         }
     }
 
-    /// PassiveOpens, CurrEstab, and the other fields of the same file.
-    fn read_snmp(&mut self, fields: &mut Fields) -> Known<(Known<u64>, Known<u64>)> {
-        let Ok(netstat) = &mut self.netstat else { return Err(Absent::Unreadable) };
-        let result = netstat.snmp(fields);
-        let connected = self.note("snmp", result)?.ok_or(Absent::NotOnThisKernel);
-        Ok((fields.get("PassiveOpens").copied().ok_or(Absent::NotOnThisKernel), connected))
-    }
-
-    fn read_sockstat(&mut self) -> Known<Sockstat> {
-        let result = sockstat::read(Path::new("/proc/thread-self/net"));
-        self.note("sockstat", result)
-    }
-
-    /// The own namespace's UDP sockets, now and then.
-    fn read_udp(&mut self, at: Monotonic) -> Known<Arc<Vec<UdpSocket>>> {
-        match &self.udp {
-            Some((then, sockets)) if at - *then < UDP_EVERY => sockets.clone(),
-            Some(_) | None => {
-                let result = udp::read();
-                let absent = result.as_ref().map_err(SockDiagError::absent).err();
-                let known = self.note("udp", result).map(Arc::new);
-                let known = known.map_err(|unreadable| absent.unwrap_or(unreadable));
-                self.udp.insert((at, known)).1.clone()
-            }
-        }
-    }
-
-    /// Follows the listeners from before the agent, and the connections that they have: once, right
-    /// after the programs are loaded.
-    fn adopt(&mut self) {
-        let at = clock::monotonic();
-        if let Some(spaces) = &mut self.spaces {
-            let found = spaces.find_now(self.netns, at);
-            let _ = self.note("namespaces", found);
-        }
-        let mut sockets = Vec::new();
-        let dumped = self.sock_diag.listen(&mut sockets);
-        if self.note("sock_diag", dumped).is_ok()
-            && let Ok(programs) = &mut self.programs
-        {
-            let adopted = programs.adopt(self.netns, sockets.len(), true);
-            let _ = self.note("adopt", adopted);
-        }
-        self.enter_spaces(at, &Err(Absent::TooEarly), false);
-    }
-
-    /// The counters of the other namespaces, of those whose turn it is.
-    fn read_spaces(&mut self, at: Monotonic) {
-        let Some(spaces) = &mut self.spaces else { return };
-        let active = self.programs.as_ref().map_or_else(|_| BTreeMap::new(), Programs::activity);
-        spaces.update(self.netns, at, &active);
-        spaces.read(at, &active);
-        let result = match spaces.unreadable() {
-            0 => Ok(()),
-            _ => {
-                Err("namespaces of some processes cannot be told: listeners from before the start \
-                      may be missing there (needs CAP_SYS_PTRACE, and no security module that \
-                      refuses all the same)")
-            }
-        };
-        let _ = self.note("processes", result);
-    }
-
-    fn sweep(&mut self, slots: &mut Known<SlotsSample>) -> bool {
-        let (Ok(programs), Ok(slots)) = (&mut self.programs, slots) else { return false };
-        let result = programs.sweep(slots);
-        self.note("sweep", result).unwrap_or(false)
-    }
-
-    /// The sockets of the agent's namespace that listen: as the sweep saw them, and what has no
-    /// record.
-    fn swept_sockets(
-        &mut self,
-        slots: &mut Known<SlotsSample>,
-        timer: &mut Timer,
-    ) -> Vec<ListenSocket> {
-        let mut sockets = swept(slots, self.netns);
-        let no_slot = slots.as_ref().map_or(0, |slots| slots.no_slot);
-        // without a dump those that have a record are known all the same
-        if self.extra.is_due(no_slot)
-            && let Ok(dumped) = timer.time(Source::SockDiag, || self.dump())
-        {
-            let n_listeners = dumped.len();
-            self.extra.dumped(dumped, &sockets);
-            if self.extra.any() {
-                // gives them records, if there is room
-                timer.time(Source::Ebpf, || self.look(slots, n_listeners));
-            }
-        }
-        sockets.extend(self.extra.sockets());
-        sockets.sort_unstable_by_key(|socket| socket.cookie);
-        sockets
-    }
-
-    fn dump(&mut self) -> Known<Vec<ListenSocket>> {
-        let mut sockets = Vec::new();
-        let result = self.sock_diag.listen(&mut sockets);
-        let absent = result.as_ref().map_err(SockDiagError::absent).err();
-        let known = self.note("sock_diag", result).map(|()| sockets);
-        known.map_err(|unreadable| absent.unwrap_or(unreadable))
-    }
-
-    /// Enters the other namespaces whose turn it is: for what can only be read inside, and to follow
-    /// listeners that have no record.
-    fn enter_spaces(&mut self, at: Monotonic, slots: &Known<SlotsSample>, swept: bool) {
-        let Some(spaces) = &mut self.spaces else { return };
-        let due = spaces.enter_next(at, swept, self.passes == 0);
-        if due.is_empty() {
-            return;
-        }
-        let known: BTreeSet<Cookie> = match slots {
-            Ok(slots) => slots.records.iter().map(|record| record.cookie).collect(),
-            Err(_) => BTreeSet::new(),
-        };
-        let mut refused = Ok(());
-        for (netns, inside) in inside::look(due, &mut self.programs, &known) {
-            match inside {
-                Ok(inside) => spaces.entered(netns, at, inside),
-                Err(err) => {
-                    if err.kind() == io::ErrorKind::PermissionDenied {
-                        refused = Err(Refused(err));
-                    }
-                    spaces.lost(netns, at);
-                }
-            }
-        }
-        let _ = self.note("namespaces", refused);
-    }
-
-    /// The agent's own namespace, and the others as they were last read.
-    fn namespaces(
-        &mut self,
-        own: NamespaceSample,
-        slots: &Known<SlotsSample>,
-        swept: bool,
-    ) -> Vec<NamespaceSample> {
-        let mut all = vec![own];
-        let Some(spaces) = &mut self.spaces else { return all };
-        let records = slots.as_ref().map_or(&[][..], |slots| &slots.records);
-        all.extend(spaces.samples(records, swept));
-        all.sort_unstable_by_key(|namespace| namespace.netns);
-        all
-    }
-
     fn read_slots(&mut self) -> Known<SlotsSample> {
         match &mut self.programs {
             Ok(programs) => Ok(programs.read()),
             Err(absent) => Err(*absent),
         }
-    }
-
-    /// The sockets that listen: as the iterator saw them, or a dump.
-    fn read_sockets(
-        &mut self,
-        slots: &mut Known<SlotsSample>,
-        timer: &mut Timer,
-    ) -> Known<Vec<ListenSocket>> {
-        let no_slot = slots.as_ref().map_or(0, |slots| slots.no_slot);
-        if self.live.is_trusted(no_slot) {
-            let look = timer.time(Source::Ebpf, || self.look(slots, self.live.len()));
-            if let Some(sockets) = look.and_then(|look| self.live.seen_again(&look)) {
-                return Ok(sockets);
-            }
-        }
-        let sockets = timer.time(Source::SockDiag, || self.dump());
-        self.live.dumped(sockets.as_deref().unwrap_or_default());
-        // for the SYN queues, and for listeners that have no slot so far
-        timer.time(Source::Ebpf, || self.look(slots, self.live.len()));
-        sockets
-    }
-
-    fn look(&mut self, slots: &mut Known<SlotsSample>, n_listeners: usize) -> Option<Look> {
-        let (Ok(programs), Ok(slots)) = (&mut self.programs, slots) else { return None };
-        let result = programs.look(slots, self.netns, n_listeners);
-        self.note("iterator", result).ok().flatten()
-    }
-
-    fn read_netstat(&mut self, fields: &mut Fields) -> Known<()> {
-        if self.passes.is_multiple_of(SYSCTLS_EVERY) {
-            self.sysctls = sysctl::read().into();
-            self.reserved_ports = sysctl::reserved_ports();
-        }
-        let Ok(netstat) = &mut self.netstat else { return Err(Absent::Unreadable) };
-        let result = netstat.netstat(fields);
-        self.note("netstat", result)
     }
 
     fn read_owners(&mut self, at: Monotonic, namespaces: &[NamespaceSample]) {
@@ -502,12 +312,6 @@ impl Sources {
             }
         }
     }
-}
-
-/// The listeners of a namespace, as the sweep saw them.
-fn swept(slots: &Known<SlotsSample>, netns: NetnsId) -> Vec<ListenSocket> {
-    let records = slots.as_ref().map_or(&[][..], |slots| &slots.records);
-    records.iter().filter(|record| record.netns == netns).filter_map(|record| record.live).collect()
 }
 
 /// Loads the programs, or says on one line what is missing and what that costs.

@@ -23,21 +23,13 @@ use super::{
     netns::{self, Found, Way},
     netstat::{self, Counts, Fields, NetstatError},
     sockstat,
+    turn::{Reading, to_enter, to_read},
 };
 use crate::{
     id::{Cookie, NetnsId},
     input::{Absent, Known, ListenSocket, NamespaceSample, SlotRecord, Sockstat, UdpSocket},
     time::{Monotonic, Nanos},
 };
-
-/// Each namespace's counters are read at least once in so many samples.
-const ROUND: usize = 30;
-
-/// Namespaces that are read in one sample since their listeners moved; others wait for the next.
-const MOVED_AT_ONCE: usize = 64;
-
-/// Namespaces that are entered in one sample.
-const ENTERED_AT_ONCE: usize = 16;
 
 /// How often each is entered, at most.
 const ENTER_EVERY: Nanos = Nanos(10_000_000_000);
@@ -75,6 +67,8 @@ pub(super) struct Space {
     /// Listeners that had no record when it was last entered.
     extra: Known<Vec<ListenSocket>>,
     read: Option<Monotonic>,
+    /// Whether that was the first time.
+    is_first: bool,
     entered: Option<Monotonic>,
     activity: u64,
 }
@@ -94,6 +88,7 @@ impl Default for Space {
             udp: Err(Absent::TooEarly),
             extra: Ok(Vec::new()),
             read: None,
+            is_first: false,
             entered: None,
             activity: 0,
         }
@@ -166,6 +161,7 @@ impl Spaces {
         for netns in self.due(active) {
             let Some(space) = self.spaces.get_mut(&netns) else { continue };
             space.activity = active.get(&netns).map_or(0, |activity| activity.sum);
+            space.is_first = space.read.is_none();
             space.read = Some(at);
             if let Err(err) = space.read_counters() {
                 tracing::debug!(%netns, error = %err, "counters not read");
@@ -178,7 +174,7 @@ impl Spaces {
     pub(super) fn read_again(&mut self, at: Monotonic) {
         for space in self.spaces.values_mut() {
             space.passive_opens_after = None;
-            if space.read == Some(at) && space.entered.is_none() {
+            if space.read == Some(at) && space.is_first {
                 let folder = space.ways.iter().find_map(Way::counters);
                 let read = folder.and_then(|folder| netstat::read(&folder).ok());
                 space.passive_opens_after =
@@ -187,30 +183,18 @@ impl Spaces {
         }
     }
 
-    /// Whose counters are to be read: those that moved, and the ones that were not read for longest.
+    /// Whose counters are to be read.
     fn due(&self, active: &BTreeMap<NetnsId, Activity>) -> Vec<NetnsId> {
         let has_moved = |netns: NetnsId, space: &Space| {
             active.get(&netns).is_some_and(|activity| activity.sum != space.activity)
         };
-        let mut all: Vec<(Option<Monotonic>, bool, NetnsId)> = self
-            .iter()
-            .filter(|(_, space)| !space.ways.is_empty())
-            .map(|(netns, space)| (space.read, has_moved(netns, space), netns))
-            .collect();
-        // those that were never read first
-        all.sort_unstable();
-        let moved = all.iter().filter(|(read, moved, _)| *moved && read.is_some());
-        let others = all.iter().filter(|(read, moved, _)| !*moved || read.is_none());
-        let turn = all.len().div_ceil(ROUND);
-        let new = all.iter().take_while(|(read, ..)| read.is_none()).count();
-        // those from before the agent at once: what moves from here on counts
-        let is_start = new == all.len();
-        let most = if is_start { usize::MAX } else { MOVED_AT_ONCE };
-        moved
-            .take(most)
-            .chain(others.take(turn.max(new.min(most))))
-            .map(|(.., netns)| *netns)
-            .collect()
+        let reachable = self.iter().filter(|(_, space)| !space.ways.is_empty());
+        let reading = |(netns, space): (NetnsId, &Space)| Reading {
+            read: space.read,
+            has_moved: has_moved(netns, space),
+            netns,
+        };
+        to_read(reachable.map(reading).collect())
     }
 
     /// Those whose turn it is to be entered, and the way to do so; `all` of them at the start. Where
@@ -224,15 +208,11 @@ impl Spaces {
         let turns = (self.spaces.len() as u64).div_ceil(ENTERED_EACH_TIME);
         let every = if swept { ENTER_EVERY.max(Nanos(turns * 1_000_000_000)) } else { DUMP_EVERY };
         let is_due = |space: &Space| space.entered.is_none_or(|then| every <= at - then);
-        let mut due: Vec<_> = self
-            .spaces
-            .iter()
-            .filter(|(_, space)| is_due(space))
-            .filter_map(|(netns, space)| Some((space.entered, *netns, space.ways.first()?.clone())))
-            .collect();
-        due.sort_unstable();
-        due.truncate(if all { usize::MAX } else { ENTERED_AT_ONCE });
-        due.into_iter().map(|(_, netns, way)| (netns, way)).collect()
+        let due = self.spaces.iter().filter(|(_, space)| is_due(space));
+        let due = due.filter_map(|(netns, space)| {
+            Some((space.entered, *netns, space.ways.first()?.clone()))
+        });
+        to_enter(due.collect(), all)
     }
 
     /// Takes in what was found inside.

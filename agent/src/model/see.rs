@@ -1,0 +1,148 @@
+//! What one sample tells of each namespace's sockets, and what that adds to their listeners.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::{
+    ByCookie, Model,
+    drops::{self, Claims},
+    listener::Span,
+    namespace::NamespaceState,
+    socket::{Sight, Socket, Step},
+};
+use crate::{
+    id::{Cookie, ListenerKey, NetnsId},
+    input::{Absent, ListenSocket, NamespaceSample, Sample, SlotRecord, SlotsSample, Tier},
+    time::Monotonic,
+};
+
+/// The records of a sample, by namespace.
+pub(super) type Records<'a> = HashMap<NetnsId, Vec<&'a SlotRecord>>;
+
+pub(super) fn by_namespace(sample: &Sample) -> Records<'_> {
+    let mut records = Records::new();
+    for record in sample.slots.iter().flat_map(|slots| &slots.records) {
+        records.entry(record.netns).or_default().push(record);
+    }
+    records
+}
+
+impl Model {
+    /// Sockets of one namespace: what each did, and its part of the listen drops.
+    pub(super) fn see_namespace(
+        &mut self,
+        namespace: &NamespaceSample,
+        records: &[&SlotRecord],
+        at: Monotonic,
+    ) {
+        let first = !self.namespaces.contains_key(&namespace.netns) && !namespace.is_new;
+        let state = self.namespaces.entry(namespace.netns).or_insert_with_key(|netns| {
+            NamespaceState::after(self.ended.remove(netns).unwrap_or_default())
+        });
+        let Ok(sockets) = &namespace.sockets else {
+            // nobody knows who listens; but who is gone for good is in this sample for the last time
+            let dead = records.iter().filter(|record| record.final_drops.is_some());
+            let records: Vec<&SlotRecord> = dead.copied().collect();
+            let of = Of::Records;
+            let seen =
+                Seen { of, sockets: &[], records: &records, first, moved: None, syn_queue_full: 0 };
+            return self.see_sockets(namespace.netns, &seen, at);
+        };
+        let moved = state.listen_drops(namespace);
+        let syn_queue_full = state.syn_queue_drops(namespace);
+        let seen = Seen { of: Of::All, sockets, records, first, moved, syn_queue_full };
+        self.see_sockets(namespace.netns, &seen, at);
+    }
+
+    /// Namespaces that are in the sample no more: nothing listens there.
+    pub(super) fn see_gone(&mut self, sample: &Sample, records: &Records<'_>) {
+        let present: BTreeSet<NetnsId> = sample.namespaces.iter().map(|it| it.netns).collect();
+        let known = self.namespaces.keys().chain(records.keys()).copied();
+        let gone: BTreeSet<NetnsId> = known.filter(|netns| !present.contains(netns)).collect();
+        for netns in gone {
+            self.namespaces.entry(netns).or_default();
+            let records = records.get(&netns).map_or(&[][..], Vec::as_slice);
+            let (of, sockets, first) = (Of::All, &[][..], false);
+            let seen = Seen { of, sockets, records, first, moved: Some(0), syn_queue_full: 0 };
+            self.see_sockets(netns, &seen, sample.at);
+        }
+    }
+
+    fn see_sockets(&mut self, netns: NetnsId, seen: &Seen<'_>, at: Monotonic) {
+        let Some(state) = self.namespaces.get_mut(&netns) else { return };
+        let live: ByCookie<ListenSocket> =
+            seen.sockets.iter().map(|socket| (socket.cookie, *socket)).collect();
+        let records: ByCookie<SlotRecord> =
+            seen.records.iter().map(|record| (record.cookie, **record)).collect();
+        for cookie in live.keys().chain(records.keys()) {
+            state.sockets.entry(*cookie).or_insert_with(Socket::default);
+        }
+        let mut steps: Vec<(ListenerKey, Cookie, Step)> = Vec::with_capacity(state.sockets.len());
+        let is_seen = |cookie: &Cookie| matches!(seen.of, Of::All) || records.contains_key(cookie);
+        for (cookie, socket) in state.sockets.iter_mut().filter(|(cookie, _)| is_seen(cookie)) {
+            let step = socket.see(Sight {
+                at,
+                netns,
+                live: live.get(cookie).copied(),
+                record: records.get(cookie).copied(),
+                first: seen.first,
+                stalled_after: self.settings.stalled_after.into(),
+            });
+            state.handshakes += step.handshakes;
+            steps.extend(socket.key.map(|key| (key, *cookie, step)));
+        }
+        let claims: Vec<Claims> = steps.iter().map(|(.., step)| step.claims).collect();
+        let mut shares = state.allowance.share(seen.moved.unwrap_or(0), &claims);
+        if self.hooks.iter().any(|hook| hook.event == "syn_drop" && hook.tier < Tier::Sampled) {
+            drops::name_syn_queue_full(&mut shares, seen.syn_queue_full);
+        }
+        for ((key, cookie, step), (share, unpaid)) in steps.iter().zip(shares) {
+            if let Some(socket) = state.sockets.get_mut(cookie) {
+                socket.settle(unpaid);
+            }
+            let listener = self.listeners.entry(*key).or_default();
+            listener.add(step, at);
+            listener.add_drops(match step.drops_absent {
+                Some(absent) => Err(absent),
+                None => seen.moved.map(|_| share).ok_or(Absent::Unreadable),
+            });
+        }
+    }
+
+    /// How long connections waited and lived, for the listeners of the records.
+    pub(super) fn add_durations(&mut self, slots: &SlotsSample) {
+        let grown = slots.waits.iter().map(|(cookie, more)| (cookie, more, Span::Wait));
+        let durations = slots.durations.iter();
+        let grown = grown.chain(durations.map(|(cookie, more)| (cookie, more, Span::Open)));
+        let netns: ByCookie<NetnsId> =
+            slots.records.iter().map(|record| (record.cookie, record.netns)).collect();
+        for (cookie, more, span) in grown {
+            let state = netns.get(cookie).and_then(|netns| self.namespaces.get(netns));
+            let key = state.and_then(|state| state.sockets.get(cookie)?.key);
+            if let Some(listener) = key.and_then(|key| self.listeners.get_mut(&key)) {
+                listener.add_durations(more, span);
+            }
+        }
+    }
+}
+
+/// Of which sockets a sample tells something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Of {
+    /// Of all: what it does not show listens no more.
+    All,
+    /// Of those that have a record in it.
+    Records,
+}
+
+/// What a sample shows of one namespace.
+struct Seen<'a> {
+    of: Of,
+    sockets: &'a [ListenSocket],
+    records: &'a [&'a SlotRecord],
+    /// Whether the namespace was in no sample before.
+    first: bool,
+    /// How far ListenDrops moved; `None` when it cannot be told.
+    moved: Option<u64>,
+    /// How far TCPReqQFullDrop moved.
+    syn_queue_full: u64,
+}
