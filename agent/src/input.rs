@@ -455,6 +455,23 @@ pub struct ProcessSample {
     pub open_fds: Known<u64>,
     /// Soft limit of descriptors; `u64::MAX` is unlimited.
     pub max_fds: Known<u64>,
+    /// What they are; looked at, now and then, from half of the limit on.
+    pub fd_kinds: Option<FdKinds>,
+}
+
+/// The descriptors of a process, by what they refer to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FdKinds {
+    /// Sockets.
+    pub sockets: u64,
+    /// Pipes.
+    pub pipes: u64,
+    /// Files, directories and devices.
+    pub files: u64,
+    /// What has no name: epoll, eventfd, timers and the like.
+    pub others: u64,
+    /// Whether there are more than were looked at.
+    pub is_partial: bool,
 }
 
 /// Where a process belongs, as far as its cgroup tells. What is not known is `None`.

@@ -100,9 +100,26 @@ pub struct Process {
     pub max_fds: Option<u64>,
     /// Time until no descriptor is left, as they grow; null while they do not grow.
     pub fds_exhausted_in_seconds: Option<f64>,
+    /// What they are; null below half of the limit.
+    pub fd_kinds: Option<FdKinds>,
     /// Why fields are null.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub absent: AbsentFields,
+}
+
+/// Descriptors by what they refer to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FdKinds {
+    /// Sockets.
+    pub sockets: u64,
+    /// Pipes.
+    pub pipes: u64,
+    /// Files, directories and devices.
+    pub files: u64,
+    /// What has no name: epoll, eventfd, timers and the like.
+    pub others: u64,
+    /// Whether there are more than were looked at.
+    pub partial: bool,
 }
 
 /// Host totals.
@@ -303,8 +320,16 @@ impl Process {
             open_fds: known(&mut absent, "open_fds", process.and_then(|p| p.now.open_fds)),
             max_fds: known(&mut absent, "max_fds", process.and_then(|p| p.now.max_fds)),
             fds_exhausted_in_seconds: known(&mut absent, "fds_exhausted_in_seconds", exhausted_in),
+            fd_kinds: process.ok().and_then(|p| p.now.fd_kinds).map(FdKinds::new),
             absent,
         }
+    }
+}
+
+impl FdKinds {
+    fn new(kinds: input::FdKinds) -> Self {
+        let input::FdKinds { sockets, pipes, files, others, is_partial: partial } = kinds;
+        Self { sockets, pipes, files, others, partial }
     }
 }
 

@@ -23,11 +23,14 @@ use rustix::{
 
 use crate::{
     id::{Inode, Pid},
-    input::{Absent, Known, ProcessSample},
+    input::{Absent, FdKinds, Known, ProcessSample},
 };
 
 /// Descriptors counted one by one at most, where the kernel does not tell their number.
 const MAX_COUNTED: u64 = 16_384;
+
+/// Descriptors whose kind is looked at, at most: 10 ms.
+const MAX_LOOKED_AT: u64 = 4_096;
 
 /// The processes that hold the wanted sockets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -131,7 +134,10 @@ fn socket(target: &[u8]) -> Option<Inode> {
 pub fn read(pid: Pid) -> Known<ProcessSample> {
     let comm = comm(pid)?;
     let workload = Arc::default();
-    Ok(ProcessSample { comm, workload, open_fds: open_fds(pid), max_fds: max_fds(pid) })
+    let (open_fds, max_fds) = (open_fds(pid), max_fds(pid));
+    let is_half_full = open_fds.is_ok_and(|open| max_fds.is_ok_and(|max| max / 2 <= open));
+    let fd_kinds = if is_half_full { fd_kinds(pid).ok() } else { None };
+    Ok(ProcessSample { comm, workload, open_fds, max_fds, fd_kinds })
 }
 
 /// A process's name. Needs no privilege.
@@ -172,6 +178,51 @@ fn count(path: &str) -> Known<u64> {
         }
     }
     Ok(n_fds)
+}
+
+/// What the descriptors of a process refer to, of the first 4,096.
+///
+/// # Errors
+/// `Unreadable` when it has ended; `NotPermitted` for other users' processes.
+pub fn fd_kinds(pid: Pid) -> Known<FdKinds> {
+    let absent = |errno: Errno| absent(&errno.into());
+    let dir = open_dir(CWD, &format!("/proc/{pid}/fd")).map_err(absent)?;
+    let mut buffer = Vec::with_capacity(32 * 1024);
+    let mut entries = RawDir::new(&dir, buffer.spare_capacity_mut());
+    let mut kinds = FdKinds::default();
+    let mut n_fds = 0;
+    while let Some(entry) = entries.next() {
+        let entry = entry.map_err(absent)?;
+        if digits(entry.file_name()).is_none() {
+            continue;
+        }
+        if n_fds == MAX_LOOKED_AT {
+            kinds.is_partial = true;
+            break;
+        }
+        n_fds += 1;
+        let mut target = [MaybeUninit::uninit(); 40];
+        match readlinkat_raw(&dir, entry.file_name(), &mut target) {
+            Ok((target, _)) => kinds.add(target),
+            // the descriptor was closed meanwhile
+            Err(Errno::NOENT) => {}
+            Err(errno) => return Err(absent(errno)),
+        }
+    }
+    Ok(kinds)
+}
+
+impl FdKinds {
+    /// By the name of what it refers to: a path, or its kind (`d_path`, fs/d_path.c).
+    fn add(&mut self, target: &[u8]) {
+        let kind = match target {
+            [b'/', ..] => &mut self.files,
+            _ if target.starts_with(b"socket:[") => &mut self.sockets,
+            _ if target.starts_with(b"pipe:[") => &mut self.pipes,
+            _ => &mut self.others,
+        };
+        *kind += 1;
+    }
 }
 
 /// The soft limit of a process's descriptors, `RLIMIT_NOFILE`; `u64::MAX` is unlimited.
@@ -241,6 +292,25 @@ mod tests {
 
     fn me() -> Pid {
         Pid(std::process::id())
+    }
+
+    #[test]
+    fn kinds_of_descriptors_are_told_by_their_names() {
+        let mut kinds = FdKinds::default();
+        for target in
+            ["/dev/null", "/tmp/x (deleted)", "socket:[7]", "pipe:[8]", "anon_inode:[eventpoll]"]
+        {
+            kinds.add(target.as_bytes());
+        }
+        let expected = FdKinds { sockets: 1, pipes: 1, files: 2, others: 1, is_partial: false };
+        assert_eq!(expected, kinds);
+        let pid = Pid(std::process::id());
+        let before = fd_kinds(pid).unwrap();
+        let held: Vec<_> = (0..50).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let after = fd_kinds(pid).unwrap();
+        // other tests of this process have sockets of their own
+        assert!(before.sockets + 30 <= after.sockets, "{before:?} {after:?}");
+        drop(held);
     }
 
     #[test]

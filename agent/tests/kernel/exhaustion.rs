@@ -94,6 +94,11 @@ fn descriptors_are_those_of_proc_and_their_end_is_foreseen() {
             thread::sleep(Duration::from_millis(100));
         }
         let end = Instant::now();
+        // what leaks: /dev/null
+        agent.until("what they are", |snapshot| {
+            let kinds = snapshot.processes.get(&Pid(pid)).and_then(|it| it.now.fd_kinds);
+            kinds.is_some_and(|it| it.sockets < 10 && FILES - 20 < it.files && !it.is_partial)
+        });
         assert!(5 < foreseen.len(), "{foreseen:?}");
         let mut errors: Vec<f64> = foreseen
             .into_iter()

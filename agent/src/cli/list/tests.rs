@@ -27,6 +27,7 @@ fn listener(address: &str, comm: &str, pid: u32) -> Listener {
             open_fds: Some(12),
             max_fds: Some(1024),
             fds_exhausted_in_seconds: None,
+            fd_kinds: None,
             absent: BTreeMap::new(),
         }],
         sockets: 1,

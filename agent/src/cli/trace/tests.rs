@@ -124,6 +124,7 @@ fn sample(sockets: &[Held<'_>]) -> Sample {
                 workload: Arc::default(),
                 open_fds: unknown,
                 max_fds: unknown,
+                fd_kinds: None,
             };
             (Pid(pid), process)
         }));
