@@ -75,6 +75,21 @@ impl Claim {
 }
 
 impl Claims {
+    /// All of it, for a sample that can pay.
+    pub(super) fn whole(&self) -> Claim {
+        let (old, new) = (&self.old, &self.new);
+        Claim {
+            hooked: HookedDrops {
+                full_syn: old.hooked.full_syn + new.hooked.full_syn,
+                full_ack: old.hooked.full_ack + new.hooked.full_ack,
+                syn_queue_full: old.hooked.syn_queue_full + new.hooked.syn_queue_full,
+            },
+            moved: old.moved + new.moved,
+            stale: old.stale + new.stale,
+            ahead: old.ahead + new.ahead,
+        }
+    }
+
     /// What is left for the next sample.
     fn unpaid(&self) -> Claim {
         Claim { stale: self.old.moved + self.old.stale, ..self.new }

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::{
     ByCookie, Model,
-    drops::{self, Claims},
+    drops::{self, Claims, Share},
     listener::Span,
     namespace::NamespaceState,
     socket::{Sight, Socket, Step},
@@ -91,7 +91,11 @@ impl Model {
             steps.extend(socket.key.map(|key| (key, *cookie, step)));
         }
         let claims: Vec<Claims> = steps.iter().map(|(.., step)| step.claims).collect();
-        let mut shares = state.allowance.share(seen.moved.unwrap_or(0), &claims);
+        let mut shares = match seen.moved {
+            Some(moved) => state.allowance.share(moved, &claims),
+            // nobody knows so far whether what was seen is in ListenDrops
+            None => claims.iter().map(|it| (Share::default(), it.whole())).collect(),
+        };
         if self.hooks.iter().any(|hook| hook.event == "syn_drop" && hook.tier < Tier::Sampled) {
             drops::name_syn_queue_full(&mut shares, seen.syn_queue_full);
         }

@@ -24,6 +24,8 @@ struct World {
     records: Known<Vec<SlotRecord>>,
     /// Whether the dump fails.
     unreadable: bool,
+    /// Nor its counters.
+    uncounted: bool,
 }
 
 impl World {
@@ -44,6 +46,7 @@ impl World {
             sockets: Vec::new(),
             records: Ok(Vec::new()),
             unreadable: false,
+            uncounted: false,
         }
     }
 
@@ -140,7 +143,7 @@ impl World {
                 },
                 passive_opens: Ok(self.passive_opens),
                 passive_opens_after: None,
-                netstat: Ok(netstat),
+                netstat: if self.uncounted { Err(Absent::Unreadable) } else { Ok(netstat) },
                 sysctls: Arc::default(),
                 connected: Err(Absent::Unreadable),
                 sockstat: Err(Absent::Unreadable),
@@ -516,4 +519,20 @@ fn the_last_state_of_a_listener_counts_also_where_the_others_cannot_be_read() {
     assert_eq!(Ok(3), at(&snapshot, 80).counters.aborted_listener_closed);
     assert_eq!([3, 0], flow(at(&snapshot, 80))[..2]);
     assert_eq!([2, 0], flow(at(&snapshot, 81))[..2]);
+}
+
+#[test]
+fn drops_that_hooks_saw_before_the_counters_could_be_read_are_counted_then() {
+    let mut world = World::new();
+    world.listen(1, 80, 5);
+    world.look();
+    world.uncounted = true;
+    world.record(1).drops.full_syn = 4;
+    world.socket(1).drops = Ok(4);
+    for _ in 0..3 {
+        assert_eq!(Err(Absent::Unreadable), at(&world.look(), 80).counters.drops);
+    }
+    world.listen_drops = 4;
+    world.uncounted = false;
+    assert_eq!(Ok(4), at(&world.look(), 80).counters.drops);
 }
