@@ -43,7 +43,7 @@ use crate::{
 
 /// Listeners that are gone and no longer shown, of which the counters are kept in case they
 /// return: the oldest go first.
-const MAX_GONE: usize = 16_384;
+const MAX_GONE: usize = 4_096;
 
 /// Namespaces that are gone, of which the counters are kept in case their number is given again.
 const MAX_ENDED: usize = 1_024;

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Keys that are remembered while nobody is bound there.
-const MAX_KEYS: usize = 16_384;
+const MAX_KEYS: usize = 4_096;
 
 /// What is kept.
 #[derive(Clone, Debug, Default)]
