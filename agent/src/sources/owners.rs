@@ -19,7 +19,7 @@ use crate::{
     input::{Absent, Known, ProcessSample},
     sources::{
         pods::Pods,
-        process::{self, OwnersFound, ProcessError},
+        process::{self, Held, OwnersFound, Pass, ProcessError},
     },
     time::{Monotonic, Nanos},
 };
@@ -32,6 +32,10 @@ const REST: u32 = 20;
 
 /// The same before a pass for listeners whose owners are known.
 const LONG_REST: u32 = 100;
+
+/// After so many passes over what has changed, one looks at all: a process can close one descriptor and
+/// get another.
+const FULL_EVERY: u32 = 7;
 
 /// Such a pass comes no sooner than this after the one before.
 const AGAIN: Nanos = Nanos(1_500_000_000);
@@ -51,8 +55,8 @@ const PATIENCE: Duration = Duration::from_millis(5);
 /// The same for the first sample, so that series start with the name of their owner.
 const FIRST_PATIENCE: Duration = Duration::from_secs(2);
 
-/// A pass that is under way, or done.
-type Pass = (Result<OwnersFound, ProcessError>, Duration);
+/// What a pass found, what each process held then, and how long it took.
+type Looked = (Result<OwnersFound, ProcessError>, Held, Duration);
 
 /// What is known of owners.
 #[derive(Debug)]
@@ -69,7 +73,11 @@ pub(super) struct Owners {
     looked: BTreeSet<Inode>,
     rest_until: Monotonic,
     long_rest_until: Monotonic,
-    looking: Option<(BTreeSet<Inode>, mpsc::Receiver<Pass>)>,
+    /// What each process held in the last pass.
+    held: Held,
+    /// Passes since the last one over all descriptors.
+    short_passes: u32,
+    looking: Option<(BTreeSet<Inode>, mpsc::Receiver<Looked>)>,
     /// The pid that was read last; the next sample goes on behind it.
     cursor: Option<Pid>,
     /// Processes whose descriptors may not be listed, in the last pass.
@@ -89,6 +97,8 @@ impl Owners {
             looked: BTreeSet::new(),
             rest_until: Monotonic::default(),
             long_rest_until: Monotonic::default(),
+            held: Held::default(),
+            short_passes: 0,
             looking: None,
             cursor: None,
             unreadable: 0,
@@ -115,7 +125,9 @@ impl Owners {
         };
         let is_wanted = self.rest_until <= at && self.wanted.values().any(|&from| from <= at);
         if self.looking.is_none() && (is_wanted || self.long_rest_until <= at) {
-            self.start_looking(listening.clone());
+            let is_full = is_wanted || FULL_EVERY <= self.short_passes;
+            self.short_passes = if is_full { 0 } else { self.short_passes + 1 };
+            self.start_looking(listening.clone(), if is_full { Pass::Full } else { Pass::Changed });
         }
         self.finish_looking(at, patience);
         self.known.clone_from(listening);
@@ -140,14 +152,15 @@ impl Owners {
         self.unreadable
     }
 
-    fn start_looking(&mut self, due: BTreeSet<Inode>) {
+    fn start_looking(&mut self, due: BTreeSet<Inode>, pass: Pass) {
+        let mut held = std::mem::take(&mut self.held);
         let (done, result) = mpsc::sync_channel(1);
         let wanted = due.clone();
         let look = move || {
             let start = Instant::now();
-            let found = process::owners(&wanted);
+            let found = process::owners(&wanted, pass, &mut held);
             // nobody waits for it any more: the agent is stopping
-            let _ = done.send((found, start.elapsed()));
+            let _ = done.send((found, held, start.elapsed()));
         };
         match thread::Builder::new().name("owners".to_owned()).spawn(look) {
             Ok(_) => self.looking = Some((due, result)),
@@ -157,11 +170,12 @@ impl Owners {
 
     fn finish_looking(&mut self, at: Monotonic, patience: Duration) {
         let Some((due, result)) = self.looking.take() else { return };
-        let (found, took) = match result.recv_timeout(patience) {
-            Ok(pass) => pass,
+        let (found, held, took) = match result.recv_timeout(patience) {
+            Ok(looked) => looked,
             Err(mpsc::RecvTimeoutError::Timeout) => return self.looking = Some((due, result)),
             Err(mpsc::RecvTimeoutError::Disconnected) => return,
         };
+        self.held = held;
         self.rest_until = at + Nanos::from(took.saturating_mul(REST));
         self.long_rest_until = at + AGAIN.max(took.saturating_mul(LONG_REST).into());
         let found = match found {

@@ -306,6 +306,7 @@ mod tests {
     use rustix::net::{AddressFamily, SocketType, bind, listen, socket, sockopt};
 
     use super::*;
+    use crate::sources::process::{Held, Pass, owners};
 
     /// A socket that listens on a free port of `addr`, and its row.
     fn listener(addr: &str, backlog: i32, v6only: bool) -> (std::net::TcpListener, SocketAddr) {
@@ -334,7 +335,8 @@ mod tests {
         let socket = row(addr).unwrap();
         assert_eq!((socket.length, socket.limit, socket.drops), (0, 5, Ok(0)));
         assert_eq!(socket.cookie, Cookie(sockopt::socket_cookie(&listener).unwrap()));
-        let owners = crate::sources::process::owners(&[socket.inode].into()).unwrap().owners;
+        let (wanted, mut held) = ([socket.inode].into(), Held::default());
+        let owners = owners(&wanted, Pass::Full, &mut held).unwrap().owners;
         assert_eq!(owners[&socket.inode], [crate::id::Pid(std::process::id())]);
 
         let _clients: Vec<_> = (0..3).map(|_| TcpStream::connect(addr).unwrap()).collect();
