@@ -19,6 +19,7 @@ use crate::{
     child::{self, Coding, Running},
     load::thread_cpu,
     report::{Goal, Report, median},
+    sample::node_exporter,
 };
 
 const NAMESPACES: usize = 250;
@@ -29,7 +30,6 @@ const BUSY: usize = 10;
 const PER_SECOND: u32 = 100;
 /// The agent looks once a second.
 const SPAN: Duration = Duration::from_secs(30);
-const EXPORTER: &str = "127.0.0.1:9100";
 
 pub(crate) fn run(agent: &Path, exporter: &Path) -> Result<Report> {
     let mut report = Report::new("host");
@@ -42,7 +42,7 @@ pub(crate) fn run(agent: &Path, exporter: &Path) -> Result<Report> {
     let per_namespace = per_namespace(&spaces)?;
     let how = "a netlink socket, LISTEN dump, netstat, snmp and sockstat in each; median of 5";
     report.row("one pass per namespace", Goal::None, per_namespace, "ms", how);
-    let exporter = node_exporter(exporter)?;
+    let exporter = node_exporter(exporter, &["tcpstat", "netstat", "sockstat"])?;
     let how =
         "tcpstat, netstat, sockstat: one namespace alone; CPU clock of the process, mean of 20";
     report.row("node_exporter, a scrape", Goal::None, exporter, "ms", how);
@@ -110,27 +110,6 @@ fn per_namespace(spaces: &[Running]) -> Result<f64> {
     let all = || (0..5).map(|_| pass()).collect::<Result<Vec<f64>>>();
     let took = thread::scope(|scope| scope.spawn(all).join().ok()).context("a pass")??;
     Ok(median(&took))
-}
-
-fn node_exporter(program: &Path) -> Result<f64> {
-    const SCRAPES: u32 = 20;
-    let words = [
-        "--collector.disable-defaults",
-        "--collector.tcpstat",
-        "--collector.netstat",
-        "--collector.sockstat",
-        "--web.disable-exporter-metrics",
-        "--log.level=error",
-        &format!("--web.listen-address={EXPORTER}"),
-    ];
-    let addr = EXPORTER.parse()?;
-    let running = Running::server(program, words, addr, "/")?;
-    child::get(addr, "/metrics", Coding::Plain)?;
-    let before = running.cpu()?;
-    for _ in 0..SCRAPES {
-        child::get(addr, "/metrics", Coding::Plain)?;
-    }
-    Ok(running.cpu()?.saturating_sub(before).as_secs_f64() * 1e3 / f64::from(SCRAPES))
 }
 
 fn ss() -> Result<f64> {

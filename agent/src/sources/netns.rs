@@ -6,11 +6,7 @@
 //! Not here: threads that left their process's namespace, but for the one that is asked about.
 
 use std::{
-    collections::BTreeMap,
-    fmt::Write as _,
-    fs, io,
-    os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
+    collections::BTreeMap, fmt::Write as _, fs, io, os::unix::fs::MetadataExt as _, path::PathBuf,
 };
 
 use rustix::{
@@ -19,7 +15,10 @@ use rustix::{
 };
 
 use super::process::{digits, open_dir};
-use crate::id::{NetnsId, Pid};
+use crate::{
+    id::{NetnsId, Pid},
+    sys::netns::of,
+};
 
 /// Ways to a namespace that are kept: the others stand in when one ends.
 const WAYS: usize = 3;
@@ -58,7 +57,7 @@ impl Way {
     /// Whether it still leads to `netns`.
     #[must_use]
     pub fn leads_to(&self, netns: NetnsId) -> bool {
-        id_of(&self.file()) == Some(netns)
+        of(&self.file()).is_ok_and(|found| found == netns)
     }
 }
 
@@ -124,12 +123,7 @@ pub fn by_process(netns: NetnsId, pid: Pid) -> Option<Way> {
     }
     let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
     let files = threads.flatten().take(64).map(|entry| entry.path().join("ns/net"));
-    files.into_iter().find(|path| id_of(path) == Some(netns)).map(Way::Name)
-}
-
-fn id_of(file: &Path) -> Option<NetnsId> {
-    let inode = fs::metadata(file).ok()?.ino();
-    u32::try_from(inode).ok().map(NetnsId)
+    files.into_iter().find(|path| of(path).is_ok_and(|found| found == netns)).map(Way::Name)
 }
 
 #[cfg(test)]

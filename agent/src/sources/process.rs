@@ -274,7 +274,8 @@ fn parse_limit(text: &str) -> Option<u64> {
     }
 }
 
-fn absent(error: &io::Error) -> Absent {
+/// Why a file could not be read.
+pub(super) fn absent(error: &io::Error) -> Absent {
     match error.kind() {
         io::ErrorKind::PermissionDenied => Absent::NotPermitted,
         _ => Absent::Unreadable,

@@ -7,14 +7,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
     net::IpAddr,
     sync::{Arc, mpsc},
     thread,
     time::{Duration, Instant},
 };
 
-use super::{netns::Way, sockets, spaces::inside};
+use super::{netns::Way, process::absent, sockets, spaces::inside};
 use crate::{
     id::NetnsId,
     input::{Absent, Known, NamespaceSample, Table, TableRead},
@@ -198,13 +197,6 @@ fn read(way: Option<&Way>, listeners: &BTreeSet<(IpAddr, u16)>) -> Known<Table> 
         None => read(),
     };
     table.map_err(|err| err.absent())
-}
-
-fn absent(err: &io::Error) -> Absent {
-    match err.kind() {
-        io::ErrorKind::PermissionDenied => Absent::NotPermitted,
-        _ => Absent::Unreadable,
-    }
 }
 
 #[cfg(test)]
