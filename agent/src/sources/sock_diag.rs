@@ -337,7 +337,8 @@ mod tests {
         assert_eq!(socket.cookie, Cookie(sockopt::socket_cookie(&listener).unwrap()));
         let (wanted, mut held) = ([socket.inode].into(), Held::default());
         let owners = owners(&wanted, Pass::Full, &mut held).unwrap().owners;
-        assert_eq!(owners[&socket.inode], [crate::id::Pid(std::process::id())]);
+        let me = crate::id::Pid(std::process::id());
+        assert!(owners[&socket.inode].contains(&me), "{owners:?}");
 
         let _clients: Vec<_> = (0..3).map(|_| TcpStream::connect(addr).unwrap()).collect();
         assert_eq!(row(addr).unwrap().length, 3);
