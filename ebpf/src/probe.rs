@@ -4,7 +4,8 @@
 
 use aya_ebpf::{
     EbpfContext as _,
-    helpers::{bpf_get_current_task, bpf_probe_read_kernel},
+    cty::c_void,
+    helpers::{bpf_get_current_task, bpf_probe_read_kernel, generated},
 };
 
 use crate::sock::{self, AF_INET, AF_INET6, offset};
@@ -43,6 +44,26 @@ macro_rules! at {
     };
 }
 pub(crate) use at;
+
+/// Copies a member of the structure at an address; other than 0: it could not be read, and `to` holds
+/// zeros.
+macro_rules! copy {
+    ($base:expr, $offset:ident, $to:expr) => {
+        $crate::probe::copy_to($to, $base + u64::from($crate::sock::offset!($offset)))
+    };
+}
+pub(crate) use copy;
+
+/// Copies what is at an address.
+///
+/// # Safety
+/// `to` must be memory to which the program may write.
+#[inline(always)]
+pub(crate) unsafe fn copy_to<T>(to: *mut T, address: Address) -> i64 {
+    let size = size_of::<T>() as u32;
+    // SAFETY: the helper checks the address, and fills `to` with zeros where it cannot be read.
+    unsafe { generated::bpf_probe_read_kernel(to.cast(), size, address as *const c_void) }
+}
 
 /// Whether user space takes the socket at an address for a TCP socket.
 #[inline(always)]

@@ -12,7 +12,7 @@ use backlogd_abi::{DESTROYED, Record, SWEEP, cell};
 
 use crate::{
     maps::{self, SLOTS},
-    probe::at,
+    probe::{at, copy},
     sock::{TCP_LISTEN, offset},
 };
 
@@ -27,6 +27,8 @@ fn sweep(ctx: RawTracePointContext) -> i32 {
     0
 }
 
+/// Reads straight into the record, and asks once whether all was read: each branch in here is one that the
+/// verifier follows in each turn of the loop.
 #[inline(always)]
 fn look(record: *mut Record) -> Option<()> {
     // SAFETY: a map value, of which the programs' own side writes these fields.
@@ -34,24 +36,26 @@ fn look(record: *mut Record) -> Option<()> {
     if cookie == 0 || is_destroyed(record) || i32::from(at!(owner, state, u8)?) != TCP_LISTEN {
         return None;
     }
-    let (length, limit) = (at!(owner, ack_backlog, u32)?, at!(owner, max_ack_backlog, u32)?);
-    let (drops, syn_queue) = (at!(owner, drops, u32)?, at!(owner, qlen, u32)?);
-    let (port, socket) = (at!(owner, port, u16)?, at!(owner, socket, u64)?);
-    let v6only = at!(owner, v6only_byte, u8)? & offset!(v6only_mask) as u8 != 0;
-    let inode = if socket == 0 { 0 } else { at!(socket, inode, u32)? };
-    if is_destroyed(record) {
-        return None;
-    }
+    let (mut socket, mut v6only) = (0_u64, 0_u8);
     // SAFETY: a map value; the agent runs one sweep at a time, and nobody else writes these fields
     // meanwhile but with the same port.
+    let failed = unsafe {
+        copy!(owner, ack_backlog, &raw mut (*record).length)
+            | copy!(owner, max_ack_backlog, &raw mut (*record).limit)
+            | copy!(owner, drops, &raw mut (*record).drops)
+            | copy!(owner, qlen, &raw mut (*record).syn_queue)
+            | copy!(owner, port, &raw mut (*record).port)
+            | copy!(owner, v6only_byte, &raw mut v6only)
+            | copy!(owner, socket, &raw mut socket)
+    };
+    // SAFETY: as above. Without a `struct socket` this fails, and leaves 0.
+    unsafe { copy!(socket, inode, &raw mut (*record).inode) };
+    if failed != 0 || is_destroyed(record) {
+        return None;
+    }
+    // SAFETY: as above.
     unsafe {
-        (*record).length = length;
-        (*record).limit = limit;
-        (*record).drops = drops;
-        (*record).syn_queue = syn_queue;
-        (*record).port = port;
-        (*record).inode = inode;
-        (*record).v6only = v6only.into();
+        (*record).v6only = u32::from(u32::from(v6only) & offset!(v6only_mask) != 0);
         // last: what stands beside it is of this look
         (*record).pass = maps::cell(cell::PASS) as u32;
     }
