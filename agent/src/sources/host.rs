@@ -1,16 +1,15 @@
 //! Open files and TCP's memory, of the whole host.
 //!
-//! In: `/proc/sys/fs/file-nr` (`proc_nr_files`, fs/file_table.c), `tcp_mem`. Out: [`HostSample`].
-//! Cost: 10 µs.
+//! In: `/proc/sys/fs/file-nr` (`proc_nr_files`, fs/file_table.c). Out: [`HostSample`]. Cost: 10 µs.
 
 use procfs::ProcError;
 
-use super::sockstat::{limits, page_bytes};
-use crate::input::{Absent, HostSample, Known, Sockstat};
+use super::sockstat::page_bytes;
+use crate::input::{Absent, HostSample, Known, Sockstat, TcpMemoryLimits};
 
 /// Open files and how many there may be, and what any namespace's `sockstat` says of the host.
 #[must_use]
-pub fn read(sockstat: Known<Sockstat>) -> HostSample {
+pub fn read(sockstat: Known<Sockstat>, tcp_memory_limits: Known<TcpMemoryLimits>) -> HostSample {
     let files = procfs::sys::fs::file_nr().map_err(|error| match error {
         ProcError::PermissionDenied(_) => Absent::NotPermitted,
         _ => Absent::Unreadable,
@@ -19,7 +18,7 @@ pub fn read(sockstat: Known<Sockstat>) -> HostSample {
         open_fds: files.as_ref().map(|files| files.allocated).map_err(|absent| *absent),
         max_fds: files.map(|files| files.max),
         tcp_memory_bytes: sockstat.map(|stat| stat.tcp_memory_pages.saturating_mul(page_bytes())),
-        tcp_memory_limits: limits(),
+        tcp_memory_limits,
         tcp_orphans: sockstat.map(|stat| stat.orphans),
     }
 }
@@ -30,7 +29,8 @@ mod tests {
 
     #[test]
     fn open_files_are_fewer_than_there_may_be() {
-        let HostSample { open_fds, max_fds, .. } = read(Err(Absent::Unreadable));
+        let HostSample { open_fds, max_fds, .. } =
+            read(Err(Absent::Unreadable), Err(Absent::Unreadable));
         let (open, max) = (open_fds.unwrap(), max_fds.unwrap());
         assert!(0 < open && open < max, "{open} {max}");
     }

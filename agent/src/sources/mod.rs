@@ -9,6 +9,7 @@
 //! the kernel lets no program read by address, they come from the iterator while the set of listeners
 //! stays as it is, and from dumps (`live.rs`), and namespaces take turns.
 
+mod background;
 pub mod ebpf;
 pub mod host;
 mod inside;
@@ -46,7 +47,10 @@ use thiserror::Error;
 use crate::{
     error,
     id::{Inode, NetnsId},
-    input::{Absent, Hook, Known, NamespaceSample, Sample, SlotsSample, Source, Tier, UdpSocket},
+    input::{
+        Absent, Hook, Known, NamespaceSample, Sample, SlotsSample, Source, TcpMemoryLimits, Tier,
+        UdpSocket,
+    },
     sources::{
         ebpf::{Programs, events::WatchError, load::LoadOptions},
         live::{Extra, Live},
@@ -133,8 +137,10 @@ pub struct Sources {
     tables: Tables,
     /// The own namespace's, and when they were read.
     udp: Option<(Monotonic, Known<Arc<Vec<UdpSocket>>>)>,
+    udp6_errors: Fields,
     sysctls: Arc<BTreeMap<&'static str, i64>>,
     reserved_ports: Arc<[RangeInclusive<u16>]>,
+    tcp_memory_limits: Known<TcpMemoryLimits>,
     passes: u64,
     /// What does not work at the moment, and why: so that each change is logged once.
     degraded: BTreeMap<&'static str, String>,
@@ -162,8 +168,10 @@ impl Sources {
             owners: Owners::new(&options.root),
             tables: Tables::new(options.table_share),
             udp: None,
+            udp6_errors: Fields::new(),
             sysctls: Arc::default(),
             reserved_ports: Arc::default(),
+            tcp_memory_limits: Err(Absent::TooEarly),
             passes: 0,
             degraded: BTreeMap::new(),
         };
@@ -214,6 +222,7 @@ impl Sources {
             self.read_sockets(&mut slots, &mut timer)
         };
         let sockstat = timer.time(Source::Netstat, || self.read_sockstat());
+        let udp = timer.time(Source::SockDiag, || self.read_udp(at, &mut fields));
         let own = NamespaceSample {
             netns: self.netns,
             is_new: false,
@@ -226,14 +235,14 @@ impl Sources {
             connected,
             sockstat,
             table: Err(Absent::TooEarly),
-            udp: timer.time(Source::SockDiag, || self.read_udp(at)),
+            udp,
         };
         timer.time(Source::SockDiag, || self.enter_spaces(at, &slots, swept));
         let mut namespaces = self.namespaces(own, &slots, swept);
         let spaces = self.spaces.as_ref();
         self.tables.update(at, self.netns, &mut namespaces, |netns| spaces?.way(netns));
         timer.time(Source::Process, || self.read_owners(at, &namespaces));
-        let host = host::read(sockstat);
+        let host = host::read(sockstat, self.tcp_memory_limits);
         self.passes += 1;
         timer.add(Source::Total, start);
         Sample {

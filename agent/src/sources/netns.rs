@@ -24,7 +24,7 @@ use crate::{
 const WAYS: usize = 3;
 
 /// Where names of namespaces are kept, as bind mounts of nsfs.
-const FOLDERS: [&str; 2] = ["/run/netns", "/run/docker/netns"];
+pub(super) const FOLDERS: [&str; 2] = ["/run/netns", "/run/docker/netns"];
 
 /// A way into a namespace.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

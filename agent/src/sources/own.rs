@@ -3,7 +3,12 @@
 
 use std::{path::Path, sync::Arc};
 
-use super::{Sources, netstat::Fields, sock_diag::SockDiagError, sockstat, sysctl, udp};
+use super::{
+    Sources,
+    netstat::{self, Fields},
+    sock_diag::SockDiagError,
+    sockstat, sysctl, udp,
+};
 use crate::{
     input::{Absent, Known, Sockstat, UdpSocket},
     time::{Monotonic, Nanos},
@@ -28,6 +33,7 @@ impl Sources {
         if self.passes.is_multiple_of(SYSCTLS_EVERY) {
             self.sysctls = sysctl::read().into();
             self.reserved_ports = sysctl::reserved_ports();
+            self.tcp_memory_limits = sockstat::limits();
         }
         let Ok(netstat) = &mut self.netstat else { return Err(Absent::Unreadable) };
         let result = netstat.netstat(fields);
@@ -39,17 +45,25 @@ impl Sources {
         self.note("sockstat", result)
     }
 
-    /// The own namespace's UDP sockets, now and then.
-    pub(super) fn read_udp(&mut self, at: Monotonic) -> Known<Arc<Vec<UdpSocket>>> {
-        match &self.udp {
+    /// The own namespace's UDP sockets, now and then; `fields` gets what belongs to them.
+    pub(super) fn read_udp(
+        &mut self,
+        at: Monotonic,
+        fields: &mut Fields,
+    ) -> Known<Arc<Vec<UdpSocket>>> {
+        let sockets = match &self.udp {
             Some((then, sockets)) if at - *then < UDP_EVERY => sockets.clone(),
             Some(_) | None => {
+                let errors = netstat::udp6_errors(Path::new("/proc/thread-self/net"));
+                self.udp6_errors = self.note("snmp6", errors).unwrap_or_default();
                 let result = udp::read();
                 let absent = result.as_ref().map_err(SockDiagError::absent).err();
                 let known = self.note("udp", result).map(Arc::new);
                 let known = known.map_err(|unreadable| absent.unwrap_or(unreadable));
                 self.udp.insert((at, known)).1.clone()
             }
-        }
+        };
+        fields.extend(&self.udp6_errors);
+        sockets
     }
 }

@@ -9,15 +9,15 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
-    sync::{Arc, mpsc},
-    thread,
-    time::{Duration, Instant},
+    sync::Arc,
+    time::Duration,
 };
 
 use crate::{
     id::{Inode, Pid},
     input::{Absent, Known, ProcessSample},
     sources::{
+        background::{Background, Done},
         pods::Pods,
         process::{self, Held, OwnersFound, Pass, ProcessError},
     },
@@ -55,8 +55,8 @@ const PATIENCE: Duration = Duration::from_millis(5);
 /// The same for the first sample, so that series start with the name of their owner.
 const FIRST_PATIENCE: Duration = Duration::from_secs(2);
 
-/// What a pass found, what each process held then, and how long it took.
-type Looked = (Result<OwnersFound, ProcessError>, Held, Duration);
+/// Whom a pass looked for, what it found, and what each process held then.
+type Looked = (BTreeSet<Inode>, Result<OwnersFound, ProcessError>, Held);
 
 /// What is known of owners.
 #[derive(Debug)]
@@ -77,7 +77,7 @@ pub(super) struct Owners {
     held: Held,
     /// Passes since the last one over all descriptors.
     short_passes: u32,
-    looking: Option<(BTreeSet<Inode>, mpsc::Receiver<Looked>)>,
+    looking: Background<Looked>,
     /// The pid that was read last; the next sample goes on behind it.
     cursor: Option<Pid>,
     /// Processes whose descriptors may not be listed, in the last pass.
@@ -99,7 +99,7 @@ impl Owners {
             long_rest_until: Monotonic::default(),
             held: Held::default(),
             short_passes: 0,
-            looking: None,
+            looking: Background::new("owners"),
             cursor: None,
             unreadable: 0,
         }
@@ -124,7 +124,7 @@ impl Owners {
             true => Duration::ZERO,
         };
         let is_wanted = self.rest_until <= at && self.wanted.values().any(|&from| from <= at);
-        if self.looking.is_none() && (is_wanted || self.long_rest_until <= at) {
+        if !self.looking.is_busy() && (is_wanted || self.long_rest_until <= at) {
             let is_full = is_wanted || FULL_EVERY <= self.short_passes;
             self.short_passes = if is_full { 0 } else { self.short_passes + 1 };
             self.start_looking(listening.clone(), if is_full { Pass::Full } else { Pass::Changed });
@@ -154,26 +154,16 @@ impl Owners {
 
     fn start_looking(&mut self, due: BTreeSet<Inode>, pass: Pass) {
         let mut held = std::mem::take(&mut self.held);
-        let (done, result) = mpsc::sync_channel(1);
-        let wanted = due.clone();
-        let look = move || {
-            let start = Instant::now();
-            let found = process::owners(&wanted, pass, &mut held);
-            // nobody waits for it any more: the agent is stopping
-            let _ = done.send((found, held, start.elapsed()));
-        };
-        match thread::Builder::new().name("owners".to_owned()).spawn(look) {
-            Ok(_) => self.looking = Some((due, result)),
-            Err(err) => tracing::debug!(error = %err, "owners not looked for"),
-        }
+        self.looking.start(move || {
+            let found = process::owners(&due, pass, &mut held);
+            (due, found, held)
+        });
     }
 
     fn finish_looking(&mut self, at: Monotonic, patience: Duration) {
-        let Some((due, result)) = self.looking.take() else { return };
-        let (found, held, took) = match result.recv_timeout(patience) {
-            Ok(looked) => looked,
-            Err(mpsc::RecvTimeoutError::Timeout) => return self.looking = Some((due, result)),
-            Err(mpsc::RecvTimeoutError::Disconnected) => return,
+        let Some(Done { value: (due, found, held), took, .. }) = self.looking.finish(patience)
+        else {
+            return;
         };
         self.held = held;
         self.rest_until = at + Nanos::from(took.saturating_mul(REST));

@@ -12,12 +12,12 @@ use std::{
     fs, io,
     ops::RangeInclusive,
     path::Path,
-    sync::{Arc, mpsc},
-    thread,
-    time::{Duration, Instant},
+    sync::Arc,
+    time::{Duration, SystemTime},
 };
 
 use super::{
+    background::Background,
     ebpf::maps::Activity,
     inside::Inside,
     netns::{self, Found, Way},
@@ -28,6 +28,7 @@ use super::{
 use crate::{
     id::{Cookie, NetnsId},
     input::{Absent, Known, ListenSocket, NamespaceSample, SlotRecord, Sockstat, UdpSocket},
+    sys::netns::visit,
     time::{Monotonic, Nanos},
 };
 
@@ -64,6 +65,7 @@ pub(super) struct Space {
     connected: Known<u64>,
     sockstat: Known<Sockstat>,
     udp: Known<Arc<Vec<UdpSocket>>>,
+    udp6_errors: Fields,
     /// Listeners that had no record when it was last entered.
     extra: Known<Vec<ListenSocket>>,
     read: Option<Monotonic>,
@@ -86,6 +88,7 @@ impl Default for Space {
             connected: Err(Absent::Unreadable),
             sockstat: Err(Absent::Unreadable),
             udp: Err(Absent::TooEarly),
+            udp6_errors: Fields::new(),
             extra: Ok(Vec::new()),
             read: None,
             is_first: false,
@@ -96,24 +99,38 @@ impl Default for Space {
 }
 
 /// All namespaces but the agent's own, which is read in each sample by files that stay open.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Spaces {
     spaces: BTreeMap<NetnsId, Space>,
-    finding: Option<mpsc::Receiver<(io::Result<Found>, Duration)>>,
+    finding: Background<io::Result<Found>>,
     rest_until: Monotonic,
     found: Option<Monotonic>,
-    /// The newest process when the last pass began.
-    newest: Option<u32>,
+    /// The newest process, and the newest name, when the last pass began.
+    newest: (Option<u32>, Vec<SystemTime>),
     /// Whether a namespace has lost its ways.
     is_astray: bool,
     /// Processes that the last pass could not look into.
     unreadable: u64,
 }
 
+impl Default for Spaces {
+    fn default() -> Self {
+        Self {
+            spaces: BTreeMap::new(),
+            finding: Background::new("namespaces"),
+            rest_until: Monotonic::default(),
+            found: None,
+            newest: (None, Vec::new()),
+            is_astray: false,
+            unreadable: 0,
+        }
+    }
+}
+
 impl Spaces {
     /// Finds all namespaces, and waits for it: at the start.
     pub(super) fn find_now(&mut self, own: NetnsId, at: Monotonic) -> io::Result<()> {
-        self.newest = newest_pid();
+        self.newest = newest();
         self.take(netns::find()?, own, at);
         Ok(())
     }
@@ -135,8 +152,8 @@ impl Spaces {
             }
         }
         let last = self.found.unwrap_or_default();
-        let is_due = || FIND_EVERY <= at - last || self.is_astray || newest_pid() != self.newest;
-        if self.finding.is_none() && self.rest_until <= at && is_due() {
+        let is_due = || FIND_EVERY <= at - last || self.is_astray || newest() != self.newest;
+        if !self.finding.is_busy() && self.rest_until <= at && is_due() {
             self.start_finding();
         }
         self.spaces.retain(|netns, space| !space.ways.is_empty() || active.contains_key(netns));
@@ -223,6 +240,7 @@ impl Spaces {
             space.reserved_ports = inside.reserved_ports;
             space.extra = inside.extra;
             space.udp = inside.udp;
+            space.udp6_errors = inside.udp6_errors;
         }
     }
 
@@ -254,33 +272,17 @@ impl Spaces {
     }
 
     fn start_finding(&mut self) {
-        self.newest = newest_pid();
+        self.newest = newest();
         self.is_astray = false;
-        let (done, result) = mpsc::sync_channel(1);
-        let find = move || {
-            let start = Instant::now();
-            let found = netns::find();
-            // nobody waits for it any more: the agent is stopping
-            let _ = done.send((found, start.elapsed()));
-        };
-        match thread::Builder::new().name("namespaces".to_owned()).spawn(find) {
-            Ok(_) => self.finding = Some(result),
-            Err(err) => tracing::debug!(error = %err, "namespaces not looked for"),
-        }
+        self.finding.start(netns::find);
     }
 
     fn finish_finding(&mut self, own: NetnsId, at: Monotonic) {
-        let Some(result) = self.finding.take() else { return };
-        match result.try_recv() {
-            Ok((found, took)) => {
-                self.rest_until = at + Nanos::from(took.saturating_mul(REST));
-                match found {
-                    Ok(found) => self.take(found, own, at),
-                    Err(err) => tracing::debug!(error = %err, "namespaces not found"),
-                }
-            }
-            Err(mpsc::TryRecvError::Empty) => self.finding = Some(result),
-            Err(mpsc::TryRecvError::Disconnected) => {}
+        let Some(found) = self.finding.finish(Duration::ZERO) else { return };
+        self.rest_until = at + Nanos::from(found.took.saturating_mul(REST));
+        match found.value {
+            Ok(found) => self.take(found, own, at),
+            Err(err) => tracing::debug!(error = %err, "namespaces not found"),
         }
     }
 
@@ -345,7 +347,7 @@ impl Space {
             .find(|(counts, _)| counts.is_ok())
             .unwrap_or_else(|| self.read_inside());
         self.sockstat = sockstat;
-        let counts = match counts {
+        let mut counts = match counts {
             Ok(counts) => counts,
             Err(err) => {
                 (self.fields, self.passive_opens, self.connected) =
@@ -356,6 +358,7 @@ impl Space {
         self.connected = counts.established.ok_or(Absent::NotOnThisKernel);
         let passive_opens = counts.fields.get("PassiveOpens").copied();
         self.passive_opens = passive_opens.ok_or(Absent::NotOnThisKernel);
+        counts.fields.extend(&self.udp6_errors);
         self.fields = Ok(counts.fields.into());
         Ok(())
     }
@@ -366,7 +369,7 @@ impl Space {
         let read = || read_folder(Path::new("/proc/thread-self/net"));
         let mut names = self.ways.iter().filter(|way| way.counters().is_none());
         names
-            .find_map(|way| inside(way, read).ok())
+            .find_map(|way| visit(&way.file(), |_| read()).ok())
             .unwrap_or_else(|| failed(io::ErrorKind::NotFound.into()))
     }
 
@@ -383,17 +386,11 @@ fn read_folder(folder: &Path) -> (Result<Counts, NetstatError>, Known<Sockstat>)
     (netstat::read(folder), sockstat::read(folder).or(UNREADABLE))
 }
 
-/// Does something in a namespace, on a thread that lives for that.
-///
-/// # Errors
-/// When it cannot be entered.
-pub(super) fn inside<T: Send>(way: &Way, work: impl FnOnce() -> T + Send) -> io::Result<T> {
-    let run = || crate::sys::netns::enter(&way.file()).map(|_| work());
-    let panicked = || io::Error::other("the thread ended early");
-    thread::scope(|scope| scope.spawn(run).join().map_err(|_| panicked())?)
-}
-
-/// The last process id that was given out: whether a process has begun since.
-fn newest_pid() -> Option<u32> {
-    fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next_back()?.parse().ok()
+/// The last process id that was given out, and when the folders of names were changed: whether a process
+/// has begun since, or a namespace got a name.
+fn newest() -> (Option<u32>, Vec<SystemTime>) {
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let pid = load.split_whitespace().next_back().and_then(|pid| pid.parse().ok());
+    let changed = |folder: &str| fs::metadata(folder).and_then(|it| it.modified()).ok();
+    (pid, netns::FOLDERS.into_iter().filter_map(changed).collect())
 }

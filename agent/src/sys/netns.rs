@@ -52,6 +52,28 @@ pub fn enter(path: &Path) -> io::Result<NetnsId> {
     current()
 }
 
+/// Does something in the network namespace behind a file of nsfs, see [`enter`], and goes back.
+///
+/// # Errors
+/// Those of [`enter`]; and where there is no way back, before it goes.
+///
+/// # Panics
+/// When the way back is cut off meanwhile: the thread would go on in the wrong namespace.
+pub fn visit<T>(path: &Path, work: impl FnOnce(NetnsId) -> T) -> io::Result<T> {
+    let own = File::open("/proc/thread-self/ns/net")?;
+    let back = || move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::Network));
+    if of(path)? == current()? {
+        return Ok(work(current()?));
+    }
+    back()?;
+    let entered = enter(path);
+    let value = entered.map(work);
+    if let Err(err) = back() {
+        panic!("no way back into the network namespace: {err}");
+    }
+    value
+}
+
 /// A file by which `netns` can be entered: that of a process in it, or one that `ip netns` keeps.
 /// `None`: no process that may be looked at is in it.
 ///
@@ -82,6 +104,14 @@ mod tests {
         let path = find(own).unwrap().expect("we are in it");
         assert_eq!(own, enter(&path).unwrap());
         assert_eq!(None, find(NetnsId(1)).unwrap());
+    }
+
+    #[test]
+    fn a_visit_to_where_the_thread_is_needs_no_privilege() {
+        let own = current().unwrap();
+        assert_eq!(own, visit(Path::new("/proc/thread-self/ns/net"), |here| here).unwrap());
+        assert!(visit(Path::new("/nonexistent"), |here| here).is_err());
+        assert_eq!(own, current().unwrap());
     }
 
     #[test]

@@ -350,9 +350,11 @@ fn what_a_udp_socket_drops_is_what_it_did_not_take() {
             };
             let shown = row();
             assert_eq!((shown.addr, shown.port), key(addr));
-            let counts = netstat::read(Path::new("/proc/thread-self/net")).expect("netstat");
+            let net = Path::new("/proc/thread-self/net");
+            let mut fields = netstat::read(net).expect("netstat").fields;
+            fields.extend(netstat::udp6_errors(net).expect("snmp6"));
             let drops = u64::from(shown.drops.expect("known"));
-            assert_eq!(counts.fields[field], drops);
+            assert_eq!(fields[field], drops);
             let memory = ss("-uamHO").join(" ");
             assert!(
                 memory.contains(&format!("skmem:(r{},rb{},", shown.queue_bytes, shown.limit_bytes)),
@@ -383,6 +385,7 @@ fn a_read_keeps_nothing_open() {
         let _ = sockets::read(&BTreeSet::new(), AMPLE, 1).expect("sock_diag");
         let _ = udp::read().expect("udp_diag");
         let _ = netstat::read(Path::new("/proc/thread-self/net")).expect("netstat");
+        let _ = netstat::udp6_errors(Path::new("/proc/thread-self/net")).expect("snmp6");
         let _ = sockstat::read(Path::new("/proc/thread-self/net")).expect("sockstat");
         assert_eq!(open(), before);
     });

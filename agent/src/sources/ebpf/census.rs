@@ -9,8 +9,7 @@ use std::{
     fs::File,
     io::{self, Read as _},
     os::fd::{AsFd as _, OwnedFd},
-    sync::{Arc, atomic::Ordering::Relaxed, mpsc},
-    thread,
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -20,6 +19,7 @@ use super::{CENSUS, load::array, maps::Slots};
 use crate::{
     id::{Cookie, Slot},
     input::SlotRecord,
+    sources::background::Background,
     sys::{
         bpf,
         mmap::{Pages, SharedWords},
@@ -38,20 +38,15 @@ pub(super) struct Census {
     link: Arc<OwnedFd>,
     found: Arc<SharedWords>,
     slots: Arc<Slots>,
-    walking: Option<mpsc::Receiver<Walk>>,
+    walking: Background<Option<Unseen>>,
     next: Instant,
     /// Ends that no program saw, by the listener's record.
     unseen: HashMap<Slot, (Cookie, u64)>,
     corrections: u64,
 }
 
-/// A walk that is done.
-#[derive(Debug)]
-struct Walk {
-    /// Of each listener, how many ends were not seen by then.
-    unseen: Vec<(Slot, Cookie, u64)>,
-    took: Duration,
-}
+/// What a walk showed: of each listener, how many ends were not seen by then.
+type Unseen = Vec<(Slot, Cookie, u64)>;
 
 /// What a record showed of a listener, before or after a walk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -83,7 +78,7 @@ impl Census {
                 link: Arc::new(link),
                 found: Arc::new(found),
                 slots,
-                walking: None,
+                walking: Background::new("census"),
                 next: Instant::now() + EVERY,
                 unseen: HashMap::new(),
                 corrections: 0,
@@ -103,7 +98,7 @@ impl Census {
     /// Adds to `closed` of each record what no program saw, and starts a walk when it is time.
     pub(super) fn update(&mut self, records: &mut [SlotRecord]) {
         self.finish();
-        if self.walking.is_none() && self.next <= Instant::now() {
+        if !self.walking.is_busy() && self.next <= Instant::now() {
             self.start(records);
         }
         for record in records {
@@ -125,9 +120,7 @@ impl Census {
             records.iter().map(|record| (record.slot, record.cookie)).collect();
         let known: HashMap<Slot, (Cookie, u64)> = self.unseen.clone();
         let (link, found, slots) = (self.link.clone(), self.found.clone(), self.slots.clone());
-        let (done, result) = mpsc::sync_channel(1);
-        let walk = move || {
-            let start = Instant::now();
+        self.walking.start(move || {
             let count = |slot| {
                 slots
                     .tagged(slot)
@@ -136,7 +129,7 @@ impl Census {
             let before: Vec<_> = listeners.iter().map(|&(slot, _)| count(slot)).collect();
             if let Err(err) = walk(&link, &found) {
                 tracing::debug!(error = %err, "connections not counted");
-                return;
+                return None;
             }
             let one = |(&(slot, cookie), before): (&(Slot, Cookie), &Option<(Cookie, Count)>)| {
                 let (was, before) = (*before)?;
@@ -146,29 +139,17 @@ impl Census {
                 let old = known.get(&slot).filter(|it| it.0 == cookie).map_or(0, |it| it.1);
                 (was == cookie && is == cookie && old < n).then_some((slot, cookie, n))
             };
-            let unseen = listeners.iter().zip(&before).filter_map(one).collect();
-            // nobody waits for it any more: the agent is stopping
-            let _ = done.send(Walk { unseen, took: start.elapsed() });
-        };
-        match thread::Builder::new().name("census".to_owned()).spawn(walk) {
-            Ok(_) => self.walking = Some(result),
-            Err(err) => tracing::debug!(error = %err, "connections not counted"),
-        }
+            Some(listeners.iter().zip(&before).filter_map(one).collect())
+        });
     }
 
     fn finish(&mut self) {
-        let Some(result) = self.walking.take() else { return };
-        match result.try_recv() {
-            Ok(Walk { unseen, took }) => {
-                self.next = Instant::now() + EVERY.max(took * REST);
-                for (slot, cookie, n) in unseen {
-                    let old = self.unseen.insert(slot, (cookie, n));
-                    let old = old.filter(|it| it.0 == cookie).map_or(0, |it| it.1);
-                    self.corrections += n - old.min(n);
-                }
-            }
-            Err(mpsc::TryRecvError::Empty) => self.walking = Some(result),
-            Err(mpsc::TryRecvError::Disconnected) => self.next = Instant::now() + EVERY,
+        let Some(walk) = self.walking.finish(Duration::ZERO) else { return };
+        self.next = Instant::now() + EVERY.max(walk.took * REST);
+        for (slot, cookie, n) in walk.value.into_iter().flatten() {
+            let old = self.unseen.insert(slot, (cookie, n));
+            let old = old.filter(|it| it.0 == cookie).map_or(0, |it| it.1);
+            self.corrections += n - old.min(n);
         }
     }
 }
