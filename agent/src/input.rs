@@ -1,6 +1,12 @@
 //! Ground facts: what one pass over the sources found, before anything is concluded from it.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, ops::RangeInclusive, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+    ops::RangeInclusive,
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -134,6 +140,15 @@ pub struct NamespaceSample {
     pub udp: Known<Arc<Vec<UdpSocket>>>,
 }
 
+impl NamespaceSample {
+    /// The ports that connect(2) chooses from, `ip_local_port_range`. `None`: not read.
+    #[must_use]
+    pub fn local_ports(&self) -> Option<RangeInclusive<u16>> {
+        let end = |name| u16::try_from(*self.sysctls.get(name)?).ok();
+        Some(end("ip_local_port_range_low")?..=end("ip_local_port_range_high")?)
+    }
+}
+
 /// One read of a namespace's table of TCP sockets.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TableRead {
@@ -192,6 +207,9 @@ pub struct Table {
     pub n_destinations: u64,
     /// Rows of further destinations, which found no room.
     pub unplaced: u64,
+    /// Ports of the local range that some socket is bound to which neither listens nor is connected.
+    /// Empty where the kernel was not asked; before Linux 6.8 it does not tell.
+    pub bound: BTreeSet<u16>,
 }
 
 /// Connections of one listener in a [`Table`].

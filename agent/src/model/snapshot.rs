@@ -186,7 +186,7 @@ pub struct PortUse {
     /// that the settings do not let be reused.
     pub used: u64,
     /// Ports that connect(2) can choose from: the range, without those reserved and those that
-    /// somebody is bound to.
+    /// a socket is bound to which listens or, as far as the kernel tells, is idle.
     pub usable: u64,
     /// When all will be used if they go on growing as they do; `TooEarly` as for descriptors.
     pub exhausted_in: Known<Nanos>,

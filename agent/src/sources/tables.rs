@@ -4,11 +4,13 @@
 //! their own, one after the other, and each round is followed by a rest as long as keeps them all below
 //! the configured share of a core; a read that takes too long is cut off and says that it is partial.
 //! A namespace without connections is not read at all, and one whose counters stand still more seldom:
-//! a dump passes over every bucket of the host's table, 3.5 ms for 262,144 of them.
+//! a dump passes over every bucket of the host's table, 3.5 ms for 262,144 of them. Ports that are bound
+//! and idle are looked for where a destination comes to use a good part of the range.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    ops::RangeInclusive,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,11 +19,12 @@ use super::{
     background::{Background, Done},
     netns::Way,
     process::absent,
+    sock_diag::SockDiagError,
     sockets,
 };
 use crate::{
     id::NetnsId,
-    input::{Absent, Known, NamespaceSample, Table, TableRead},
+    input::{Absent, Connections, Known, NamespaceSample, Table, TableRead},
     sys::netns::visit,
     time::{Monotonic, Nanos},
 };
@@ -44,6 +47,13 @@ const DESTINATIONS: usize = 20;
 /// Namespaces that are read one after the other.
 const AT_ONCE: usize = 64;
 
+/// Ports that are bound and idle matter once a destination uses this part of the range.
+const MATTERS_FROM: u64 = 8;
+
+/// They are not asked for where a listener has more connections: the kernel would hold the lock of its
+/// port for 2 ms, while others wait who connect to it.
+const MOST_CONNECTIONS: u64 = 16_384;
+
 /// When a round of reads began, and what it found.
 type Round = (Monotonic, Vec<(NetnsId, Option<Numbers>, Known<Table>)>);
 
@@ -57,6 +67,7 @@ struct Due {
     way: Option<Way>,
     listeners: BTreeSet<(IpAddr, u16)>,
     numbers: Option<Numbers>,
+    local_ports: Option<RangeInclusive<u16>>,
 }
 
 /// The newest reads.
@@ -160,17 +171,18 @@ impl Tables {
                 way: if it.netns == own { None } else { way(it.netns) },
                 listeners: listeners(it),
                 numbers: numbers(it),
+                local_ports: it.local_ports(),
             })
             .collect();
         self.reading.start(move || {
             let start = Instant::now();
             let mut found = Vec::new();
-            for Due { netns, way, listeners, numbers } in due {
-                let table = match way {
-                    None if netns != own => Err(Absent::Unreadable),
-                    way => read(way.as_ref(), &listeners),
+            for due in due {
+                let table = match due.way {
+                    None if due.netns != own => Err(Absent::Unreadable),
+                    _ => read(&due),
                 };
-                found.push((netns, numbers, table));
+                found.push((due.netns, due.numbers, table));
                 // the others have their turn in the next round
                 if LONGEST <= start.elapsed() {
                     break;
@@ -218,18 +230,43 @@ fn is_empty(namespace: &NamespaceSample) -> bool {
     stat.time_wait == 0 && stat.tcp_inuse + stat.tcp6_inuse.unwrap_or(0) <= n_listeners
 }
 
-fn read(way: Option<&Way>, listeners: &BTreeSet<(IpAddr, u16)>) -> Known<Table> {
-    let read = || sockets::read(listeners, LONGEST, DESTINATIONS);
-    let table = match way {
+fn read(due: &Due) -> Known<Table> {
+    let read = || {
+        let mut table = sockets::read(&due.listeners, LONGEST, DESTINATIONS)?;
+        if let Some(range) = due.local_ports.as_ref().filter(|range| is_bound_asked(&table, range))
+        {
+            let start = Instant::now();
+            match sockets::bound(range) {
+                Ok(bound) => table.bound = bound,
+                Err(err) => tracing::debug!(error = %err, "bound ports not read"),
+            }
+            table.took = table.took + start.elapsed().into();
+        }
+        Ok(table)
+    };
+    let table: Result<Table, SockDiagError> = match &due.way {
         Some(way) => visit(&way.file(), |_| read()).map_err(|err| absent(&err))?,
         None => read(),
     };
     table.map_err(|err| err.absent())
 }
 
+/// Whether to look for ports that are bound and idle.
+fn is_bound_asked(table: &Table, range: &RangeInclusive<u16>) -> bool {
+    let used = table.destinations.iter().map(|it| it.open + it.time_wait).max();
+    let connections = |it: &Connections| it.accepted + it.queued + it.fin_wait + it.time_wait;
+    let is_cheap = table.listeners.values().all(|it| connections(it) <= MOST_CONNECTIONS);
+    !table.is_partial
+        && is_cheap
+        && used.is_some_and(|used| range.len() as u64 <= used * MATTERS_FROM)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
+    use crate::input::Destination;
 
     #[test]
     fn numbers_that_stand_still_are_read_more_seldom() {
@@ -251,5 +288,33 @@ mod tests {
         for (share, rest) in [(0.02, Some(49)), (0.5, Some(1)), (1.0, Some(0)), (0.0, None)] {
             assert_eq!(rest, Tables::new(share).rest, "{share}");
         }
+    }
+
+    const ADDR: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+    fn to(open: u64, time_wait: u64) -> Destination {
+        let (source, addr, port) = (ADDR, ADDR, 80);
+        Destination { source, addr, port, open, time_wait, time_wait_reusable: 0 }
+    }
+
+    #[test]
+    fn ports_that_are_bound_and_idle_are_looked_for_where_that_matters_and_is_cheap() {
+        #[track_caller]
+        fn check((open, time_wait): (u64, u64), connections: u64, expected: bool) {
+            let of_it = Connections { queued: 1, accepted: connections - 1, ..Default::default() };
+            let table = Table {
+                destinations: vec![to(1, 0), to(open, time_wait)],
+                listeners: [((ADDR, 80), of_it)].into(),
+                ..Table::default()
+            };
+            assert_eq!(expected, is_bound_asked(&table, &(1_001..=2_000)), "{table:?}");
+        }
+        check((125, 0), 1, true);
+        check((100, 25), 16_384, true);
+        check((100, 24), 1, false);
+        check((1_000, 0), 16_385, false);
+        assert!(!is_bound_asked(&Table::default(), &(1..=2)));
+        let cut = Table { is_partial: true, destinations: vec![to(2, 0)], ..Table::default() };
+        assert!(!is_bound_asked(&cut, &(1..=2)));
     }
 }

@@ -49,6 +49,13 @@ pub(crate) fn in_own_netns(test: impl Fn() + Sync) {
     }
 }
 
+/// Whether this kernel is `version` or later.
+pub(crate) fn is_since(version: (u32, u32)) -> bool {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-']).map(|part| part.parse::<u32>().expect("a number"));
+    (numbers.next().expect("major"), numbers.next().expect("minor")) >= version
+}
+
 /// From here on, packets of the calling thread's network namespace arrive by interrupt, as from a
 /// network card. Plain loopback interrupts nobody.
 pub(crate) fn packets_by_interrupt() {

@@ -45,8 +45,8 @@ pub(super) const FAMILIES: &[Family] = &[
     Family {
         descriptor: gauge(
             "backlogd_ephemeral_ports_usable",
-            "Local ports that connect can choose from: ip_local_port_range without the reserved ones and those that a listener is bound to",
-            "/proc/sys/net/ipv4/ip_local_port_range and ip_local_reserved_ports (__inet_hash_connect, net/ipv4/inet_hashtables.c)",
+            "Local ports that connect can choose from: ip_local_port_range without the reserved ones, those that a listener is bound to, and, once a destination uses an eighth of the range, on Linux 6.8 and later, those that a socket is bound to which neither listens nor is connected",
+            "/proc/sys/net/ipv4/ip_local_port_range and ip_local_reserved_ports; sock_diag of TCPF_BOUND_INACTIVE (__inet_hash_connect, net/ipv4/inet_hashtables.c)",
         ),
         folds: WORST,
         emit: |scrape, sink| worst(scrape, sink, |of| Some(Value::Unsigned(of.usable))),
