@@ -46,7 +46,7 @@ use thiserror::Error;
 
 use crate::{
     error,
-    id::{Inode, NetnsId},
+    id::{Inode, NetnsId, Pid},
     input::{
         Absent, Hook, Known, NamespaceSample, Sample, SlotsSample, Source, TcpMemoryLimits, Tier,
         UdpSocket,
@@ -241,7 +241,7 @@ impl Sources {
         let mut namespaces = self.namespaces(own, &slots, swept);
         let spaces = self.spaces.as_ref();
         self.tables.update(at, self.netns, &mut namespaces, |netns| spaces?.way(netns));
-        timer.time(Source::Process, || self.read_owners(at, &namespaces));
+        timer.time(Source::Process, || self.read_owners(at, &namespaces, &slots));
         let host = host::read(sockstat, self.tcp_memory_limits);
         self.passes += 1;
         timer.add(Source::Total, start);
@@ -275,7 +275,12 @@ impl Sources {
         }
     }
 
-    fn read_owners(&mut self, at: Monotonic, namespaces: &[NamespaceSample]) {
+    fn read_owners(
+        &mut self,
+        at: Monotonic,
+        namespaces: &[NamespaceSample],
+        slots: &Known<SlotsSample>,
+    ) {
         let sockets = namespaces.iter().filter_map(|namespace| namespace.sockets.as_ref().ok());
         let udp = namespaces.iter().filter_map(|namespace| namespace.udp.as_ref().ok());
         let inodes: BTreeSet<Inode> = sockets
@@ -285,7 +290,7 @@ impl Sources {
             .filter(|inode| inode.0 != 0)
             .collect();
         if namespaces.iter().any(|namespace| namespace.sockets.is_ok()) {
-            self.owners.update(at, &inodes);
+            self.owners.update(at, &inodes, |inode| maker(inode, namespaces, slots));
             // without their number, which changes with every process
             let result = match self.owners.unreadable() {
                 0 => Ok(()),
@@ -321,6 +326,13 @@ impl Sources {
             }
         }
     }
+}
+
+/// Who called listen(2) on a socket, by its record.
+fn maker(inode: Inode, namespaces: &[NamespaceSample], slots: &Known<SlotsSample>) -> Option<Pid> {
+    let mut sockets = namespaces.iter().flat_map(|namespace| namespace.sockets.iter().flatten());
+    let cookie = sockets.find(|socket| socket.inode == inode)?.cookie;
+    slots.as_ref().ok()?.records.iter().find(|record| record.cookie == cookie)?.pid
 }
 
 /// Loads the programs, or says on one line what is missing and what that costs.

@@ -112,6 +112,17 @@ pub fn owners(
     Ok(found)
 }
 
+/// The wanted sockets that a process holds.
+///
+/// # Errors
+/// `Unreadable` when it has ended; `NotPermitted` for other users' processes.
+pub fn held_by(pid: Pid, wanted: &BTreeSet<Inode>) -> Known<Vec<Inode>> {
+    let mut buffer = Vec::with_capacity(32 * 1024);
+    open_dir(CWD, &format!("/proc/{pid}/fd"))
+        .and_then(|dir| scan(&dir, buffer.spare_capacity_mut(), wanted))
+        .map_err(|errno| absent(&errno.into()))
+}
+
 /// The wanted sockets among the descriptors in `dir`, each once.
 fn scan(
     dir: &OwnedFd,

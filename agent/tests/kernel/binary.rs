@@ -22,9 +22,14 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts it with `arguments` besides the usual ones; returns once it serves.
     pub(crate) fn start(arguments: &[&str]) -> Self {
+        Self::sampling("0.1", arguments)
+    }
+
+    /// The same, with another interval of samples, in seconds.
+    pub(crate) fn sampling(interval: &str, arguments: &[&str]) -> Self {
         let mut process = backlogd()
             .args(["run", "--listen", "127.0.0.1:0", "--socket", ""])
-            .args(["--sample-interval-seconds", "0.1", "--config", "/dev/null"])
+            .args(["--sample-interval-seconds", interval, "--config", "/dev/null"])
             .args(arguments)
             .env("NO_COLOR", "1")
             .stderr(Stdio::piped())

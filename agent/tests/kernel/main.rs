@@ -9,6 +9,7 @@ mod binary;
 mod burst;
 mod churn;
 mod clients;
+mod crowd;
 mod escalation;
 mod exhaustion;
 mod failures;

@@ -35,7 +35,7 @@ use crate::{
 };
 
 /// Longer than it may take to find an owner: two seconds, and a sample.
-const IN_TIME: Duration = Duration::from_millis(2_500);
+pub(crate) const IN_TIME: Duration = Duration::from_millis(2_500);
 
 /// Looks, as often as the daemon would or more, until the listener is as wanted.
 #[track_caller]
