@@ -31,7 +31,7 @@ use crate::{
         metrics::Scrape,
     },
     sources::{Namespaces, OpenError, Options, Sources},
-    sys::clock,
+    sys::{clock, heap},
 };
 
 /// How long requests that are under way may take when the agent is told to stop.
@@ -83,6 +83,7 @@ pub fn run(
     config: Config,
     reload: impl Fn() -> Result<Config, ConfigError> + Send + 'static,
 ) -> Result<(), DaemonError> {
+    heap::keep_no_large_blocks();
     let tcp = bind_tcp(config.listen)?;
     let unix = config.socket.as_deref().map(UnixSocket::bind).transpose()?;
     let listener = unix.as_ref().and_then(UnixSocket::listener);

@@ -37,8 +37,10 @@ use std::{
     error::Error,
     io,
     ops::RangeInclusive,
+    panic::resume_unwind,
     path::PathBuf,
     sync::Arc,
+    thread,
     time::Instant,
 };
 
@@ -344,13 +346,16 @@ fn open_programs(options: &Options, netns: NetnsId) -> (Known<Programs>, Arc<[Ho
     } else if Tier::Sampled <= options.tier {
         format!("switched off by tier {}", options.tier.name())
     } else {
-        let loaded = Programs::load(&LoadOptions {
+        let options = LoadOptions {
             slots: options.slots,
             netns: (options.namespaces == Namespaces::Own).then_some(netns),
             best: options.tier,
             accept_tracepoints: options.accept_tracepoints,
             events_bytes: options.events_bytes,
-        });
+        };
+        // on a thread of its own, whose heap the kernel's BTF may tear to pieces
+        let load = || thread::scope(|scope| scope.spawn(|| Programs::load(&options)).join());
+        let loaded = load().unwrap_or_else(|panic| resume_unwind(panic));
         heap::give_back();
         match loaded {
             Ok(programs) => {
