@@ -69,10 +69,10 @@ impl Model {
 
     fn see_sockets(&mut self, netns: NetnsId, seen: &Seen<'_>, at: Monotonic) {
         let Some(state) = self.namespaces.get_mut(&netns) else { return };
-        let live: ByCookie<ListenSocket> =
-            seen.sockets.iter().map(|socket| (socket.cookie, *socket)).collect();
-        let records: ByCookie<SlotRecord> =
-            seen.records.iter().map(|record| (record.cookie, **record)).collect();
+        let live: ByCookie<&ListenSocket> =
+            seen.sockets.iter().map(|socket| (socket.cookie, socket)).collect();
+        let records: ByCookie<&SlotRecord> =
+            seen.records.iter().map(|record| (record.cookie, *record)).collect();
         for cookie in live.keys().chain(records.keys()) {
             state.sockets.entry(*cookie).or_insert_with(Socket::default);
         }
@@ -82,8 +82,8 @@ impl Model {
             let step = socket.see(Sight {
                 at,
                 netns,
-                live: live.get(cookie).copied(),
-                record: records.get(cookie).copied(),
+                live: live.get(cookie).map(|socket| **socket),
+                record: records.get(cookie).map(|record| **record),
                 first: seen.first,
                 stalled_after: self.settings.stalled_after.into(),
             });

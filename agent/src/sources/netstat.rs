@@ -194,13 +194,17 @@ fn parse_snmp6(text: &str, fields: &mut Fields) -> Result<(), NetstatError> {
     Ok(())
 }
 
-/// The file's text. Each read from its start has the kernel write it anew (`seq_read_iter`,
-/// fs/seq_file.c).
 fn whole<'a>(
     from: &File,
     file: &'static str,
     buffer: &'a mut Vec<u8>,
 ) -> Result<Cow<'a, str>, NetstatError> {
+    text(from, buffer).map_err(|source| NetstatError::Read { file, source })
+}
+
+/// The text of a file below `/proc`; `buffer` is not empty. Each read from its start has the kernel
+/// write it anew (`seq_read_iter`, fs/seq_file.c).
+pub(super) fn text<'a>(from: &File, buffer: &'a mut Vec<u8>) -> io::Result<Cow<'a, str>> {
     let mut end = 0;
     loop {
         if end == buffer.len() {
@@ -210,7 +214,7 @@ fn whole<'a>(
             Ok(0) => return Ok(String::from_utf8_lossy(&buffer[..end])),
             Ok(n) => end += n,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(source) => return Err(NetstatError::Read { file, source }),
+            Err(error) => return Err(error),
         }
     }
 }

@@ -46,7 +46,7 @@ const AGAIN: Nanos = Nanos(1_500_000_000);
 const NAMES_EVERY: Nanos = Nanos(1_500_000_000);
 
 /// How often its limit is read, and where it belongs.
-const LIMITS_EVERY: Nanos = Nanos(10_000_000_000);
+const LIMITS_EVERY: Nanos = Nanos(30_000_000_000);
 
 /// Owners that are read anew in one sample; the others show what was read before.
 const READ_AT_ONCE: usize = 32;

@@ -6,8 +6,13 @@
 //! namespace's; `orphan`, `alloc` and `mem` are one number for the whole host, whoever asks. Cost:
 //! 18 µs for both files.
 
-use std::{fs, io, path::Path};
+use std::{
+    fs::{self, File},
+    io,
+    path::Path,
+};
 
+use super::netstat::text;
 use crate::input::{Absent, Known, Sockstat, TcpMemoryLimits};
 
 const SOCKSTAT: &str = "sockstat";
@@ -55,7 +60,10 @@ pub enum SockstatError {
 /// When `sockstat` cannot be read, or a file is malformed. A kernel without IPv6 has no `sockstat6`.
 pub fn read(dir: &Path) -> Result<Sockstat, SockstatError> {
     let read = |file| {
-        fs::read_to_string(dir.join(file)).map_err(|source| SockstatError::Read { file, source })
+        let mut buffer = vec![0; 512];
+        let text =
+            File::open(dir.join(file)).and_then(|from| Ok(text(&from, &mut buffer)?.into_owned()));
+        text.map_err(|source| SockstatError::Read { file, source })
     };
     let sockstat = read(SOCKSTAT)?;
     match read(SOCKSTAT6) {

@@ -41,6 +41,9 @@ const ENTERED_EACH_TIME: u64 = 4;
 /// The same where that is the only way to see its listeners.
 const DUMP_EVERY: Nanos = Nanos(1_000_000_000);
 
+/// How often the totals of its sockets are read, at most.
+const SOCKSTAT_EVERY: Nanos = Nanos(5_000_000_000);
+
 /// A pass over all processes is followed by this many times its duration without one.
 const REST: u32 = 20;
 
@@ -64,6 +67,7 @@ pub(super) struct Space {
     reserved_ports: Arc<[RangeInclusive<u16>]>,
     connected: Known<u64>,
     sockstat: Known<Sockstat>,
+    sockstat_read: Option<Monotonic>,
     udp: Known<Arc<Vec<UdpSocket>>>,
     udp6_errors: Fields,
     /// Listeners that had no record when it was last entered.
@@ -87,6 +91,7 @@ impl Default for Space {
             reserved_ports: Arc::default(),
             connected: Err(Absent::Unreadable),
             sockstat: Err(Absent::Unreadable),
+            sockstat_read: None,
             udp: Err(Absent::TooEarly),
             udp6_errors: Fields::new(),
             extra: Ok(Vec::new()),
@@ -180,7 +185,7 @@ impl Spaces {
             space.activity = active.get(&netns).map_or(0, |activity| activity.sum);
             space.is_first = space.read.is_none();
             space.read = Some(at);
-            if let Err(err) = space.read_counters() {
+            if let Err(err) = space.read_counters(at) {
                 tracing::debug!(%netns, error = %err, "counters not read");
                 self.is_astray |= space.lose_ways(netns);
             }
@@ -211,7 +216,9 @@ impl Spaces {
             has_moved: has_moved(netns, space),
             netns,
         };
-        to_read(reachable.map(reading).collect())
+        let mut all = Vec::with_capacity(self.spaces.len());
+        all.extend(reachable.map(reading));
+        to_read(all)
     }
 
     /// Those whose turn it is to be entered, and the way to do so; `all` of them at the start. Where
@@ -340,13 +347,16 @@ impl Space {
         }
     }
 
-    fn read_counters(&mut self) -> Result<(), NetstatError> {
-        let by_process = self.ways.iter().filter_map(Way::counters).map(|it| read_folder(&it));
+    fn read_counters(&mut self, at: Monotonic) -> Result<(), NetstatError> {
+        let more = self.sockstat_read.is_none_or(|then| SOCKSTAT_EVERY <= at - then);
+        let by_process = self.ways.iter().filter_map(Way::counters);
         let (counts, sockstat) = by_process
-            .into_iter()
+            .map(|folder| read_folder(&folder, more))
             .find(|(counts, _)| counts.is_ok())
-            .unwrap_or_else(|| self.read_inside());
-        self.sockstat = sockstat;
+            .unwrap_or_else(|| self.read_inside(more));
+        if let Some(sockstat) = sockstat {
+            (self.sockstat, self.sockstat_read) = (sockstat, Some(at));
+        }
         let mut counts = match counts {
             Ok(counts) => counts,
             Err(err) => {
@@ -364,9 +374,9 @@ impl Space {
     }
 
     /// Where no process is in the namespace, but a name keeps it.
-    fn read_inside(&self) -> (Result<Counts, NetstatError>, Known<Sockstat>) {
-        let failed = |source| (Err(NetstatError::Read { file: "net", source }), UNREADABLE);
-        let read = || read_folder(Path::new("/proc/thread-self/net"));
+    fn read_inside(&self, more: bool) -> Read {
+        let failed = |source| (Err(NetstatError::Read { file: "net", source }), Some(UNREADABLE));
+        let read = || read_folder(Path::new("/proc/thread-self/net"), more);
         let mut names = self.ways.iter().filter(|way| way.counters().is_none());
         names
             .find_map(|way| visit(&way.file(), |_| read()).ok())
@@ -382,8 +392,11 @@ impl Space {
 
 const UNREADABLE: Known<Sockstat> = Err(Absent::Unreadable);
 
-fn read_folder(folder: &Path) -> (Result<Counts, NetstatError>, Known<Sockstat>) {
-    (netstat::read(folder), sockstat::read(folder).or(UNREADABLE))
+/// What a read of counters gave; the totals of sockets are not read each time.
+type Read = (Result<Counts, NetstatError>, Option<Known<Sockstat>>);
+
+fn read_folder(folder: &Path, more: bool) -> Read {
+    (netstat::read(folder), more.then(|| sockstat::read(folder).or(UNREADABLE)))
 }
 
 /// The last process id that was given out, and when the folders of names were changed: whether a process

@@ -2,7 +2,7 @@
 
 /// Blocks of this size and more are the system's again as soon as they are freed, as with musl.
 #[cfg(target_env = "gnu")]
-const LARGE: libc::c_int = 256 * 1024;
+const LARGE: libc::c_int = 1024 * 1024;
 
 /// Has the texts of a scrape, megabytes for a moment, leave nothing behind: glibc would raise its limit
 /// for large blocks to the size of the first that is freed (mallopt(3), `M_MMAP_THRESHOLD`), and keep
