@@ -1,6 +1,9 @@
 //! One listener over its sockets: totals that outlive them, windows, owner.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, LazyLock},
+};
 
 use crate::{
     histogram::Histogram,
@@ -30,8 +33,8 @@ pub(super) struct Tracked {
     cookies: Total,
     drops: Total,
     hooked: HookedDrops,
-    waits: Arc<Histogram>,
-    durations: Arc<Histogram>,
+    waits: Durations,
+    durations: Durations,
     /// `sk_drops` of the sockets that are gone.
     departed_drops: u64,
     full: Nanos,
@@ -51,6 +54,17 @@ pub(super) struct Tracked {
     unseen: bool,
     /// What this sample's sockets showed as their longest queue, summed.
     round_highest: u64,
+}
+
+/// A histogram, a kilobyte; those that count nothing are one.
+#[derive(Clone, Debug)]
+struct Durations(Arc<Histogram>);
+
+impl Default for Durations {
+    fn default() -> Self {
+        static NONE: LazyLock<Arc<Histogram>> = LazyLock::new(Arc::default);
+        Self(NONE.clone())
+    }
 }
 
 impl Tracked {
@@ -85,7 +99,7 @@ impl Tracked {
             Span::Wait => &mut self.waits,
             Span::Open => &mut self.durations,
         };
-        Arc::make_mut(all).add(more);
+        Arc::make_mut(&mut all.0).add(more);
     }
 
     /// Adds the final `sk_drops` of a socket that is gone.
@@ -119,11 +133,14 @@ impl Tracked {
             length_max: round.features.enqueue.and(counters.established).map(|_| highest),
             fill_ratio_max: members.iter().map(fill_ratio).reduce(f64::max),
             syn_queue: syn_queue(live, round.features),
-            accept_wait: counters.accepted.and(round.features.accept).map(|()| self.waits.clone()),
+            accept_wait: counters
+                .accepted
+                .and(round.features.accept)
+                .map(|()| self.waits.0.clone()),
             connection_duration: counters
                 .closed
                 .and(round.features.accept)
-                .map(|()| self.durations.clone()),
+                .map(|()| self.durations.0.clone()),
             rates: self.rates(round.sample.at, &counters),
             open: open(round, counters.accepted),
             connections: connections(&key, round),

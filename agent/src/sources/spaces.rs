@@ -180,7 +180,7 @@ impl Spaces {
 
     /// Reads the counters of those whose turn it is.
     pub(super) fn read(&mut self, at: Monotonic, active: &BTreeMap<NetnsId, Activity>) {
-        for netns in self.due(active) {
+        for netns in self.due(at, active) {
             let Some(space) = self.spaces.get_mut(&netns) else { continue };
             space.activity = active.get(&netns).map_or(0, |activity| activity.sum);
             space.is_first = space.read.is_none();
@@ -206,7 +206,7 @@ impl Spaces {
     }
 
     /// Whose counters are to be read.
-    fn due(&self, active: &BTreeMap<NetnsId, Activity>) -> Vec<NetnsId> {
+    fn due(&self, at: Monotonic, active: &BTreeMap<NetnsId, Activity>) -> Vec<NetnsId> {
         let has_moved = |netns: NetnsId, space: &Space| {
             active.get(&netns).is_some_and(|activity| activity.sum != space.activity)
         };
@@ -218,7 +218,7 @@ impl Spaces {
         };
         let mut all = Vec::with_capacity(self.spaces.len());
         all.extend(reachable.map(reading));
-        to_read(all)
+        to_read(at, all)
     }
 
     /// Those whose turn it is to be entered, and the way to do so; `all` of them at the start. Where

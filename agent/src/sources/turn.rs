@@ -1,9 +1,15 @@
 //! Whose turn it is among the network namespaces; pure.
 
-use crate::{id::NetnsId, time::Monotonic};
+use crate::{
+    id::NetnsId,
+    time::{Monotonic, Nanos},
+};
 
 /// Each namespace's counters are read at least once in so many samples.
 const ROUND: usize = 30;
+
+/// One whose listeners have not moved is not read again before.
+const QUIET_EVERY: Nanos = Nanos(5_000_000_000);
 
 /// Namespaces that are read in one sample since their listeners moved; others wait for the next.
 const MOVED_AT_ONCE: usize = 64;
@@ -23,7 +29,7 @@ pub(super) struct Reading {
 
 /// Whose counters are to be read: those that moved, those that never were, and of the others the ones
 /// that were not read for longest.
-pub(super) fn to_read(mut all: Vec<Reading>) -> Vec<NetnsId> {
+pub(super) fn to_read(at: Monotonic, mut all: Vec<Reading>) -> Vec<NetnsId> {
     // those that were never read come first
     all.sort_unstable();
     let turn = all.len().div_ceil(ROUND);
@@ -32,7 +38,9 @@ pub(super) fn to_read(mut all: Vec<Reading>) -> Vec<NetnsId> {
     let most = if n_new == all.len() { usize::MAX } else { MOVED_AT_ONCE };
     let is_known = |it: &&Reading| it.has_moved && it.read.is_some();
     let moved = all.iter().filter(is_known).take(most);
+    let is_due = |it: &&Reading| it.read.is_none_or(|then| QUIET_EVERY <= at - then);
     let others = all.iter().filter(|it| !is_known(it)).take(turn.max(n_new.min(most)));
+    let others = others.filter(is_due);
     moved.chain(others).map(|it| it.netns).collect()
 }
 
@@ -60,7 +68,18 @@ mod tests {
     #[track_caller]
     fn check(all: &[Vec<Reading>], expected: &[u32]) {
         let expected: Vec<_> = expected.iter().copied().map(NetnsId).collect();
-        assert_eq!(to_read(all.concat()), expected);
+        assert_eq!(to_read(LATER, all.concat()), expected);
+    }
+
+    const LATER: Monotonic = Monotonic(100 * QUIET_EVERY.0);
+
+    #[test]
+    fn what_did_not_move_is_left_alone_for_a_while() {
+        let then = Some(LATER.0);
+        let all = [readings(1, 1, then, true), readings(1, 2, then, false)];
+        let at = |later: u64| Monotonic(LATER.0 + later);
+        assert_eq!(vec![NetnsId(1)], to_read(at(QUIET_EVERY.0 - 1), all.concat()));
+        assert_eq!(vec![NetnsId(1), NetnsId(2)], to_read(at(QUIET_EVERY.0), all.concat()));
     }
 
     #[test]
@@ -76,18 +95,19 @@ mod tests {
 
     #[test]
     fn at_the_start_all_are_read_and_later_as_many_as_fit() {
-        assert_eq!(250, to_read(readings(250, 1, None, false)).len());
+        assert_eq!(250, to_read(LATER, readings(250, 1, None, false)).len());
         let many = [readings(100, 1, Some(1), true), readings(200, 500, None, false)].concat();
-        assert_eq!(2 * MOVED_AT_ONCE, to_read(many).len());
+        assert_eq!(2 * MOVED_AT_ONCE, to_read(LATER, many).len());
     }
 
     #[test]
     fn each_has_its_turn_within_a_round() {
         let mut all = readings(250, 1, Some(0), false);
         for at in 1..=ROUND as u64 {
-            for netns in to_read(all.clone()) {
+            let at = Monotonic(at * 1_000_000_000 + QUIET_EVERY.0);
+            for netns in to_read(at, all.clone()) {
                 let reading = all.iter_mut().find(|it| it.netns == netns).expect("one of them");
-                reading.read = Some(Monotonic(at));
+                reading.read = Some(at);
             }
         }
         assert!(all.iter().all(|it| it.read != Some(Monotonic(0))));

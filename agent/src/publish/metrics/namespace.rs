@@ -14,7 +14,7 @@ pub(super) const FAMILIES: &[Family] = &[
             name: "backlogd_sockets",
             kind: Kind::Gauge,
             labels: &["netns", "state"],
-            help: "TCP sockets of a namespace by state, in the newest read of its table, if that was not partial. listen and time_wait are from each sample; time_wait has those, too, whose peer has not closed, which are in fin_wait_2 as well",
+            help: "TCP sockets of a namespace by state, in the newest read of its table, if that was not partial. listen is from each sample, time_wait likewise or, in other namespaces than the agent's, from the newest read of its counters; time_wait has those, too, whose peer has not closed, which are in fin_wait_2 as well",
             source: "sock_diag of all states but LISTEN, within table_cpu_ratio; sock_diag of LISTEN; tw of TCP in /proc/net/sockstat",
         },
         folds: SUM,
