@@ -15,6 +15,15 @@ pub enum Pages {
     WhenTouched,
 }
 
+/// A stretch of a map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Bytes before it: a multiple of the page size.
+    pub offset: u64,
+    /// Words in it.
+    pub n_words: usize,
+}
+
 /// An array map created with `BPF_F_MMAPABLE`, in our memory until dropped.
 ///
 /// The programs write whole words, with or without atomics; so the words are atomics here.
@@ -36,6 +45,15 @@ impl SharedWords {
     /// What mmap(2) answers: `EPERM` for a map without `BPF_F_MMAPABLE`, `EINVAL` when the map is
     /// smaller.
     pub fn map(map: BorrowedFd<'_>, n_words: usize, pages: Pages) -> io::Result<Self> {
+        Self::map_part(map, Part { offset: 0, n_words }, pages)
+    }
+
+    /// Maps a part of `map`.
+    ///
+    /// # Errors
+    /// As [`SharedWords::map`].
+    pub fn map_part(map: BorrowedFd<'_>, part: Part, pages: Pages) -> io::Result<Self> {
+        let Part { offset, n_words } = part;
         let length = (n_words * size_of::<u64>()).next_multiple_of(PAGE);
         let access = ProtFlags::READ | ProtFlags::WRITE;
         let how = match pages {
@@ -43,7 +61,7 @@ impl SharedWords {
             Pages::WhenTouched => MapFlags::SHARED,
         };
         // SAFETY: no address is asked for, so no other mapping is touched.
-        let start = unsafe { mmap(ptr::null_mut(), length, access, how, map, 0) }?;
+        let start = unsafe { mmap(ptr::null_mut(), length, access, how, map, offset) }?;
         let start = ptr::NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
         Ok(Self { start, n_words })
     }

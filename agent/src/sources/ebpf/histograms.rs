@@ -4,9 +4,9 @@
 //! sixty-six loads for a slot that counted since then, none for another; no system call.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     io,
-    os::fd::AsFd,
+    os::fd::{AsFd, OwnedFd},
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
@@ -15,16 +15,21 @@ use backlogd_abi::histogram::{self, BUCKETS};
 use crate::{
     histogram::Histogram,
     id::Slot,
-    sys::mmap::{Pages, SharedWords},
+    sys::mmap::{Pages, Part, SharedWords},
     time::Nanos,
 };
 
 const WORDS: usize = size_of::<histogram::Histogram>() / 8;
 
-/// All histograms of one kind.
+/// All histograms of one kind. The map is mapped part by part, each when a slot in it counts: the kernel
+/// brings in all pages of a mapping at once (`remap_vmalloc_range`, `array_map_mmap`).
 #[derive(Debug)]
 pub(super) struct Histograms {
-    words: SharedWords,
+    map: OwnedFd,
+    capacity: usize,
+    /// Slots in a part: as many as end at a page's end.
+    each: usize,
+    parts: HashMap<usize, SharedWords>,
     seen: HashMap<Slot, Seen>,
 }
 
@@ -46,14 +51,35 @@ impl Default for Seen {
 }
 
 impl Histograms {
-    /// Maps the map of `capacity` histograms.
+    /// Of the map of `capacity` histograms.
     ///
     /// # Errors
     /// What mmap(2) answers.
     pub(super) fn map(map: impl AsFd, capacity: u32) -> io::Result<Self> {
-        let n_words = usize::try_from(capacity).map_err(io::Error::other)? * WORDS;
-        let words = SharedWords::map(map.as_fd(), n_words, Pages::WhenTouched)?;
-        Ok(Self { words, seen: HashMap::new() })
+        let capacity = usize::try_from(capacity).map_err(io::Error::other)?;
+        let each = slots_each(rustix::param::page_size());
+        let map = map.as_fd().try_clone_to_owned()?;
+        let mut all = Self { map, capacity, each, parts: HashMap::new(), seen: HashMap::new() };
+        // whoever cannot map must know at the start
+        all.words(Slot(0))?;
+        Ok(all)
+    }
+
+    /// A slot's words.
+    fn words(&mut self, slot: Slot) -> io::Result<&[AtomicU64]> {
+        let (part, within) = (slot.0 as usize / self.each, slot.0 as usize % self.each);
+        let words = match self.parts.entry(part) {
+            Entry::Occupied(words) => words.into_mut(),
+            Entry::Vacant(none) => {
+                let first = part * self.each;
+                let n_slots = self.each.min(self.capacity.saturating_sub(first));
+                let offset = (first * WORDS * 8) as u64;
+                let part = Part { offset, n_words: n_slots * WORDS };
+                none.insert(SharedWords::map_part(self.map.as_fd(), part, Pages::WhenTouched)?)
+            }
+        };
+        let words = words.words().get(within * WORDS..(within + 1) * WORDS);
+        words.ok_or_else(|| io::ErrorKind::InvalidInput.into())
     }
 
     /// What a slot counted since the last look; `None` when `at`, a count that the programs raise
@@ -62,9 +88,12 @@ impl Histograms {
         if self.seen.get(&slot).map_or(0, |seen| seen.at) == at {
             return None;
         }
-        let start = slot.0 as usize * WORDS;
-        let words = self.words.words().get(start..start + WORDS)?;
-        Some(self.seen.entry(slot).or_default().grow(words, at))
+        let mut seen = self.seen.remove(&slot).unwrap_or_default();
+        let grown = self.words(slot).map(|words| seen.grow(words, at));
+        self.seen.insert(slot, seen);
+        grown
+            .inspect_err(|err| tracing::debug!(slot = slot.0, error = %err, "durations not read"))
+            .ok()
     }
 
     /// Everything that a slot has counted so far, as of the last look.
@@ -75,11 +104,26 @@ impl Histograms {
 
     /// Clears a slot's histogram for its next listener.
     pub(super) fn clear(&mut self, slot: Slot) {
-        self.seen.remove(&slot);
-        let start = slot.0 as usize * WORDS;
-        let words = self.words.words().get(start..start + WORDS).unwrap_or_default();
-        words.iter().for_each(|word| word.store(0, Relaxed));
+        match self.words(slot) {
+            Ok(words) => {
+                words.iter().for_each(|word| word.store(0, Relaxed));
+                self.seen.remove(&slot);
+            }
+            Err(err) => {
+                tracing::debug!(slot = slot.0, error = %err, "durations not cleared");
+                // the next listener's are what comes to these
+                if let Some(seen) = self.seen.get_mut(&slot) {
+                    (seen.at, seen.count) = (0, 0);
+                }
+            }
+        }
     }
+}
+
+/// The least number of histograms that fill whole pages, whose size is a power of two.
+const fn slots_each(page_size: usize) -> usize {
+    let two_to_the = (WORDS * 8).trailing_zeros();
+    page_size >> two_to_the
 }
 
 impl Seen {
@@ -124,6 +168,15 @@ mod tests {
         let second = seen.grow(&words(130, 3, 2), 5);
         assert_eq!((2, Nanos(30), 2), (second.count(), second.sum(), second.buckets()[5]));
         assert_eq!((5, 5), (seen.count, seen.at));
+    }
+
+    #[test]
+    fn parts_begin_at_pages() {
+        for page_size in [4096, 16_384, 65_536] {
+            let bytes = slots_each(page_size) * WORDS * 8;
+            assert_eq!(0, bytes % page_size, "{page_size}");
+            assert_ne!(0, bytes / 2 % page_size, "{page_size}");
+        }
     }
 
     #[test]
