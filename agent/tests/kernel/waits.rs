@@ -11,15 +11,16 @@ use backlogd::{
     histogram::{Histogram, upper_bound},
     input::{Absent, Known, Tier},
     model::snapshot::{Counters, Listener, Snapshot},
+    sources::Options,
 };
 use socket2::Socket;
 
 use crate::{
-    agent::{Agent, find, own, own_lost},
+    agent::{Agent, SETTINGS, find, own, own_lost},
     namespace::{in_own_netns, packets_by_interrupt, wait_for},
     offenders::{NeverAccepts, StoppedServer},
     servers::{Pool, Way, current_call, uring_ways, visit},
-    tier::scaled,
+    tier::{options, scaled},
 };
 
 const ANY: &str = "127.0.0.1:0";
@@ -315,6 +316,47 @@ fn a_connection_lasts_from_accept_until_it_is_destroyed() {
         agent.check_all_closed(server.addr, bounds.len() as u64);
         if let Some(durations) = histogram(&mut agent, server.addr, DURATION) {
             check_bounds(&durations, &bounds);
+        }
+    });
+}
+
+#[test]
+#[ignore = "kernel: needs root"]
+fn each_of_many_listeners_has_its_own_durations_and_none_of_one_before_it() {
+    // the histograms of so many are in several parts of the map
+    const LISTENERS: usize = 600;
+    in_own_netns(|| {
+        let wanted = Options { accept_tracepoints: true, ..options(2048) };
+        let mut agent = Agent::with(&wanted, SETTINGS);
+        let mut all = 0;
+        for round in 0..2 {
+            let listen =
+                |i| NeverAccepts::listen(&format!("127.0.0.1:{}", 2_000 * (round + 5) + i), 8);
+            let servers: Vec<_> = (0..LISTENERS).map(listen).collect();
+            let n = |i: usize| i % 3 + 1 + round;
+            for (i, server) in servers.iter().enumerate() {
+                let connect = |_| TcpStream::connect(server.addr).expect("it listens");
+                let clients: Vec<_> = (0..n(i)).map(connect).collect();
+                drop((clients, server.accept(n(i))));
+            }
+            all += (0..LISTENERS).map(n).sum::<usize>() as u64;
+            let snapshot = agent.until("all to be closed", |snapshot| {
+                own(snapshot).filter_map(|it| it.counters.closed.ok()).sum::<u64>() == all
+            });
+            let is_served = agent.serves("accept");
+            let mut differ = 0;
+            for (i, server) in servers.iter().enumerate() {
+                let listener = find(&snapshot, server.addr);
+                for got in [count(listener, WAIT), count(listener, DURATION)] {
+                    assert_eq!(is_served, got.is_ok(), "{got:?}");
+                    differ += got.map_or(0, |got| got.abs_diff(n(i) as u64));
+                }
+            }
+            let hidden = 2 * hidden(&mut agent, 0);
+            assert!(
+                differ <= hidden,
+                "round {round}: {differ}, of which {hidden} are known to be missed"
+            );
         }
     });
 }
