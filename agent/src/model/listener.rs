@@ -62,6 +62,7 @@ struct Durations(Arc<Histogram>);
 
 impl Default for Durations {
     fn default() -> Self {
+        // never written: whoever counts takes a copy
         static NONE: LazyLock<Arc<Histogram>> = LazyLock::new(Arc::default);
         Self(NONE.clone())
     }

@@ -48,13 +48,17 @@ use thiserror::Error;
 
 use crate::{
     error,
-    id::{Inode, NetnsId, Pid},
+    id::{Cookie, Inode, NetnsId, Pid},
     input::{
         Absent, Hook, Known, NamespaceSample, Sample, SlotsSample, Source, TcpMemoryLimits, Tier,
         UdpSocket,
     },
     sources::{
-        ebpf::{Programs, events::WatchError, load::LoadOptions},
+        ebpf::{
+            Programs,
+            events::WatchError,
+            load::{LoadError, LoadOptions},
+        },
         live::{Extra, Live},
         netstat::{Fields, Netstat},
         owners::Owners,
@@ -292,7 +296,7 @@ impl Sources {
             .filter(|inode| inode.0 != 0)
             .collect();
         if namespaces.iter().any(|namespace| namespace.sockets.is_ok()) {
-            self.owners.update(at, &inodes, |inode| maker(inode, namespaces, slots));
+            self.owners.update(at, &inodes, |new| makers(new, namespaces, slots));
             // without their number, which changes with every process
             let result = match self.owners.unreadable() {
                 0 => Ok(()),
@@ -330,11 +334,20 @@ impl Sources {
     }
 }
 
-/// Who called listen(2) on a socket, by its record.
-fn maker(inode: Inode, namespaces: &[NamespaceSample], slots: &Known<SlotsSample>) -> Option<Pid> {
-    let mut sockets = namespaces.iter().flat_map(|namespace| namespace.sockets.iter().flatten());
-    let cookie = sockets.find(|socket| socket.inode == inode)?.cookie;
-    slots.as_ref().ok()?.records.iter().find(|record| record.cookie == cookie)?.pid
+/// Who called listen(2) on these sockets, by their records.
+fn makers(
+    new: &BTreeSet<Inode>,
+    namespaces: &[NamespaceSample],
+    slots: &Known<SlotsSample>,
+) -> BTreeSet<Pid> {
+    if new.is_empty() {
+        return BTreeSet::new();
+    }
+    let sockets = namespaces.iter().flat_map(|namespace| namespace.sockets.iter().flatten());
+    let cookies: BTreeSet<Cookie> =
+        sockets.filter(|socket| new.contains(&socket.inode)).map(|socket| socket.cookie).collect();
+    let records = slots.iter().flat_map(|slots| &slots.records);
+    records.filter(|record| cookies.contains(&record.cookie)).filter_map(|it| it.pid).collect()
 }
 
 /// Loads the programs, or says on one line what is missing and what that costs.
@@ -354,10 +367,13 @@ fn open_programs(options: &Options, netns: NetnsId) -> (Known<Programs>, Arc<[Ho
             events_bytes: options.events_bytes,
         };
         // on a thread of its own, whose heap the kernel's BTF may tear to pieces
-        let load = || thread::scope(|scope| scope.spawn(|| Programs::load(&options)).join());
-        let loaded = load().unwrap_or_else(|panic| resume_unwind(panic));
+        let loaded = thread::scope(|scope| {
+            let thread = thread::Builder::new().name("load".to_owned());
+            let load = thread.spawn_scoped(scope, || Programs::load(&options));
+            load.map(|load| load.join().unwrap_or_else(|panic| resume_unwind(panic)))
+        });
         heap::give_back();
-        match loaded {
+        match loaded.unwrap_or_else(|err| Err(LoadError::Thread(err))) {
             Ok(programs) => {
                 let hooks = programs.hooks();
                 return (Ok(programs), hooks);

@@ -46,7 +46,7 @@ const AGAIN: Nanos = Nanos(1_500_000_000);
 const NAMES_EVERY: Nanos = Nanos(1_500_000_000);
 
 /// How often its limit is read, and where it belongs.
-const LIMITS_EVERY: Nanos = Nanos(30_000_000_000);
+const LIMITS_EVERY: Nanos = Nanos(10_000_000_000);
 
 /// Owners that are read anew in one sample; the others show what was read before.
 const READ_AT_ONCE: usize = 32;
@@ -110,18 +110,17 @@ impl Owners {
         }
     }
 
-    /// Brings the owners up to date for the sockets that listen now; `maker` is who made one do so, if
-    /// that is known.
+    /// Brings the owners up to date for the sockets that listen now; `makers` are those who made some of
+    /// them do so, as far as they are known.
     pub(super) fn update(
         &mut self,
         at: Monotonic,
         listening: &BTreeSet<Inode>,
-        maker: impl Fn(Inode) -> Option<Pid>,
+        makers: impl FnOnce(&BTreeSet<Inode>) -> BTreeSet<Pid>,
     ) {
         let new: BTreeSet<Inode> = listening.difference(&self.known).copied().collect();
         self.wanted.extend(new.iter().map(|inode| (*inode, at)));
-        let makers = new.iter().take(READ_AT_ONCE).filter_map(|inode| maker(*inode)).collect();
-        self.ask(&makers, &new);
+        self.ask(&makers(&new), &new);
         if self.known != *listening {
             self.wanted.retain(|inode, _| listening.contains(inode));
             self.looked.retain(|inode| listening.contains(inode));
@@ -139,7 +138,11 @@ impl Owners {
         if !self.looking.is_busy() && (is_wanted || self.long_rest_until <= at) {
             let is_full = is_wanted || FULL_EVERY <= self.short_passes;
             self.short_passes = if is_full { 0 } else { self.short_passes + 1 };
-            self.start_looking(listening.clone(), if is_full { Pass::Full } else { Pass::Changed });
+            self.start_looking(
+                at,
+                listening.clone(),
+                if is_full { Pass::Full } else { Pass::Changed },
+            );
         }
         self.finish_looking(at, patience);
         self.known.clone_from(listening);
@@ -173,13 +176,18 @@ impl Owners {
             };
             left = rest;
             for inode in process::held_by(*pid, new).unwrap_or_default() {
-                Arc::make_mut(&mut self.owners).entry(inode).or_default().push(*pid);
+                let owners = Arc::make_mut(&mut self.owners).entry(inode).or_default();
+                if !owners.contains(pid) {
+                    owners.push(*pid);
+                }
             }
         }
     }
 
-    fn start_looking(&mut self, due: BTreeSet<Inode>, pass: Pass) {
+    fn start_looking(&mut self, at: Monotonic, due: BTreeSet<Inode>, pass: Pass) {
         let mut held = std::mem::take(&mut self.held);
+        // whatever comes of it
+        (self.rest_until, self.long_rest_until) = (at + AGAIN, at + AGAIN);
         self.looking.start(move || {
             let found = process::owners(&due, pass, &mut held);
             (due, found, held)

@@ -112,7 +112,10 @@ pub fn read(
 pub fn bound(range: &RangeInclusive<u16>) -> Result<BTreeSet<u16>, SockDiagError> {
     let mut ports = BTreeSet::new();
     dump(BOUND_INACTIVE, |row| {
-        ports.extend(row.map(|row| row.local().1).filter(|port| range.contains(port)));
+        match row {
+            Some(row) => ports.extend(Some(row.local().1).filter(|port| range.contains(port))),
+            None => ports.clear(),
+        }
         ControlFlow::Continue(())
     })?;
     Ok(ports)

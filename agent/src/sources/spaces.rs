@@ -214,6 +214,7 @@ impl Spaces {
         let reading = |(netns, space): (NetnsId, &Space)| Reading {
             read: space.read,
             has_moved: has_moved(netns, space),
+            has_failed: space.fields.is_err(),
             netns,
         };
         let mut all = Vec::with_capacity(self.spaces.len());
@@ -348,7 +349,9 @@ impl Space {
     }
 
     fn read_counters(&mut self, at: Monotonic) -> Result<(), NetstatError> {
-        let more = self.sockstat_read.is_none_or(|then| SOCKSTAT_EVERY <= at - then);
+        // a namespace that was empty may no longer be
+        let was_empty = self.sockstat.is_ok_and(|stat| stat.time_wait == 0);
+        let more = was_empty || self.sockstat_read.is_none_or(|then| SOCKSTAT_EVERY <= at - then);
         let by_process = self.ways.iter().filter_map(Way::counters);
         let (counts, sockstat) = by_process
             .map(|folder| read_folder(&folder, more))
@@ -360,6 +363,7 @@ impl Space {
         let mut counts = match counts {
             Ok(counts) => counts,
             Err(err) => {
+                (self.sockstat, self.sockstat_read) = (UNREADABLE, None);
                 (self.fields, self.passive_opens, self.connected) =
                     (Err(Absent::Unreadable), Err(Absent::Unreadable), Err(Absent::Unreadable));
                 return Err(err);

@@ -5,7 +5,8 @@ use crate::{
     time::{Monotonic, Nanos},
 };
 
-/// Each namespace's counters are read at least once in so many samples.
+/// Each namespace's counters are read at least once in so many samples, or each [`QUIET_EVERY`] if that is
+/// longer.
 const ROUND: usize = 30;
 
 /// One whose listeners have not moved is not read again before.
@@ -24,6 +25,8 @@ pub(super) struct Reading {
     pub(super) read: Option<Monotonic>,
     /// Whether its listeners have moved since.
     pub(super) has_moved: bool,
+    /// Whether it could not be read then.
+    pub(super) has_failed: bool,
     pub(super) netns: NetnsId,
 }
 
@@ -38,7 +41,8 @@ pub(super) fn to_read(at: Monotonic, mut all: Vec<Reading>) -> Vec<NetnsId> {
     let most = if n_new == all.len() { usize::MAX } else { MOVED_AT_ONCE };
     let is_known = |it: &&Reading| it.has_moved && it.read.is_some();
     let moved = all.iter().filter(is_known).take(most);
-    let is_due = |it: &&Reading| it.read.is_none_or(|then| QUIET_EVERY <= at - then);
+    let is_due =
+        |it: &&Reading| it.has_failed || it.read.is_none_or(|then| QUIET_EVERY <= at - then);
     let others = all.iter().filter(|it| !is_known(it)).take(turn.max(n_new.min(most)));
     let others = others.filter(is_due);
     moved.chain(others).map(|it| it.netns).collect()
@@ -60,8 +64,12 @@ mod tests {
 
     /// `n` namespaces from `first` on.
     fn readings(n: usize, first: u32, read: Option<u64>, has_moved: bool) -> Vec<Reading> {
-        let reading =
-            |netns| Reading { read: read.map(Monotonic), has_moved, netns: NetnsId(netns) };
+        let reading = |netns| Reading {
+            read: read.map(Monotonic),
+            has_moved,
+            has_failed: false,
+            netns: NetnsId(netns),
+        };
         (first..).take(n).map(reading).collect()
     }
 

@@ -11,7 +11,7 @@ const PAGE: usize = 4096;
 pub enum Pages {
     /// With the mapping: what reads it must not fault.
     AtOnce,
-    /// Each when it is first touched: most never are.
+    /// When they are first touched, where the kernel does not bring them in anyway.
     WhenTouched,
 }
 

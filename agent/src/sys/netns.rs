@@ -5,6 +5,7 @@ use std::{
     io,
     os::fd::AsFd as _,
     path::{Path, PathBuf},
+    thread,
 };
 
 use rustix::{
@@ -61,17 +62,29 @@ pub fn enter(path: &Path) -> io::Result<NetnsId> {
 /// When the way back is cut off meanwhile: the thread would go on in the wrong namespace.
 pub fn visit<T>(path: &Path, work: impl FnOnce(NetnsId) -> T) -> io::Result<T> {
     let own = File::open("/proc/thread-self/ns/net")?;
-    let back = || move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::Network));
     if of(path)? == current()? {
         return Ok(work(current()?));
     }
-    back()?;
-    let entered = enter(path);
-    let value = entered.map(work);
-    if let Err(err) = back() {
-        panic!("no way back into the network namespace: {err}");
+    back(&own)?;
+    let _back = WayBack(own);
+    enter(path).map(work)
+}
+
+/// Goes back when dropped.
+struct WayBack(File);
+
+impl Drop for WayBack {
+    fn drop(&mut self) {
+        if let Err(err) = back(&self.0)
+            && !thread::panicking()
+        {
+            panic!("no way back into the network namespace: {err}");
+        }
     }
-    value
+}
+
+fn back(own: &File) -> io::Result<()> {
+    Ok(move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::Network))?)
 }
 
 /// A file by which `netns` can be entered: that of a process in it, or one that `ip netns` keeps.

@@ -135,7 +135,7 @@ fn leaks_descriptors() {
     }
 }
 
-/// Looks until the table was read after this call.
+/// Looks until the table was read after this call: that is soon only where the numbers of sockets moved.
 #[track_caller]
 fn read_anew(agent: &mut Agent) -> Snapshot {
     let begun: Monotonic = agent.look().at;

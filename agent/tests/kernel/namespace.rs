@@ -52,7 +52,9 @@ pub(crate) fn in_own_netns(test: impl Fn() + Sync) {
 /// Whether this kernel is `version` or later.
 pub(crate) fn is_since(version: (u32, u32)) -> bool {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    let mut numbers = release.split(['.', '-']).map(|part| part.parse::<u32>().expect("a number"));
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|part| part.parse::<u32>().expect("a number"));
     (numbers.next().expect("major"), numbers.next().expect("minor")) >= version
 }
 

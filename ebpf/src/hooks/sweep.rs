@@ -36,7 +36,7 @@ fn look(record: *mut Record) -> Option<()> {
     if cookie == 0 || is_destroyed(record) || i32::from(at!(owner, state, u8)?) != TCP_LISTEN {
         return None;
     }
-    let (mut socket, mut v6only) = (0_u64, 0_u8);
+    let (mut socket, mut v6only, mut port) = (0_u64, 0_u8, 0_u16);
     // SAFETY: a map value; the agent runs one sweep at a time, and nobody else writes these fields
     // meanwhile but with the same port.
     let failed = unsafe {
@@ -44,7 +44,7 @@ fn look(record: *mut Record) -> Option<()> {
             | copy!(owner, max_ack_backlog, &raw mut (*record).limit)
             | copy!(owner, drops, &raw mut (*record).drops)
             | copy!(owner, qlen, &raw mut (*record).syn_queue)
-            | copy!(owner, port, &raw mut (*record).port)
+            | copy!(owner, port, &raw mut port)
             | copy!(owner, v6only_byte, &raw mut v6only)
             | copy!(owner, socket, &raw mut socket)
     };
@@ -55,6 +55,8 @@ fn look(record: *mut Record) -> Option<()> {
     }
     // SAFETY: as above.
     unsafe {
+        // read by others, too, whatever the pass
+        (*record).port = port;
         (*record).v6only = u32::from(u32::from(v6only) & offset!(v6only_mask) != 0);
         // last: what stands beside it is of this look
         (*record).pass = maps::cell(cell::PASS) as u32;

@@ -120,6 +120,8 @@ impl Census {
             records.iter().map(|record| (record.slot, record.cookie)).collect();
         let known: HashMap<Slot, (Cookie, u64)> = self.unseen.clone();
         let (link, found, slots) = (self.link.clone(), self.found.clone(), self.slots.clone());
+        // whatever comes of it
+        self.next = Instant::now() + EVERY;
         self.walking.start(move || {
             let count = |slot| {
                 slots

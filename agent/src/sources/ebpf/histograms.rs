@@ -1,7 +1,8 @@
 //! The programs' histograms, one to each slot, as user space sees them.
 //!
 //! In: the mapped words of WAITS or DURATIONS. Out: what was counted since the last look. Cost:
-//! sixty-six loads for a slot that counted since then, none for another; no system call.
+//! sixty-six loads for a slot that counted since then, none for another; a system call for the first of
+//! each part of the map.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -109,13 +110,7 @@ impl Histograms {
                 words.iter().for_each(|word| word.store(0, Relaxed));
                 self.seen.remove(&slot);
             }
-            Err(err) => {
-                tracing::debug!(slot = slot.0, error = %err, "durations not cleared");
-                // the next listener's are what comes to these
-                if let Some(seen) = self.seen.get_mut(&slot) {
-                    (seen.at, seen.count) = (0, 0);
-                }
-            }
+            Err(err) => tracing::debug!(slot = slot.0, error = %err, "durations not cleared"),
         }
     }
 }

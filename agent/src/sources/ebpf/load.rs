@@ -34,6 +34,9 @@ static OBJECT: &[u8] =
 /// Why no program runs.
 #[derive(Debug, Error)]
 pub enum LoadError {
+    /// There is no thread to load on.
+    #[error("the thread that loads the eBPF programs cannot be started")]
+    Thread(#[source] io::Error),
     /// The kernel does not describe its structures, or lacks a field.
     #[error(transparent)]
     Btf(#[from] btf::BtfError),
