@@ -97,6 +97,12 @@ impl Agent {
         is_served
     }
 
+    /// Runs of programs that the kernel skipped, by its statistics, which are in each tenth sample.
+    pub(crate) fn missed(&mut self) -> u64 {
+        let snapshot = (0..10).map(|_| self.look()).last().expect("ten");
+        snapshot.agent.missed.iter().map(|(.., n)| n).sum()
+    }
+
     /// Changes the model's settings.
     pub(crate) fn set(&mut self, settings: Settings) {
         self.model.set(settings);

@@ -69,9 +69,17 @@ fn drops_that_come_while_the_agent_looks_are_all_counted() {
         }
         refused.join().expect("clients");
         let (snapshot, seen) = agent.settled();
+        let counted = |addr| find(&snapshot, addr).counters.drops.expect("counted");
+        assert_eq!([a, b, c].into_iter().map(counted).sum::<u64>(), seen.count("ListenDrops"));
+        // what a hook missed, as kernels from 7.0 on can let it, may go to the other listener
+        let missed = agent.missed();
         for (addr, syns) in [(a, 2 * n), (b, n), (c, 0)] {
             let drops = seen.at(addr).drops;
-            assert_eq!(find(&snapshot, addr).counters.drops, Ok(drops), "{addr}");
+            assert!(
+                counted(addr).abs_diff(drops) <= missed,
+                "{addr}: {} {drops} {missed}",
+                counted(addr)
+            );
             // a client that is held up between connect and close sends a second SYN
             assert!((syns..=syns + syns / 100).contains(&drops), "{addr}: {drops} of {syns}");
         }
