@@ -14,7 +14,7 @@ use std::{
 use super::{
     ebpf::Programs,
     netns::Way,
-    netstat::{self, Fields},
+    netstat::{self, Fields, NET},
     sock_diag::{SockDiag, SockDiagError},
     sockstat, sysctl, udp,
 };
@@ -23,9 +23,6 @@ use crate::{
     input::{Known, ListenSocket, UdpSocket},
     sys::netns::visit,
 };
-
-/// Counters of the namespace in which the thread is.
-const NET: &str = "/proc/thread-self/net";
 
 /// One namespace, from inside.
 #[derive(Debug)]

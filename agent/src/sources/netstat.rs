@@ -43,6 +43,8 @@ const UDP_RCVBUF_ERRORS: &str = "UdpRcvbufErrors";
 /// The same of IPv6, as the kernel names it in `snmp6`.
 const UDP6_RCVBUF_ERRORS: &str = "Udp6RcvbufErrors";
 
+/// The files of the namespace in which the thread is.
+pub(super) const NET: &str = "/proc/thread-self/net";
 const NETSTAT: &str = "net/netstat";
 const SNMP: &str = "net/snmp";
 const SNMP6: &str = "net/snmp6";
@@ -350,12 +352,12 @@ mod tests {
 
     #[test]
     fn one_read_finds_what_open_files_find() {
-        let counts = read(Path::new("/proc/thread-self/net")).unwrap();
+        let counts = read(Path::new(NET)).unwrap();
         let (mut netstat, mut fields) = (Netstat::open().unwrap(), Fields::new());
         netstat.netstat(&mut fields).unwrap();
         assert!(netstat.snmp(&mut fields).unwrap().is_some() && counts.established.is_some());
         assert!(counts.fields.keys().eq(fields.keys()), "{counts:?}");
-        let errors = udp6_errors(Path::new("/proc/thread-self/net")).unwrap();
+        let errors = udp6_errors(Path::new(NET)).unwrap();
         assert!(errors.keys().all(|name| *name == UDP6_RCVBUF_ERRORS), "{errors:?}");
         assert_eq!(Fields::new(), udp6_errors(Path::new("/nonexistent")).unwrap());
         let error = read(Path::new("/nonexistent")).unwrap_err();

@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 
 use super::{
     Sources,
-    netstat::{self, Fields},
+    netstat::{self, Fields, NET},
     sock_diag::SockDiagError,
     sockstat, sysctl, udp,
 };
@@ -41,7 +41,7 @@ impl Sources {
     }
 
     pub(super) fn read_sockstat(&mut self) -> Known<Sockstat> {
-        let result = sockstat::read(Path::new("/proc/thread-self/net"));
+        let result = sockstat::read(Path::new(NET));
         self.note("sockstat", result)
     }
 
@@ -54,7 +54,7 @@ impl Sources {
         let sockets = match &self.udp {
             Some((then, sockets)) if at - *then < UDP_EVERY => sockets.clone(),
             Some(_) | None => {
-                let errors = netstat::udp6_errors(Path::new("/proc/thread-self/net"));
+                let errors = netstat::udp6_errors(Path::new(NET));
                 self.udp6_errors = self.note("snmp6", errors).unwrap_or_default();
                 let result = udp::read();
                 let absent = result.as_ref().map_err(SockDiagError::absent).err();

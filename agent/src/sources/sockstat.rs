@@ -152,7 +152,7 @@ fn parse_limits(text: &str, page_bytes: u64) -> Option<TcpMemoryLimits> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{super::netstat::NET, *};
 
     const FOUR: &str =
         "sockets: used 16\nTCP: inuse 2 orphan 3 tw 4 alloc 5 mem 6\nUDP: inuse 1 mem 0\n";
@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn reads_this_kernels() {
         let _listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let sockstat = read(Path::new("/proc/thread-self/net")).unwrap();
+        let sockstat = read(Path::new(NET)).unwrap();
         assert!(0 < sockstat.tcp_inuse, "{sockstat:?}");
         let error = read(Path::new("/nonexistent")).unwrap_err();
         assert_eq!(error.to_string(), "cannot read sockstat");

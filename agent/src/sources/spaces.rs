@@ -21,7 +21,7 @@ use super::{
     ebpf::maps::Activity,
     inside::Inside,
     netns::{self, Found, Way},
-    netstat::{self, Counts, Fields, NetstatError},
+    netstat::{self, Counts, Fields, NET, NetstatError},
     sockstat,
     turn::{Reading, to_enter, to_read},
 };
@@ -380,7 +380,7 @@ impl Space {
     /// Where no process is in the namespace, but a name keeps it.
     fn read_inside(&self, more: bool) -> Read {
         let failed = |source| (Err(NetstatError::Read { file: "net", source }), Some(UNREADABLE));
-        let read = || read_folder(Path::new("/proc/thread-self/net"), more);
+        let read = || read_folder(Path::new(NET), more);
         let mut names = self.ways.iter().filter(|way| way.counters().is_none());
         names
             .find_map(|way| visit(&way.file(), |_| read()).ok())

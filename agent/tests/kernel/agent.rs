@@ -97,10 +97,12 @@ impl Agent {
         is_served
     }
 
-    /// Runs of programs that the kernel skipped, by its statistics, which are in each tenth sample.
-    pub(crate) fn missed(&mut self) -> u64 {
+    /// Runs of programs for `events` that the kernel skipped, by its statistics.
+    pub(crate) fn missed(&mut self, events: impl Fn(&str) -> bool) -> u64 {
+        // they are in each tenth sample
         let snapshot = (0..10).map(|_| self.look()).last().expect("ten");
-        snapshot.agent.missed.iter().map(|(.., n)| n).sum()
+        let missed = snapshot.agent.missed.iter().filter(|(event, ..)| events(event));
+        missed.map(|(.., n)| n).sum()
     }
 
     /// Changes the model's settings.

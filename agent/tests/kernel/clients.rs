@@ -124,3 +124,11 @@ fn checksum(from: Ipv4Addr, to: Ipv4Addr, segment: &[u8]) -> u16 {
     let folded = (sum & 0xffff) + (sum >> 16);
     !u16::try_from((folded & 0xffff) + (folded >> 16)).expect("folded twice")
 }
+
+/// A TCP socket that is bound, and neither listens nor is connected.
+pub(crate) fn bind(addr: &str) -> Socket {
+    let addr: SocketAddr = addr.parse().expect("address and port");
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None).expect("socket");
+    socket.bind(&addr.into()).expect("bind");
+    socket
+}

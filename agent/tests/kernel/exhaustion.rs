@@ -18,11 +18,10 @@ use backlogd::{
     time::Monotonic,
 };
 use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
-use socket2::{Domain, Socket, Type};
 
 use crate::{
     agent::{Agent, find},
-    clients::Clients,
+    clients::{Clients, bind},
     namespace::{DEADLINE, in_own_netns, is_since, set_sysctl, wait_for},
     offenders::NeverAccepts,
     tier::scaled,
@@ -259,14 +258,6 @@ fn all_local_ports_are_in_use_when_connect_begins_to_fail() {
         }
         drop((others, idle, more, clients));
     });
-}
-
-/// A TCP socket that is bound, and neither listens nor is connected.
-fn bind(addr: &str) -> Socket {
-    let addr: SocketAddr = addr.parse().expect("address and port");
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None).expect("socket");
-    socket.bind(&addr.into()).expect("bind");
-    socket
 }
 
 /// Tries `n` times; those that worked. Each failure must be for want of a port.

@@ -17,6 +17,7 @@ use backlogd::{
 use socket2::{Domain, Socket, Type};
 
 use crate::{
+    clients::bind,
     namespace::{in_own_netns, is_since, run, set_sysctl, wait_for},
     offenders::NeverAccepts,
 };
@@ -268,13 +269,6 @@ fn what_is_bound_and_idle_is_no_connection_and_no_listener() {
         let _clients = connect(3, server.addr);
         let range = 20_001..=20_003;
         assert_eq!(sockets::bound(&range).expect("sock_diag"), BTreeSet::new());
-        let bind = |addr: &str| {
-            let addr: SocketAddr = addr.parse().expect("an address");
-            let socket =
-                Socket::new(Domain::for_address(addr), Type::STREAM, None).expect("socket");
-            socket.bind(&addr.into()).expect("bind");
-            socket
-        };
         // more than the kernel holds at once, and one more on the listener's port
         let idle: Vec<Socket> = (1..=40).map(|n| bind(&format!("127.0.1.{n}:20003"))).collect();
         let more = ["[::1]:20002", "127.0.0.9:20001", "127.0.0.1:20000", "[::1]:20004"].map(bind);

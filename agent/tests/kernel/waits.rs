@@ -64,12 +64,10 @@ fn load(agent: &mut Agent, addresses: &[SocketAddr], n: u64) {
 /// is to be had. There are kernels on which interrupts hide `most` of all events from all programs
 /// alike, and where tracepoints are preemptible the kernel skips those of system calls, and says so.
 fn hidden(agent: &mut Agent, most: u64) -> u64 {
-    // the programs' statistics are in each tenth sample
-    let snapshot = (0..10).map(|_| agent.look()).last().expect("ten");
-    let missed = snapshot.agent.missed.iter().filter(|(event, ..)| *event == "accept");
+    let snapshot = agent.look();
     match tier(agent, &snapshot) {
         Some(Tier::Fentry | Tier::Kprobe) => 0,
-        Some(_) | None => most + missed.map(|(.., n)| n).sum::<u64>(),
+        Some(_) | None => most + agent.missed(|event| event == "accept"),
     }
 }
 
