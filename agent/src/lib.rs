@@ -17,6 +17,7 @@ pub mod sys;
 
 pub mod sources;
 
+pub mod detect;
 pub mod model;
 pub mod publish;
 

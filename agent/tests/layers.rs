@@ -23,6 +23,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("sys", &[]),
     ("sources", &["sys"]),
     ("model", &[]),
+    ("detect", &["model"]),
     ("publish", &["model"]),
     ("daemon", &["config", "sys", "sources", "model", "publish"]),
     ("cli", &["config", "sys", "sources", "model", "publish", "daemon"]),

@@ -1,0 +1,161 @@
+//! What counters were, some minutes and hours back, in little memory; pure.
+//!
+//! Two rings: a point each ten seconds of the last five minutes, and one each five minutes of the last
+//! two hours. 57 points at most, 16 bytes and 8 for each counter.
+
+use std::collections::VecDeque;
+
+use crate::{
+    input::{Absent, Known},
+    time::{Monotonic, Nanos},
+};
+
+/// From one point of the fine ring to the next.
+const FINE: Nanos = Nanos(10_000_000_000);
+/// Points in it: five minutes and one point before.
+const N_FINE: usize = 32;
+/// From one point of the coarse ring to the next.
+const COARSE: Nanos = Nanos(300_000_000_000);
+/// Points in it: two hours and one point before.
+const N_COARSE: usize = 25;
+
+/// Counters that only grow, over time.
+#[derive(Clone, Debug)]
+pub struct History<const N: usize> {
+    newest: Option<Point<N>>,
+    fine: VecDeque<Point<N>>,
+    coarse: VecDeque<Point<N>>,
+}
+
+/// When, and what each counter was then.
+type Point<const N: usize> = (Monotonic, [u64; N]);
+
+/// How far counters moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Growth<const N: usize> {
+    /// Each counter's part.
+    pub by: [u64; N],
+    /// In which time.
+    pub over: Nanos,
+}
+
+impl<const N: usize> Default for History<N> {
+    fn default() -> Self {
+        Self { newest: None, fine: VecDeque::new(), coarse: VecDeque::new() }
+    }
+}
+
+impl<const N: usize> History<N> {
+    /// Takes in what the counters are at `at`, later than all before.
+    pub fn push(&mut self, at: Monotonic, values: [u64; N]) {
+        self.newest = Some((at, values));
+        for (ring, every, most) in
+            [(&mut self.fine, FINE, N_FINE), (&mut self.coarse, COARSE, N_COARSE)]
+        {
+            if ring.back().is_none_or(|&(last, _)| every <= at - last) {
+                if ring.len() == most {
+                    ring.pop_front();
+                }
+                ring.push_back((at, values));
+            }
+        }
+    }
+
+    /// How far they moved in the last `over`, or a little longer.
+    ///
+    /// # Errors
+    /// `TooEarly` while there is no point as old as that.
+    pub fn growth(&self, over: Nanos) -> Known<Growth<N>> {
+        let (at, now) = self.newest.ok_or(Absent::TooEarly)?;
+        let is_old_enough = |point: &&Point<N>| over <= at - point.0;
+        let fine = self.fine.iter().rev().find(is_old_enough);
+        let &(then, before) = fine
+            .or_else(|| self.coarse.iter().rev().find(is_old_enough))
+            .ok_or(Absent::TooEarly)?;
+        let by = std::array::from_fn(|i| now[i].saturating_sub(before[i]));
+        Ok(Growth { by, over: at - then })
+    }
+
+    /// Since when it is known.
+    #[must_use]
+    pub fn since(&self) -> Option<Monotonic> {
+        self.coarse.front().map(|point| point.0)
+    }
+}
+
+impl<const N: usize> Growth<N> {
+    /// How much a counter grew each second.
+    #[must_use]
+    pub fn per_second(&self, counter: usize) -> f64 {
+        let seconds = self.over.as_seconds();
+        if seconds == 0.0 { 0.0 } else { self.by[counter] as f64 / seconds }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    /// One that grows by one each second, sampled each `every` seconds until `end`.
+    fn steady(every: u64, end: u64) -> History<1> {
+        let mut history = History::default();
+        for second in (0..=end).step_by(usize::try_from(every).expect("small")) {
+            history.push(Monotonic((100 + second) * SECOND), [second]);
+        }
+        history
+    }
+
+    #[track_caller]
+    fn check(history: &History<1>, over: u64, within: Option<std::ops::RangeInclusive<u64>>) {
+        let growth = history.growth(Nanos(over * SECOND));
+        match within {
+            None => assert_eq!(Err(Absent::TooEarly), growth),
+            Some(range) => {
+                let growth = growth.expect("known");
+                assert!(range.contains(&growth.by[0]), "{growth:?}, expected {range:?}");
+                assert!((growth.per_second(0) - 1.0).abs() < 1e-9, "{growth:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn growth_is_over_the_time_that_is_asked_for_or_a_little_longer() {
+        let history = steady(1, 7_200);
+        check(&history, 60, Some(60..=70));
+        check(&history, 300, Some(300..=310));
+        check(&history, 900, Some(900..=1_200));
+        check(&history, 6_900, Some(6_900..=7_200));
+        check(&history, 7_300, None);
+        check(&steady(1, 59), 60, None);
+        check(&steady(1, 60), 60, Some(60..=60));
+        check(&History::default(), 0, None);
+    }
+
+    #[test]
+    fn memory_has_an_end() {
+        let history = steady(1, 100_000);
+        assert_eq!((N_FINE, N_COARSE), (history.fine.len(), history.coarse.len()));
+    }
+
+    proptest! {
+        #[test]
+        fn growth_is_never_of_a_shorter_time(
+            pauses in prop::collection::vec(1_u64..600, 1..200), over in 0_u64..8_000
+        ) {
+            let mut history = History::default();
+            let mut second = 0;
+            for pause in pauses {
+                second += pause;
+                history.push(Monotonic(second * SECOND), [second]);
+            }
+            if let Ok(growth) = history.growth(Nanos(over * SECOND)) {
+                prop_assert!(Nanos(over * SECOND) <= growth.over);
+                prop_assert_eq!(growth.over.0, growth.by[0] * SECOND);
+            }
+        }
+    }
+}
