@@ -1,7 +1,8 @@
 //! What counters were, some minutes and hours back, in little memory; pure.
 //!
 //! Two rings: a point each ten seconds of the last five minutes, and one each five minutes of the last
-//! two hours. 57 points at most, 16 bytes and 8 for each counter.
+//! two hours. 57 points at most, 8 bytes and 4 for each counter: with eight counters and what the rings
+//! reserve, 2.5 KiB. A counter that grows by more than 2^32 between two points is read too low.
 
 use std::collections::VecDeque;
 
@@ -22,13 +23,16 @@ const N_COARSE: usize = 25;
 /// Counters that only grow, over time.
 #[derive(Clone, Debug)]
 pub struct History<const N: usize> {
-    newest: Option<Point<N>>,
+    /// The newest values, whole.
+    newest: Option<(Monotonic, [u64; N])>,
+    /// When the values before those were taken, and how far they moved since.
+    step: Option<Growth<N>>,
     fine: VecDeque<Point<N>>,
     coarse: VecDeque<Point<N>>,
 }
 
-/// When, and what each counter was then.
-type Point<const N: usize> = (Monotonic, [u64; N]);
+/// When, and the low half of what each counter was then.
+type Point<const N: usize> = (Monotonic, [u32; N]);
 
 /// How far counters moved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,14 +45,23 @@ pub struct Growth<const N: usize> {
 
 impl<const N: usize> Default for History<N> {
     fn default() -> Self {
-        Self { newest: None, fine: VecDeque::new(), coarse: VecDeque::new() }
+        Self { newest: None, step: None, fine: VecDeque::new(), coarse: VecDeque::new() }
     }
 }
 
 impl<const N: usize> History<N> {
-    /// Takes in what the counters are at `at`, later than all before.
-    pub fn push(&mut self, at: Monotonic, values: [u64; N]) {
+    /// Takes in what the counters are at `at`, later than all before. One that is not known stays
+    /// where it was.
+    pub fn push(&mut self, at: Monotonic, values: [Option<u64>; N]) {
+        let before = self.newest;
+        let values =
+            std::array::from_fn(|i| values[i].unwrap_or(before.map_or(0, |(_, before)| before[i])));
         self.newest = Some((at, values));
+        self.step = before.map(|(then, before)| Growth {
+            by: std::array::from_fn(|i| values[i].saturating_sub(before[i])),
+            over: at - then,
+        });
+        let values = values.map(low);
         for (ring, every, most) in
             [(&mut self.fine, FINE, N_FINE), (&mut self.coarse, COARSE, N_COARSE)]
         {
@@ -66,21 +79,39 @@ impl<const N: usize> History<N> {
     /// # Errors
     /// `TooEarly` while there is no point as old as that.
     pub fn growth(&self, over: Nanos) -> Known<Growth<N>> {
-        let (at, now) = self.newest.ok_or(Absent::TooEarly)?;
+        let (at, _) = self.newest.ok_or(Absent::TooEarly)?;
         let is_old_enough = |point: &&Point<N>| over <= at - point.0;
         let fine = self.fine.iter().rev().find(is_old_enough);
-        let &(then, before) = fine
-            .or_else(|| self.coarse.iter().rev().find(is_old_enough))
-            .ok_or(Absent::TooEarly)?;
-        let by = std::array::from_fn(|i| now[i].saturating_sub(before[i]));
-        Ok(Growth { by, over: at - then })
+        let point = fine.or_else(|| self.coarse.iter().rev().find(is_old_enough));
+        point.and_then(|point| self.growth_from(point)).ok_or(Absent::TooEarly)
     }
 
-    /// Since when it is known.
+    /// The same, or since there is history where that is shorter.
     #[must_use]
-    pub fn since(&self) -> Option<Monotonic> {
-        self.coarse.front().map(|point| point.0)
+    pub fn growth_within(&self, over: Nanos) -> Growth<N> {
+        let oldest = || self.coarse.front().and_then(|point| self.growth_from(point));
+        let nothing = Growth { by: [0; N], over: Nanos(0) };
+        self.growth(over).ok().or_else(oldest).unwrap_or(nothing)
     }
+
+    /// From the values before the newest to these.
+    ///
+    /// # Errors
+    /// `TooEarly` before there are two.
+    pub fn step(&self) -> Known<Growth<N>> {
+        self.step.ok_or(Absent::TooEarly)
+    }
+
+    fn growth_from(&self, &(then, before): &Point<N>) -> Option<Growth<N>> {
+        let (at, now) = self.newest?;
+        let by = std::array::from_fn(|i| low(now[i]).wrapping_sub(before[i]).into());
+        Some(Growth { by, over: at - then })
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the low half is what is wanted")]
+fn low(value: u64) -> u32 {
+    value as u32
 }
 
 impl<const N: usize> Growth<N> {
@@ -104,7 +135,7 @@ mod tests {
     fn steady(every: u64, end: u64) -> History<1> {
         let mut history = History::default();
         for second in (0..=end).step_by(usize::try_from(every).expect("small")) {
-            history.push(Monotonic((100 + second) * SECOND), [second]);
+            history.push(Monotonic((100 + second) * SECOND), [Some(second)]);
         }
         history
     }
@@ -136,6 +167,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_known_stays_where_it_was_and_the_last_step_is_told() {
+        let mut history = History::default();
+        for (second, value) in [(1, Some(5)), (2, None), (4, Some(7))] {
+            history.push(Monotonic(second * SECOND), [value]);
+        }
+        assert_eq!(Ok(Growth { by: [2], over: Nanos(2 * SECOND) }), history.step());
+        assert_eq!(Growth { by: [2], over: Nanos(3 * SECOND) }, history.growth_within(Nanos(9)));
+        history.push(Monotonic(5 * SECOND), [None]);
+        assert_eq!(Ok([0]), history.step().map(|step| step.by));
+    }
+
+    #[test]
     fn memory_has_an_end() {
         let history = steady(1, 100_000);
         assert_eq!((N_FINE, N_COARSE), (history.fine.len(), history.coarse.len()));
@@ -150,7 +193,7 @@ mod tests {
             let mut second = 0;
             for pause in pauses {
                 second += pause;
-                history.push(Monotonic(second * SECOND), [second]);
+                history.push(Monotonic(second * SECOND), [Some(second)]);
             }
             if let Ok(growth) = history.growth(Nanos(over * SECOND)) {
                 prop_assert!(Nanos(over * SECOND) <= growth.over);

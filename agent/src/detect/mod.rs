@@ -1,4 +1,125 @@
 //! What is wrong, for how long, and who must know: pure functions of snapshots.
+//!
+//! In: one [`Snapshot`] after the other, and [`Tuning`] from the configuration. Out: [`Verdicts`]. Each
+//! detection is a file of its own below the folder of what it judges, with a [`rule::Rule`]: name, words,
+//! times, thresholds, and one function from a look at a subject to what that shows. `book.rs` keeps the
+//! subjects, `history.rs` how their counters moved, `phase.rs` is the one state machine of all.
+//!
+//! To add one: a file, and a line in its folder's `RULES`. Not here: who is told (`publish`).
 
+pub mod alert;
+mod book;
 pub mod history;
+mod listener;
 pub mod phase;
+pub mod rule;
+pub mod subject;
+pub mod tuning;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use self::{
+    alert::{Alert, AlertId, Verdicts, inhibit},
+    book::{Book, Kind, Round},
+    listener::Listeners,
+    phase::Change,
+    rule::About,
+    tuning::Tuning,
+};
+use crate::{model::snapshot::Snapshot, time::Monotonic};
+
+/// All detections, and what they remember.
+#[derive(Default)]
+pub struct Detector {
+    tuning: Arc<Tuning>,
+    /// Which entries of `tuning` have taken a subject.
+    matched: Vec<bool>,
+    listeners: Book<Listeners>,
+    /// What is told.
+    told: BTreeMap<AlertId, Arc<Alert>>,
+    last: Monotonic,
+}
+
+impl Detector {
+    /// Without a past.
+    #[must_use]
+    pub fn new(tuning: Arc<Tuning>) -> Self {
+        let matched = vec![false; tuning.entries.len()];
+        Self { tuning, matched, ..Self::default() }
+    }
+
+    /// Changes what is configured from the next snapshot on; what is remembered stays.
+    pub fn tune(&mut self, tuning: Arc<Tuning>) {
+        self.matched = vec![false; tuning.entries.len()];
+        self.tuning = tuning;
+        self.listeners.tune_anew();
+    }
+
+    /// Judges one more snapshot, later than all before. After one that is earlier, as in a recording of
+    /// two boots, everything begins anew.
+    pub fn judge(&mut self, now: &Snapshot) -> Verdicts {
+        if now.at < self.last {
+            let told = std::mem::take(&mut self.told);
+            *self = Self { told, ..Self::new(self.tuning.clone()) };
+        }
+        self.last = now.at;
+        let tuning = self.tuning.clone();
+        let mut round = Round {
+            now,
+            tuning: &tuning,
+            matched: &mut self.matched,
+            alerts: Vec::new(),
+            unknown: Vec::new(),
+        };
+        self.listeners.next(&mut round);
+        let Round { mut alerts, unknown, .. } = round;
+        inhibit(&mut alerts);
+        alerts.sort_by_key(|alert| (std::cmp::Reverse(alert.severity), alert.raised, alert.id));
+        let changes = self.changes(&alerts);
+        let idle = tuning.entries.iter().zip(&self.matched).filter(|(_, matched)| !**matched);
+        Verdicts {
+            at: now.at,
+            unix_time: now.unix_time,
+            alerts,
+            changes,
+            unknown,
+            idle: idle.map(|(entry, _)| entry.place.as_str().into()).collect(),
+        }
+    }
+
+    /// What is told now and was not, or otherwise, and what is told no more.
+    fn changes(&mut self, alerts: &[Arc<Alert>]) -> Vec<(Change, Arc<Alert>)> {
+        let told = alerts.iter().filter(|alert| alert.inhibited_by.is_none());
+        let told: BTreeMap<_, _> = told.map(|alert| (alert.id, alert.clone())).collect();
+        let before = std::mem::replace(&mut self.told, told);
+        let mut changes = Vec::new();
+        for (id, alert) in &self.told {
+            match before.get(id) {
+                None => changes.push((Change::Raised, alert.clone())),
+                Some(it) if it.severity != alert.severity => {
+                    changes.push((Change::Severity, alert.clone()));
+                }
+                Some(_) => {}
+            }
+        }
+        let over = before.into_iter().filter(|(id, _)| !self.told.contains_key(id));
+        changes.extend(over.map(|(_, alert)| (Change::Cleared, alert)));
+        changes
+    }
+}
+
+/// All detections, in alphabetical order.
+#[must_use]
+pub fn all() -> Vec<&'static About> {
+    fn of<K: Kind>() -> impl Iterator<Item = &'static About> {
+        K::RULES.iter().map(|rule| &rule.about)
+    }
+    let mut all: Vec<&About> = of::<Listeners>().collect();
+    all.sort_by_key(|about| about.name);
+    all
+}
+
+#[cfg(test)]
+mod fixture;
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! From looks to alerts: whether something is wrong for long enough to be told, and when that is over.
 //! One state machine for all detections; pure.
 //!
-//! In: a [`Sight`] for each sample. Out: the [`Phase`], and what changed. Not here: what is wrong
+//! In: a [`Sight`] for each look. Out: the [`Phase`], and what changed. Not here: what is wrong
 //! (each detection's own file), and who is told (`publish`).
 
 use crate::{
@@ -67,7 +67,7 @@ pub enum Phase<E> {
         since: Monotonic,
     },
     /// Told.
-    Firing(Firing<E>),
+    Firing(Box<Firing<E>>),
 }
 
 /// What is told.
@@ -123,7 +123,7 @@ impl<E: Clone> Phase<E> {
     #[must_use]
     pub fn firing(&self) -> Option<&Firing<E>> {
         match self {
-            Self::Firing(firing) => Some(firing),
+            Self::Firing(firing) => Some(&**firing),
             Self::Fine | Self::Unknown(_) | Self::Pending { .. } => None,
         }
     }
@@ -139,13 +139,13 @@ impl<E: Clone> Phase<E> {
             *self = Self::Pending { since };
             return Change::None;
         }
-        *self = Self::Firing(Firing {
+        *self = Self::Firing(Box::new(Firing {
             since,
             severity,
             at_raise: seen.clone(),
             latest: seen,
             calm_since: None,
-        });
+        }));
         Change::Raised
     }
 

@@ -1,0 +1,189 @@
+//! Snapshots for tests, made by hand.
+
+use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
+
+use super::*;
+use crate::{
+    id::{Cookie, Inode, ListenerKey, NetnsId, Pid},
+    input::{Absent, HostSample, ProcessSample, Workload},
+    model::snapshot::{Agent, Counters, DropsBy, Listener, Member, Namespace, Process, Rates},
+    time::{Nanos, UnixTime},
+};
+
+pub(super) const NETNS: NetnsId = NetnsId(7);
+
+/// A host that a test changes between looks.
+pub(super) struct World {
+    pub(super) now: Snapshot,
+    pub(super) detector: Detector,
+}
+
+impl World {
+    /// A quiet host with a listener on port 80, seen for half a minute.
+    pub(super) fn new() -> Self {
+        Self::tuned(Tuning::default())
+    }
+
+    /// The same with a configuration.
+    pub(super) fn tuned(tuning: Tuning) -> Self {
+        let mut world =
+            Self { now: snapshot(vec![listener(80)]), detector: Detector::new(Arc::new(tuning)) };
+        world.run(35, |_| {});
+        world
+    }
+
+    /// The listener on port 80.
+    pub(super) fn listener(&mut self) -> &mut Listener {
+        self.now.listeners.iter_mut().find(|it| it.key.port == 80).expect("there")
+    }
+
+    /// Lets `seconds` pass: `change` comes before each look, one second after the one before. What the
+    /// last look says.
+    pub(super) fn run(&mut self, seconds: u64, change: impl Fn(&mut Self)) -> Verdicts {
+        let mut last = Verdicts::default();
+        for _ in 0..seconds {
+            self.now.at = self.now.at + Nanos(1_000_000_000);
+            self.now.unix_time.0 += 1_000_000_000;
+            self.now.samples += 1;
+            change(self);
+            last = self.detector.judge(&self.now);
+        }
+        last
+    }
+
+    /// The same; the names of what is told at the end.
+    #[track_caller]
+    pub(super) fn check(
+        &mut self,
+        seconds: u64,
+        expected: &[&str],
+        change: impl Fn(&mut Self),
+    ) -> Verdicts {
+        let verdicts = self.run(seconds, change);
+        let told: Vec<&str> = verdicts.told().map(|alert| alert.about.name).collect();
+        assert_eq!(expected, told, "{:#?}", verdicts.alerts);
+        verdicts
+    }
+}
+
+/// One alert of some verdicts.
+#[track_caller]
+pub(super) fn find<'a>(verdicts: &'a Verdicts, name: &str) -> &'a Alert {
+    verdicts.alerts.iter().find(|alert| alert.about.name == name).expect("it fires")
+}
+
+/// Adds to a counter.
+pub(super) fn add(counter: &mut crate::input::Known<u64>, n: u64) {
+    *counter = counter.map(|it| it + n);
+}
+
+/// A listener that has done nothing so far.
+pub(super) fn listener(port: u16) -> Listener {
+    Listener {
+        key: ListenerKey { netns: NETNS, addr: Ipv4Addr::UNSPECIFIED.into(), port },
+        v6only: false,
+        members: vec![Member {
+            cookie: Cookie(u64::from(port)),
+            inode: Inode(u64::from(port)),
+            length: 0,
+            limit: 128,
+            socket_drops: Ok(0),
+        }],
+        owners: Arc::new([Pid(100)]),
+        comm: Some("nginx".into()),
+        workload: Arc::new(Workload::default()),
+        length: 0,
+        limit: 128,
+        length_max: Ok(0),
+        fill_ratio_max: Some(0.0),
+        syn_queue: Ok(0),
+        counters: Counters {
+            established: Ok(0),
+            accepted: Ok(0),
+            closed: Ok(0),
+            aborted_listener_closed: Ok(0),
+            aborted_reset: Ok(0),
+            syns: Ok(0),
+            syncookies: Ok(0),
+            drops: Ok(0),
+            drops_by: DropsBy {
+                accept_queue_full_syn: Ok(0),
+                accept_queue_full_ack: Ok(0),
+                syn_queue_full: Ok(0),
+                other: Ok(0),
+                unspecified: Err(Absent::NotOnThisKernel),
+            },
+            socket_drops: Ok(0),
+            full: Nanos(0),
+        },
+        accept_wait: Ok(Arc::default()),
+        connection_duration: Ok(Arc::default()),
+        rates: Rates { established: Ok(0.0), accepted: Ok(0.0), drops: Ok(0.0) },
+        open: Ok(0),
+        connections: Err(Absent::TooEarly),
+        since_accept: Err(Absent::TooEarly),
+        stalled: Ok(false),
+    }
+}
+
+/// A process with half of its descriptors in use.
+pub(super) fn process(comm: &str, open: u64, max: u64) -> Process {
+    Process {
+        now: ProcessSample {
+            comm: comm.into(),
+            workload: Arc::default(),
+            open_fds: Ok(open),
+            max_fds: Ok(max),
+            fd_kinds: None,
+        },
+        fds_exhausted_in: Err(Absent::TooEarly),
+    }
+}
+
+fn snapshot(listeners: Vec<Listener>) -> Snapshot {
+    let netstat = ["ListenDrops", "ListenOverflows", "TCPTimeWaitOverflow", "PassiveOpens"];
+    Snapshot {
+        at: Monotonic(1_000_000_000_000),
+        unix_time: UnixTime(1_700_000_000_000_000_000),
+        samples: 0,
+        interval: Ok(Nanos(1_000_000_000)),
+        listeners,
+        namespaces: vec![Namespace {
+            netns: NETNS,
+            netstat: Ok(Arc::new(netstat.into_iter().map(|name| (name, 0)).collect())),
+            sysctls: Arc::new(BTreeMap::from([("somaxconn", 4096), ("tcp_syncookies", 1)])),
+            connected: Ok(0),
+            sockstat: Err(Absent::TooEarly),
+            table: Err(Absent::TooEarly),
+            ports: Err(Absent::TooEarly),
+            lost_in_kernel: Ok(0),
+        }],
+        udp: Vec::new(),
+        processes: BTreeMap::from([(Pid(100), process("nginx", 10, 1024))]),
+        host: HostSample {
+            open_fds: Ok(1_000),
+            max_fds: Ok(1_000_000),
+            tcp_memory_bytes: Ok(4096),
+            tcp_memory_limits: Err(Absent::Unreadable),
+            tcp_orphans: Ok(0),
+        },
+        errors: Ok(crate::input::CallErrors {
+            accept: Ok(Arc::default()),
+            connect: Ok(Arc::default()),
+        }),
+        hooks: Arc::new([]),
+        degraded: BTreeMap::new(),
+        agent: Agent {
+            durations: BTreeMap::new(),
+            slots: Ok((1, 4096)),
+            no_slot: Ok(0),
+            stale: Ok(0),
+            second_copy: Ok(0),
+            map_full: Ok(0),
+            closer_looks: Err(Absent::NotOnThisKernel),
+            corrections: Ok(0),
+            missed: Vec::new(),
+            runs: Vec::new(),
+        },
+    }
+}
