@@ -22,8 +22,9 @@ use tokio::{
 
 use crate::{
     config::{Config, ConfigError},
+    detect::{Detector, Judged, alert::Verdicts, phase::Change, tuning::Tuning},
     error,
-    model::{Model, Settings, snapshot::Snapshot},
+    model::{Model, Settings},
     publish::{
         exposition::{self, Format},
         fold::Caps,
@@ -71,7 +72,7 @@ pub enum DaemonError {
 }
 
 enum Command {
-    Configure { settings: Settings, interval: Duration },
+    Configure { settings: Settings, interval: Duration, tuning: Arc<Tuning> },
     Stop,
 }
 
@@ -121,12 +122,13 @@ impl Sampler {
     /// Opens the sources on a thread of their own and starts sampling.
     fn start(
         config: &Config,
-        snapshots: watch::Sender<Option<Arc<Snapshot>>>,
+        snapshots: watch::Sender<Option<Judged>>,
     ) -> Result<Self, DaemonError> {
         let (commands, orders) = mpsc::channel();
         let (opened, result) = mpsc::channel();
         let options = options(config);
         let (settings, interval) = (settings(config), config.sample_interval);
+        let tuning = config.tuning.clone();
         let thread = thread::Builder::new()
             .name("sampler".to_owned())
             .spawn(move || {
@@ -134,8 +136,9 @@ impl Sampler {
                     Ok(sources) => sources,
                     Err(err) => return drop(opened.send(Err(err))),
                 };
+                let detector = Detector::new(tuning);
                 if opened.send(Ok(())).is_ok() {
-                    sample(sources, settings, interval, &orders, &snapshots);
+                    sample(sources, (settings, detector), interval, &orders, &snapshots);
                 }
             })
             .map_err(|source| DaemonError::Start { what: "the sampler's thread", source })?;
@@ -145,8 +148,9 @@ impl Sampler {
 
     fn configure(&self, config: &Config) {
         let (settings, interval) = (settings(config), config.sample_interval);
+        let tuning = config.tuning.clone();
         // it has ended: the watch channel says so to those who serve
-        let _ = self.commands.send(Command::Configure { settings, interval });
+        let _ = self.commands.send(Command::Configure { settings, interval, tuning });
     }
 
     fn stop(self) {
@@ -159,22 +163,29 @@ impl Sampler {
 /// Samples at a fixed cadence until told to stop. A sample that comes late is not made up for.
 fn sample(
     mut sources: Sources,
-    settings: Settings,
+    (settings, mut detector): (Settings, Detector),
     mut interval: Duration,
     orders: &mpsc::Receiver<Command>,
-    snapshots: &watch::Sender<Option<Arc<Snapshot>>>,
+    snapshots: &watch::Sender<Option<Judged>>,
 ) {
     let mut model = Model::new(settings, sources.hooks());
-    let mut next = Instant::now();
+    let (mut next, mut idle_from) = (Instant::now(), IDLE_FROM);
     loop {
-        let snapshot = model.apply(&sources.sample());
+        let snapshot = Arc::new(model.apply(&sources.sample()));
         sources.look_closer(model.wants_closer_look());
-        snapshots.send_replace(Some(Arc::new(snapshot)));
+        let verdicts = Arc::new(detector.judge(&snapshot));
+        log_changes(&verdicts);
+        if snapshot.samples == idle_from {
+            log_idle(&verdicts);
+        }
+        snapshots.send_replace(Some(Judged { snapshot, verdicts }));
         next = (next + interval).max(Instant::now());
         loop {
             match orders.recv_timeout(next.saturating_duration_since(Instant::now())) {
-                Ok(Command::Configure { settings, interval: new }) => {
+                Ok(Command::Configure { settings, interval: new, tuning }) => {
                     model.set(settings);
+                    detector.tune(tuning);
+                    idle_from = model.samples() + IDLE_FROM;
                     interval = new;
                     next = next.min(Instant::now() + interval);
                 }
@@ -182,6 +193,48 @@ fn sample(
                 Ok(Command::Stop) | Err(mpsc::RecvTimeoutError::Disconnected) => return,
             }
         }
+    }
+}
+
+/// After so many samples an entry of the configuration that has taken nothing is told.
+const IDLE_FROM: u64 = 10;
+
+/// One line for each entry that takes no subject, which may be a slip of the pen.
+fn log_idle(verdicts: &Verdicts) {
+    for place in &verdicts.idle {
+        tracing::warn!(%place, "this entry matches nothing on this host so far");
+    }
+}
+
+/// Most changes of one sample that are logged one by one.
+const LOGGED: usize = 20;
+
+/// One line for each alert that begins, becomes better or worse, or ends.
+fn log_changes(verdicts: &Verdicts) {
+    for (change, alert) in verdicts.changes.iter().take(LOGGED) {
+        let (alert_name, severity) = (alert.about.name, alert.severity.name());
+        let subject = &alert.subject.name;
+        let evidence = &alert.latest;
+        match change {
+            Change::Cleared => {
+                tracing::info!(alert = alert_name, severity, subject, "cleared");
+            }
+            Change::Raised | Change::Severity => tracing::warn!(
+                alert = alert_name,
+                severity,
+                subject,
+                seen = evidence.seen,
+                cause = evidence.cause,
+                mend = evidence.mend,
+                "{}",
+                alert.about.summary
+            ),
+            Change::None => {}
+        }
+    }
+    let more = verdicts.changes.len().saturating_sub(LOGGED);
+    if 0 < more {
+        tracing::warn!(more, "more alerts have changed: see /api/v1/alerts");
     }
 }
 
@@ -299,7 +352,7 @@ async fn serve(
     reload: impl Fn() -> Result<Config, ConfigError>,
     Listeners { tcp, unix }: Listeners,
     signals: Signals,
-    snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    snapshots: watch::Receiver<Option<Judged>>,
     sampler: &Sampler,
 ) -> Result<(), DaemonError> {
     let failed = |what| move |source| DaemonError::Start { what, source };
@@ -345,7 +398,7 @@ async fn watch_over(
     mut config: Config,
     mut signals: Signals,
     reload: &impl Fn() -> Result<Config, ConfigError>,
-    mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    mut snapshots: watch::Receiver<Option<Judged>>,
     sampler: &Sampler,
 ) -> Result<(), DaemonError> {
     let newest = snapshots.clone();
@@ -360,7 +413,7 @@ async fn watch_over(
                 return Err(DaemonError::SamplerDied);
             },
             _ = textfile.tick() => match (&config.textfile, newest.borrow().clone()) {
-                (Some(dir), Some(snapshot)) => write_textfile(dir, snapshot, &mut caps),
+                (Some(dir), Some(newest)) => write_textfile(dir, newest, &mut caps),
                 // before the first sample
                 (Some(_), None) => textfile.reset_after(Duration::from_millis(100)),
                 (None, _) => {}
@@ -423,9 +476,9 @@ fn reloaded(
 
 /// Writes the metrics where node_exporter's textfile collector reads them: whole, or not at all.
 /// Without `process_*`, which would stand beside node_exporter's own.
-fn write_textfile(dir: &Path, snapshot: Arc<Snapshot>, caps: &mut Caps) {
+fn write_textfile(dir: &Path, newest: Judged, caps: &mut Caps) {
     let (path, unfinished) = (dir.join("backlogd.prom"), dir.join("backlogd.prom.tmp"));
-    let scrape = Scrape::capped(snapshot, None, caps);
+    let scrape = Scrape::capped(newest, None, caps);
     let written = exposition::encode(scrape, Format::Prometheus)
         .map_err(io::Error::other)
         .and_then(|bytes| fs::write(&unfinished, bytes))

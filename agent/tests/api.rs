@@ -6,10 +6,11 @@ mod fixture;
 use std::{io::Read as _, sync::Arc};
 
 use backlogd::{
+    detect::Judged,
     metric::HistogramForm,
     model::snapshot::{Rates, Snapshot},
     publish::{
-        api::{Listeners, SnapshotDocument, Source},
+        api::{Alerts, Listeners, SnapshotDocument, Source},
         http::{App, router},
         protobuf::MetricFamily,
     },
@@ -51,7 +52,7 @@ impl Answer {
 
 /// Serves `snapshots` while `client` is polled.
 fn serve<F: Future>(
-    snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    snapshots: watch::Receiver<Option<Judged>>,
     client: impl FnOnce(std::net::SocketAddr) -> F,
 ) -> F::Output {
     limited(2000, snapshots, client)
@@ -60,7 +61,7 @@ fn serve<F: Future>(
 /// The same with a limit to the number of series.
 fn limited<F: Future>(
     series_limit: u32,
-    snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    snapshots: watch::Receiver<Option<Judged>>,
     client: impl FnOnce(std::net::SocketAddr) -> F,
 ) -> F::Output {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -105,6 +106,11 @@ async fn request(address: std::net::SocketAddr, head: &str, headers: &[&str]) ->
     }
 }
 
+/// A snapshot, and what the detections say of it alone.
+fn judged(snapshot: Snapshot) -> Judged {
+    fixture::judged(Arc::new(snapshot))
+}
+
 /// The fixture, taken now.
 fn fresh() -> Snapshot {
     Snapshot { at: clock::monotonic(), ..fixture::snapshot() }
@@ -118,7 +124,7 @@ const PROMETHEUS: &str = "content-type: text/plain; version=0.0.4; charset=utf-8
 
 #[test]
 fn metrics_come_in_the_form_and_encoding_that_is_asked_for() {
-    let (_sampler, snapshots) = watch::channel(Some(Arc::new(fresh())));
+    let (_sampler, snapshots) = watch::channel(Some(judged(fresh())));
     serve(snapshots, async |address| {
         let answer = request(address, "GET /metrics", &[]).await;
         assert_eq!(answer.status, 200);
@@ -152,7 +158,7 @@ fn metrics_come_in_the_form_and_encoding_that_is_asked_for() {
 
 #[test]
 fn the_series_limit_holds_for_all_who_scrape_and_not_for_the_api() {
-    let (sampler, snapshots) = watch::channel(Some(Arc::new(fresh())));
+    let (sampler, snapshots) = watch::channel(Some(judged(fresh())));
     limited(1, snapshots, async |address| {
         let names = |text: &str| {
             let lines = text.lines().filter_map(|line| line.rsplit_once(' '));
@@ -168,7 +174,7 @@ fn the_series_limit_holds_for_all_who_scrape_and_not_for_the_api() {
         (busy.fill_ratio_max, busy.length_max) = (Some(0.0), Ok(0));
         busy.rates = Rates { established: Ok(0.0), accepted: Ok(0.0), drops: Ok(0.0) };
         calm.listeners[1].rates.accepted = Ok(5.0);
-        sampler.send_replace(Some(Arc::new(calm)));
+        sampler.send_replace(Some(judged(calm)));
         assert_eq!(names(request(address, "GET /metrics", &[]).await.text()), first);
         let answer = request(address, "GET /api/v1/listeners", &[]).await;
         let listeners: Listeners = serde_json::from_slice(&answer.body).expect("it is the type");
@@ -178,18 +184,24 @@ fn the_series_limit_holds_for_all_who_scrape_and_not_for_the_api() {
 
 #[test]
 fn the_api_gives_what_the_types_say() {
-    let snapshot = Arc::new(fresh());
-    let (_sampler, snapshots) = watch::channel(Some(Arc::clone(&snapshot)));
+    let judged = judged(fresh());
+    let snapshot = &judged.snapshot;
+    let (_sampler, snapshots) = watch::channel(Some(judged.clone()));
     serve(snapshots, async |address| {
         let answer = request(address, "GET /api/v1/listeners", &[]).await;
         answer.has("content-type: application/json");
         let listeners: Listeners = serde_json::from_slice(&answer.body).expect("it is the type");
-        assert_eq!(listeners, Listeners::new(&snapshot, Source::Daemon));
+        assert_eq!(listeners, Listeners::new(snapshot, Source::Daemon));
 
         let answer = request(address, "GET /api/v1/snapshot", &["Accept-Encoding: gzip"]).await;
         let document = answer.has("content-encoding: gzip").gunzip();
         let document: SnapshotDocument = serde_json::from_str(&document).expect("it is the type");
-        assert_eq!(document, SnapshotDocument::new(&snapshot, Source::Daemon));
+        assert_eq!(document, SnapshotDocument::new(snapshot, Source::Daemon));
+
+        let answer = request(address, "GET /api/v1/alerts", &[]).await;
+        let alerts: Alerts = serde_json::from_slice(&answer.body).expect("it is the type");
+        assert_eq!(alerts, Alerts::new(&judged, Source::Daemon));
+        assert_eq!(alerts.alerts[0].alert, "ListenerStalled");
     });
 }
 
@@ -197,7 +209,9 @@ fn the_api_gives_what_the_types_say() {
 fn before_the_first_sample_only_the_index_and_healthz_are_fine() {
     let (_sampler, snapshots) = watch::channel(None);
     serve(snapshots, async |address| {
-        for path in ["/metrics", "/readyz", "/api/v1/snapshot", "/api/v1/listeners"] {
+        for path in
+            ["/metrics", "/readyz", "/api/v1/snapshot", "/api/v1/listeners", "/api/v1/alerts"]
+        {
             let answer = request(address, &format!("GET {path}"), &[]).await;
             assert_eq!((answer.status, answer.text()), (503, "no sample has been taken yet\n"));
         }
@@ -210,7 +224,7 @@ fn before_the_first_sample_only_the_index_and_healthz_are_fine() {
 
 #[test]
 fn readyz_says_how_each_event_is_obtained() {
-    let (_sampler, snapshots) = watch::channel(Some(Arc::new(fresh())));
+    let (_sampler, snapshots) = watch::channel(Some(judged(fresh())));
     serve(snapshots, async |address| {
         let answer = request(address, "GET /readyz", &[]).await;
         let expected = "established tracepoint inet_sock_set_state\n\
@@ -230,7 +244,7 @@ fn healthz_notices_a_sampler_that_hangs_or_ends() {
     };
     serve(snapshots, async |address| {
         for (age, interval, expected) in [(0, 1, 200), (25, 1, 200), (40, 1, 503), (40, 5, 200)] {
-            sampler.send_replace(Some(Arc::new(aged(age, interval))));
+            sampler.send_replace(Some(judged(aged(age, interval))));
             let answer = request(address, "GET /healthz", &[]).await;
             assert_eq!(answer.status, expected, "{age} s at {interval} s: {}", answer.text());
         }
@@ -242,7 +256,7 @@ fn healthz_notices_a_sampler_that_hangs_or_ends() {
 
 #[test]
 fn unknown_paths_and_writes_are_refused() {
-    let (_sampler, snapshots) = watch::channel(Some(Arc::new(fresh())));
+    let (_sampler, snapshots) = watch::channel(Some(judged(fresh())));
     serve(snapshots, async |address| {
         let answer = request(address, "GET /api/v2", &[]).await;
         assert_eq!((answer.status, answer.text()), (404, "not found\n"));

@@ -15,7 +15,7 @@ use backlogd::{
     metric::Kind,
     model::snapshot::Snapshot,
     publish::{
-        api::{self, Event, Listeners, SnapshotDocument},
+        api::{self, Alerts, Event, Listeners, SnapshotDocument},
         exposition::{Format, encode},
         metrics::{self, FAMILIES, Scrape},
         self_process::Usage,
@@ -36,7 +36,7 @@ fn usage() -> Usage {
 }
 
 fn scrape(snapshot: Snapshot, format: Format) -> String {
-    let scrape = Scrape::new(Arc::new(snapshot), Some(usage()));
+    let scrape = Scrape::new(fixture::judged(Arc::new(snapshot)), Some(usage()));
     let bytes = encode(scrape, format).expect("each family gives values of its kind");
     String::from_utf8(bytes).expect("it is text")
 }
@@ -156,6 +156,7 @@ proptest! {
 #[test]
 fn committed_documents_are_what_the_code_gives() {
     check_document("METRICS.md", &metrics::markdown());
+    check_document("schema/alerts.json", &schema::<Alerts>());
     check_document("schema/doctor.json", &schema::<Report>());
     check_document("schema/event.json", &schema::<Event>());
     check_document("schema/listeners.json", &schema::<Listeners>());

@@ -19,14 +19,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("time", &[]),
     ("metric", &[]),
     ("input", &[]),
-    ("config", &[]),
+    ("config", &["detect"]),
     ("sys", &[]),
     ("sources", &["sys"]),
     ("model", &[]),
     ("detect", &["model"]),
-    ("publish", &["model"]),
-    ("daemon", &["config", "sys", "sources", "model", "publish"]),
-    ("cli", &["config", "sys", "sources", "model", "publish", "daemon"]),
+    ("publish", &["model", "detect"]),
+    ("daemon", &["config", "sys", "sources", "model", "detect", "publish"]),
+    ("cli", &["config", "sys", "sources", "model", "detect", "publish", "daemon"]),
 ];
 
 fn source_files(dir: &Path, into: &mut Vec<PathBuf>) {

@@ -18,8 +18,9 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use backlogd::{
+    detect::Judged,
     metric::HistogramForm,
-    model::{Model, Settings, snapshot::Snapshot},
+    model::{Model, Settings},
     publish::{
         exposition::{self, Format},
         http,
@@ -168,7 +169,7 @@ fn jitter(report: &mut Report) -> Result<()> {
 
 fn serve(
     listener: TcpListener,
-    snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    snapshots: watch::Receiver<Option<Judged>>,
     stopped: oneshot::Receiver<()>,
 ) -> Result<()> {
     listener.set_nonblocking(true)?;
@@ -201,7 +202,7 @@ struct Cadence {
 
 /// The cadence alone, then while somebody scrapes without pause; and how often that was.
 fn sample(
-    snapshots: &watch::Sender<Option<Arc<Snapshot>>>,
+    snapshots: &watch::Sender<Option<Judged>>,
     addr: SocketAddr,
 ) -> Result<(Cadence, Cadence, u32)> {
     let mut sources = Sources::open(&Options::default())?;
@@ -218,7 +219,7 @@ fn sample(
             let start = Instant::now();
             late.push(start.saturating_duration_since(next).as_secs_f64() * 1e3);
             let snapshot = model.apply(&sources.sample());
-            snapshots.send_replace(Some(Arc::new(snapshot)));
+            snapshots.send_replace(Some(Arc::new(snapshot).into()));
             took.push(start.elapsed().as_secs_f64() * 1e3);
             next += INTERVAL;
         }

@@ -15,6 +15,7 @@ use std::{
     fmt, io,
     net::{Ipv4Addr, SocketAddr, SocketAddrV4},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -22,7 +23,7 @@ use serde::Serialize;
 
 pub use self::error::ConfigError;
 use self::key::{KEYS, Key, Raw};
-use crate::{input::Tier, metric::HistogramForm};
+use crate::{detect::tuning::Tuning, input::Tier, metric::HistogramForm};
 
 /// Where the configuration is looked for when nobody names a file.
 pub const DEFAULT_FILE: &str = "/etc/backlogd/backlogd.toml";
@@ -69,6 +70,8 @@ pub struct Config {
     pub log: String,
     /// How it is logged.
     pub log_format: LogFormat,
+    /// What of the detections is set.
+    pub tuning: Arc<Tuning>,
 }
 
 impl Default for Config {
@@ -86,12 +89,13 @@ impl Default for Config {
             table_cpu_ratio: 0.02,
             listener_retention: Duration::from_secs(300),
             length_max_window: Duration::from_secs(60),
-            stalled_after: Duration::from_secs(10),
+            stalled_after: Duration::from_secs(4),
             series_limit: 2000,
             textfile: None,
             histograms: HistogramForm::Both,
             log: "info".into(),
             log_format: LogFormat::Text,
+            tuning: Arc::default(),
         }
     }
 }

@@ -28,6 +28,22 @@ use self::{
 };
 use crate::{model::snapshot::Snapshot, time::Monotonic};
 
+/// A snapshot, and what the detections say of it.
+#[derive(Clone, Debug)]
+pub struct Judged {
+    /// The host.
+    pub snapshot: Arc<Snapshot>,
+    /// What is wrong there.
+    pub verdicts: Arc<Verdicts>,
+}
+
+impl From<Arc<Snapshot>> for Judged {
+    /// Nobody judged.
+    fn from(snapshot: Arc<Snapshot>) -> Self {
+        Self { snapshot, verdicts: Arc::default() }
+    }
+}
+
 /// All detections, and what they remember.
 #[derive(Default)]
 pub struct Detector {

@@ -93,7 +93,7 @@ impl Default for Settings {
         Self {
             retention: Duration::from_secs(300),
             length_max_window: Duration::from_secs(60),
-            stalled_after: Duration::from_secs(10),
+            stalled_after: Duration::from_secs(4),
         }
     }
 }
@@ -163,6 +163,12 @@ impl Model {
     #[must_use]
     pub fn wants_closer_look(&self) -> bool {
         self.escalation.is_active()
+    }
+
+    /// How many samples it has taken in.
+    #[must_use]
+    pub fn samples(&self) -> u64 {
+        self.samples
     }
 
     /// Changes the settings from the next sample on.

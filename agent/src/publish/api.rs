@@ -5,6 +5,7 @@
 //! field's name. Fields are added freely; a change of meaning raises [`SCHEMA_VERSION`].
 //! Long because it is a flat list of types.
 
+mod alert;
 mod duration;
 mod event;
 mod listener;
@@ -18,6 +19,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    alert::{Alert, Alerts, Unknown},
     duration::Durations,
     event::{Event, Task},
     listener::{Aborted, Connections, DropsByReason, Listener, Member, RatesPerSecond, address},

@@ -33,6 +33,7 @@ const NEARLY_FULL: f64 = 0.8;
 /// for each reader whose scrapes must not contradict each other.
 #[derive(Debug)]
 pub struct Caps {
+    limit: usize,
     listeners: Cap<ListenerKey>,
     udp: Cap<ListenerKey>,
     namespaces: Cap<NetnsId>,
@@ -90,12 +91,18 @@ impl Caps {
     pub fn new(limit: u32) -> Self {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         Self {
+            limit,
             listeners: Cap::new(limit),
             udp: Cap::new(limit),
             namespaces: Cap::new(limit),
             time_wait: Cap::new(limit),
             destinations: Cap::new(limit),
         }
+    }
+
+    /// How many members of each group are named.
+    pub(super) fn limit(&self) -> usize {
+        self.limit
     }
 
     /// The rows of a scrape. Snapshots come in the order in which they were taken.

@@ -23,7 +23,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use super::{
-    api::{Listeners, SnapshotDocument, Source},
+    api::{Alerts, Listeners, SnapshotDocument, Source},
     exposition,
     fold::Caps,
     metrics::Scrape,
@@ -31,8 +31,8 @@ use super::{
     self_process::SelfProcess,
 };
 use crate::{
+    detect::Judged,
     metric::HistogramForm,
-    model::snapshot::Snapshot,
     time::{Monotonic, Nanos},
 };
 
@@ -41,7 +41,7 @@ use crate::{
 pub struct App {
     /// The newest snapshot; `None` before the first. The sampler holds the sending end, and drops
     /// it when it ends.
-    pub snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    pub snapshots: watch::Receiver<Option<Judged>>,
     /// The clock of [`Snapshot::at`].
     pub now: fn() -> Monotonic,
     /// The form of histograms in protobuf.
@@ -52,7 +52,7 @@ pub struct App {
 
 /// What the handlers share.
 struct Server {
-    snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    snapshots: watch::Receiver<Option<Judged>>,
     now: fn() -> Monotonic,
     histograms: HistogramForm,
     started: Monotonic,
@@ -80,6 +80,7 @@ pub fn router(app: App) -> Router {
         .route("/readyz", get(readyz))
         .route("/api/v1/snapshot", get(snapshot))
         .route("/api/v1/listeners", get(listeners))
+        .route("/api/v1/alerts", get(alerts))
         .fallback(async || text(StatusCode::NOT_FOUND, "not found\n"))
         .method_not_allowed_fallback(async || {
             text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are served\n")
@@ -107,14 +108,23 @@ async fn metrics(State(server): State<Arc<Server>>, request: HeaderMap) -> Respo
 
 async fn snapshot(State(server): State<Arc<Server>>, request: HeaderMap) -> Response {
     match server.newest() {
-        Some(snapshot) => json(&request, &SnapshotDocument::new(&snapshot, Source::Daemon)),
+        Some(Judged { snapshot, .. }) => {
+            json(&request, &SnapshotDocument::new(&snapshot, Source::Daemon))
+        }
         None => too_early(),
     }
 }
 
 async fn listeners(State(server): State<Arc<Server>>, request: HeaderMap) -> Response {
     match server.newest() {
-        Some(snapshot) => json(&request, &Listeners::new(&snapshot, Source::Daemon)),
+        Some(Judged { snapshot, .. }) => json(&request, &Listeners::new(&snapshot, Source::Daemon)),
+        None => too_early(),
+    }
+}
+
+async fn alerts(State(server): State<Arc<Server>>, request: HeaderMap) -> Response {
+    match server.newest() {
+        Some(judged) => json(&request, &Alerts::new(&judged, Source::Daemon)),
         None => too_early(),
     }
 }
@@ -127,7 +137,7 @@ async fn healthz(State(server): State<Arc<Server>>) -> Response {
 }
 
 async fn readyz(State(server): State<Arc<Server>>) -> Response {
-    let Some(snapshot) = server.newest() else { return too_early() };
+    let Some(Judged { snapshot, .. }) = server.newest() else { return too_early() };
     let lines = snapshot.hooks.iter().map(|hook| {
         let program = if hook.program.is_empty() { "-" } else { hook.program };
         let reasons = hook.reasons();
@@ -140,7 +150,7 @@ async fn readyz(State(server): State<Arc<Server>>) -> Response {
 }
 
 impl Server {
-    fn newest(&self) -> Option<Arc<Snapshot>> {
+    fn newest(&self) -> Option<Judged> {
         self.snapshots.borrow().clone()
     }
 
@@ -157,8 +167,8 @@ impl Server {
             return Some("the sampler has ended\n".to_owned());
         }
         let newest = self.newest();
-        let last = newest.as_ref().map_or(self.started, |snapshot| snapshot.at);
-        let interval = newest.and_then(|snapshot| snapshot.interval.ok()).unwrap_or_default();
+        let last = newest.as_ref().map_or(self.started, |newest| newest.snapshot.at);
+        let interval = newest.and_then(|newest| newest.snapshot.interval.ok()).unwrap_or_default();
         let allowed = Nanos::from(TOO_OLD).max(Nanos(interval.0.saturating_mul(TOO_OLD_INTERVALS)));
         let age = now - last;
         (allowed < age).then(|| {

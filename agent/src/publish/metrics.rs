@@ -5,6 +5,7 @@
 //! without series no lines. Not here: the forms ([`super::exposition`]).
 
 mod agent;
+mod alert;
 pub(super) mod call;
 mod host;
 mod listener;
@@ -30,6 +31,7 @@ use super::{
     self_process::{self, Usage},
 };
 use crate::{
+    detect::{Judged, alert::Verdicts},
     histogram::Histogram,
     metric::{Descriptor, Fold, Group, Kind, LISTENER_LABELS},
     model::snapshot::{Durations, Snapshot},
@@ -43,6 +45,7 @@ pub const FAMILIES: &[&[Family]] = &[
     port::FAMILIES,
     namespace::FAMILIES,
     host::FAMILIES,
+    alert::FAMILIES,
     agent::FAMILIES,
     self_process::FAMILIES,
 ];
@@ -78,29 +81,34 @@ pub(super) enum Value<'a> {
     Info,
 }
 
-/// No row has more labels, one of its family's own included.
-const MAX_LABELS: usize = LISTENER_LABELS.len() + 1;
+/// No row has more labels: those of a listener or of an alert, which has two, and two of a destination.
+const MAX_LABELS: usize = LISTENER_LABELS.len() + 4;
 
 /// What one scrape shows.
 #[derive(Clone, Debug)]
 pub struct Scrape {
     pub(super) snapshot: Arc<Snapshot>,
+    pub(super) verdicts: Arc<Verdicts>,
+    /// How many alerts have series of their own.
+    pub(super) alert_limit: usize,
     pub(super) process: Option<Usage>,
     pub(super) rows: Rows,
 }
 
 impl Scrape {
-    /// A scrape of `snapshot` by itself, with series for all there is; without `process` there are
+    /// A scrape of a snapshot by itself, with series for all there is; without `process` there are
     /// no `process_*` series.
     #[must_use]
-    pub fn new(snapshot: Arc<Snapshot>, process: Option<Usage>) -> Self {
-        Self::capped(snapshot, process, &mut Caps::new(u32::MAX))
+    pub fn new(judged: impl Into<Judged>, process: Option<Usage>) -> Self {
+        Self::capped(judged, process, &mut Caps::new(u32::MAX))
     }
 
     /// The same, one of a row of scrapes with a limit to the number of series.
     #[must_use]
-    pub fn capped(snapshot: Arc<Snapshot>, process: Option<Usage>, caps: &mut Caps) -> Self {
-        Self { rows: caps.rows(&snapshot), snapshot, process }
+    pub fn capped(judged: impl Into<Judged>, process: Option<Usage>, caps: &mut Caps) -> Self {
+        let Judged { snapshot, verdicts } = judged.into();
+        let (rows, alert_limit) = (caps.rows(&snapshot), caps.limit());
+        Self { rows, snapshot, verdicts, alert_limit, process }
     }
 
     fn encode_family(&self, family: &Family, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
