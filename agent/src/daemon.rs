@@ -173,6 +173,7 @@ fn sample(
     loop {
         let snapshot = Arc::new(model.apply(&sources.sample()));
         sources.look_closer(model.wants_closer_look());
+        sources.look_at_threads(model.wants_threads_of());
         let verdicts = Arc::new(detector.judge(&snapshot));
         log_changes(&verdicts);
         if snapshot.samples == idle_from {

@@ -14,6 +14,7 @@ use crate::{
     errno::Errno,
     histogram::Histogram,
     id::{Cookie, Inode, NetnsId, Pid, Slot},
+    threads::Threads,
     time::{Monotonic, Nanos, UnixTime},
 };
 
@@ -73,6 +74,8 @@ pub struct Sample {
     pub owners: Arc<BTreeMap<Inode, Vec<Pid>>>,
     /// The processes in `owners`.
     pub processes: BTreeMap<Pid, ProcessSample>,
+    /// What the threads of processes did that somebody asked for. One that has ended is missing.
+    pub threads: BTreeMap<Pid, Known<Threads>>,
     /// Host totals.
     pub host: HostSample,
     /// What could not be read, and why, by source.

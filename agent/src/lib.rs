@@ -11,6 +11,7 @@ pub mod histogram;
 pub mod id;
 pub mod input;
 pub mod metric;
+pub mod threads;
 pub mod time;
 
 pub mod sys;

@@ -7,7 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const LEAVES: &[&str] = &["errno", "error", "event", "histogram", "id", "time", "metric", "input"];
+const LEAVES: &[&str] =
+    &["errno", "error", "event", "histogram", "id", "threads", "time", "metric", "input"];
 
 /// Module, and what it may import beside itself and the leaves.
 const ARROWS: &[(&str, &[&str])] = &[
@@ -16,6 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("event", &[]),
     ("histogram", &[]),
     ("id", &[]),
+    ("threads", &[]),
     ("time", &[]),
     ("metric", &[]),
     ("input", &[]),

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     config::Config,
     daemon,
-    model::Model,
+    model::{Model, snapshot::Snapshot},
     publish::api::{Listeners, SCHEMA_VERSION, Source},
     sources::Sources,
 };
@@ -88,12 +88,17 @@ impl Own {
 
     fn read(&mut self) -> Listeners {
         if !self.has_sampled {
-            self.model.apply(&self.sources.sample());
+            self.look();
             self.has_sampled = true;
             thread::sleep(self.interval);
         }
+        Listeners::new(&self.look(), Source::Standalone)
+    }
+
+    fn look(&mut self) -> Snapshot {
         let snapshot = self.model.apply(&self.sources.sample());
-        Listeners::new(&snapshot, Source::Standalone)
+        self.sources.look_at_threads(self.model.wants_threads_of());
+        snapshot
     }
 }
 

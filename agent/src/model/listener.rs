@@ -15,7 +15,6 @@ use crate::{
         drops::Share,
         snapshot::{Counters, DropsBy, Listener, Member, Rates},
         socket::{Socket, Step},
-        stall::AcceptLoop,
         window::{Highest, Rate},
     },
     time::{Monotonic, Nanos},
@@ -45,6 +44,8 @@ pub(super) struct Tracked {
     comm: Option<Arc<str>>,
     workload: Arc<Workload>,
     owners: Arc<[Pid]>,
+    /// The lowest of each socket's owners, in the order of the sockets.
+    holders: Vec<Option<Pid>>,
     /// Sum of the inodes whose owners these are.
     inodes: u64,
     v6only: bool,
@@ -124,8 +125,11 @@ impl Tracked {
             self.highest.push(round.sample.at, self.round_highest, round.settings.window());
         self.round_highest = 0;
         self.note_owners(live, round);
-        let members: Vec<Member> = live.iter().filter_map(|(_, socket)| member(socket)).collect();
         let counters = self.counters(round);
+        let seen = Seen { at: round.sample.at, accepted: counters.accepted.map(drop) };
+        let members = live.iter().zip(&self.holders);
+        let members: Vec<Member> =
+            members.filter_map(|((_, socket), pid)| member(socket, *pid, seen)).collect();
         Listener {
             key,
             v6only: self.v6only,
@@ -148,9 +152,9 @@ impl Tracked {
             since_accept: counters.accepted.and_then(|_| {
                 self.last_accept.map(|then| round.sample.at - then).ok_or(Absent::TooEarly)
             }),
-            stalled: counters.accepted.map(|_| {
-                live.iter().any(|(_, s)| matches!(s.accept_loop, AcceptLoop::Stalled { .. }))
-            }),
+            stalled: counters
+                .accepted
+                .map(|_| live.iter().any(|(_, socket)| socket.accept_loop.is_stalled())),
             comm: self.comm.clone(),
             workload: self.workload.clone(),
             owners: self.owners.clone(),
@@ -209,6 +213,8 @@ impl Tracked {
             let owners = inodes().filter_map(|inode| round.sample.owners.get(&inode));
             let pids: BTreeSet<Pid> = owners.flatten().copied().collect();
             self.owners = pids.into_iter().collect();
+            let lowest = |inode| round.sample.owners.get(&inode)?.iter().copied().min();
+            self.holders = inodes().map(lowest).collect();
             self.inodes = sum;
         }
         let owner = self.owners.first().and_then(|pid| round.sample.processes.get(pid));
@@ -307,14 +313,25 @@ fn name(comm: [u8; 16]) -> Option<Arc<str>> {
     (!name.is_empty()).then(|| Arc::from(&*name))
 }
 
-fn member(socket: &Socket) -> Option<Member> {
+/// When a member is looked at, and whether it is known who accepts.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    at: Monotonic,
+    accepted: Known<()>,
+}
+
+fn member(socket: &Socket, pid: Option<Pid>, seen: Seen) -> Option<Member> {
     let live = socket.live?;
+    let since = socket.accept_loop.waiting_since().unwrap_or(seen.at);
     Some(Member {
+        pid,
         cookie: live.cookie,
         inode: live.inode,
         length: live.length,
         limit: live.limit,
         socket_drops: live.drops,
+        waiting: seen.accepted.map(|()| seen.at - since),
+        stalled: seen.accepted.map(|()| socket.accept_loop.is_stalled()),
     })
 }
 

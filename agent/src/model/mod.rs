@@ -14,6 +14,7 @@ mod see;
 pub mod snapshot;
 mod socket;
 mod stall;
+mod suspects;
 mod trend;
 mod udp;
 mod window;
@@ -35,6 +36,7 @@ use crate::{
         see::{Records, by_namespace},
         snapshot::{Agent, Durations, Listener, Namespace, Process, Snapshot},
         socket::Socket,
+        suspects::Suspects,
         trend::Trend,
         udp::Udp,
     },
@@ -134,6 +136,7 @@ pub struct Model {
     samples: u64,
     previous: Option<Monotonic>,
     escalation: Escalation,
+    suspects: Suspects,
     udp: Udp,
     /// Open descriptors of each owner, over time.
     fds: BTreeMap<Pid, Trend>,
@@ -154,6 +157,7 @@ impl Model {
             samples: 0,
             previous: None,
             escalation: Escalation::default(),
+            suspects: Suspects::default(),
             udp: Udp::default(),
             fds: BTreeMap::new(),
         }
@@ -169,6 +173,13 @@ impl Model {
     #[must_use]
     pub fn samples(&self) -> u64 {
         self.samples
+    }
+
+    /// Processes whose threads may show why nobody accepts: those that hold a queue which has gone
+    /// unserved for two seconds. At most four, each at most every five seconds, and in turns.
+    #[must_use]
+    pub fn wants_threads_of(&self) -> &[Pid] {
+        self.suspects.wanted()
     }
 
     /// Changes the settings from the next sample on.
@@ -193,6 +204,7 @@ impl Model {
         self.forget(sample, &records);
         let stalled = listeners.iter().filter(|listener| listener.stalled == Ok(true));
         self.escalation.next(sample.at, stalled.map(|listener| listener.key).collect());
+        self.suspects.next(sample, &listeners, self.samples == 1);
         Snapshot {
             at: sample.at,
             unix_time: sample.unix_time,
@@ -202,6 +214,7 @@ impl Model {
             namespaces: self.show_namespaces(sample),
             udp: self.udp.show(sample),
             processes: self.show_processes(sample),
+            threads: self.suspects.found(),
             host: sample.host,
             errors: sample.slots.as_ref().map(|s| s.errors.clone()).map_err(|absent| *absent),
             hooks: self.hooks.clone(),

@@ -9,6 +9,7 @@ use crate::{
         CallErrors, CloserLooks, Connections, Destination, Hook, HostSample, Known, ProcessSample,
         Sockstat, Source, TableRead, Workload,
     },
+    threads::Threads,
     time::{Monotonic, Nanos, UnixTime},
 };
 
@@ -31,6 +32,9 @@ pub struct Snapshot {
     pub udp: Vec<UdpListener>,
     /// Processes that own listeners, by pid.
     pub processes: BTreeMap<Pid, Process>,
+    /// What the threads of those did that hold a queue which nobody serves, as last seen, at most a
+    /// minute ago.
+    pub threads: Arc<BTreeMap<Pid, Known<Threads>>>,
     /// Host totals.
     pub host: HostSample,
     /// accept(2) and connect(2) that failed, since the agent started.
@@ -96,12 +100,19 @@ pub struct Member {
     pub cookie: crate::id::Cookie,
     /// Its inode.
     pub inode: crate::id::Inode,
+    /// The lowest pid that holds it. `None`: not known.
+    pub pid: Option<Pid>,
     /// Connections that wait, now.
     pub length: u32,
     /// Its limit.
     pub limit: u32,
     /// `sk_drops` now.
     pub socket_drops: Known<u32>,
+    /// For how long connections have been waiting and nobody accepted any, as far as samples tell; 0
+    /// while somebody does. Absent where `accepted` is.
+    pub waiting: Known<Nanos>,
+    /// Whether that is for as long as the settings call stalled.
+    pub stalled: Known<bool>,
 }
 
 /// Counters of a listener. They never go back while the agent runs, also over restarts of the

@@ -32,6 +32,21 @@ pub(super) enum AcceptLoop {
 }
 
 impl AcceptLoop {
+    /// When the wait that lasts was seen first.
+    #[must_use]
+    pub(super) fn waiting_since(self) -> Option<Monotonic> {
+        match self {
+            Self::Running => None,
+            Self::Waiting { since } | Self::Stalled { since } => Some(since),
+        }
+    }
+
+    /// Whether that is too long ago.
+    #[must_use]
+    pub(super) fn is_stalled(self) -> bool {
+        matches!(self, Self::Stalled { .. })
+    }
+
     /// The state after one more sample.
     #[must_use]
     pub(super) fn next(self, seen: Seen, stalled_after: Nanos) -> Self {

@@ -8,6 +8,7 @@ use super::*;
 use crate::{
     id::{Inode, Slot},
     input::{HookedDrops, HostSample, ListenSocket, SlotRecord, SlotsSample},
+    threads::Threads,
     time::UnixTime,
 };
 
@@ -26,6 +27,9 @@ struct World {
     unreadable: bool,
     /// Nor its counters.
     uncounted: bool,
+    owners: Arc<BTreeMap<Inode, Vec<Pid>>>,
+    /// What is found of threads in the next sample.
+    threads: BTreeMap<Pid, Known<Threads>>,
 }
 
 impl World {
@@ -47,6 +51,8 @@ impl World {
             records: Ok(Vec::new()),
             unreadable: false,
             uncounted: false,
+            owners: Arc::default(),
+            threads: BTreeMap::new(),
         }
     }
 
@@ -155,8 +161,9 @@ impl World {
                 capacity: 64,
                 ..SlotsSample::default()
             }),
-            owners: Arc::default(),
-            processes: BTreeMap::new(),
+            owners: self.owners.clone(),
+            processes: self.owners.values().flatten().map(|pid| (*pid, process())).collect(),
+            threads: std::mem::take(&mut self.threads),
             host: HostSample {
                 open_fds: Ok(1),
                 max_fds: Ok(2),
@@ -172,6 +179,16 @@ impl World {
             records.iter_mut().for_each(|r| r.high_water = 0);
         }
         self.model.apply(&sample)
+    }
+}
+
+fn process() -> ProcessSample {
+    ProcessSample {
+        comm: "server".into(),
+        workload: Arc::default(),
+        open_fds: Ok(3),
+        max_fds: Ok(1024),
+        fd_kinds: None,
     }
 }
 
@@ -362,6 +379,80 @@ fn members_of_a_group_are_one_listener_and_the_worst_one_shows() {
     let snapshot = world.look();
     assert_eq!(Ok(true), at(&snapshot, 80).stalled);
     assert_eq!(Nanos(12 * SECOND), at(&snapshot, 80).counters.full);
+}
+
+/// Three sockets of one port, each with an owner; the second one's has inherited it.
+fn group_of_three() -> World {
+    let mut world = World::new();
+    for cookie in 1..=3 {
+        world.listen(cookie, 80, 10);
+    }
+    let owners = [(1, vec![Pid(31)]), (2, vec![Pid(42), Pid(12)]), (3, vec![Pid(33)])];
+    world.owners = Arc::new(owners.map(|(inode, pids)| (Inode(inode), pids)).into());
+    world
+}
+
+/// A second in which each of them gets a connection, and all but the second one accept.
+fn look_while_one_stands_still(world: &mut World) -> Snapshot {
+    for cookie in 1..=3 {
+        world.connect(cookie, 1);
+    }
+    for cookie in [1, 3] {
+        world.accept(cookie, 1);
+    }
+    world.look()
+}
+
+#[test]
+fn of_a_group_the_member_that_nobody_serves_is_named() {
+    let mut world = group_of_three();
+    world.look();
+    let told = |snapshot: &Snapshot| {
+        let member = |it: &snapshot::Member| (it.pid, it.waiting, it.stalled);
+        at(snapshot, 80).members.iter().map(member).collect::<Vec<_>>()
+    };
+    let fine = |pid| (Some(Pid(pid)), Ok(Nanos(0)), Ok(false));
+    for second in 0..=11 {
+        let stuck = (Some(Pid(12)), Ok(Nanos(second * SECOND)), Ok(10 <= second));
+        let snapshot = look_while_one_stands_still(&mut world);
+        assert_eq!(vec![fine(31), stuck, fine(33)], told(&snapshot), "{second}");
+    }
+    // somebody accepts one of twelve
+    world.accept(2, 1);
+    assert_eq!(vec![fine(31), fine(12), fine(33)], told(&world.look()));
+    world.records = Err(Absent::NoEbpf);
+    let unknown = |pid| (Some(Pid(pid)), Err(Absent::NoEbpf), Err(Absent::NoEbpf));
+    assert_eq!([31, 12, 33].map(unknown).to_vec(), told(&world.look()));
+}
+
+#[test]
+fn the_owners_of_a_queue_that_nobody_serves_are_looked_at_and_what_is_found_stays_for_a_minute() {
+    let mut world = group_of_three();
+    world.look();
+    let mut asked = Vec::new();
+    for second in 0..10 {
+        look_while_one_stands_still(&mut world);
+        let pids = world.model.wants_threads_of().iter().map(|pid| pid.0);
+        asked.push((second, pids.collect::<Vec<_>>()));
+    }
+    asked.retain(|(_, pids)| !pids.is_empty());
+    assert_eq!(vec![(2, vec![12, 42]), (7, vec![12, 42])], asked);
+    world.threads = [12, 42].map(|pid| (Pid(pid), Err(Absent::NotPermitted))).into();
+    let found = |snapshot: &Snapshot| snapshot.threads.keys().map(|pid| pid.0).collect::<Vec<_>>();
+    assert_eq!(vec![12, 42], found(&world.look()));
+    Arc::make_mut(&mut world.owners).insert(Inode(2), vec![Pid(42)]);
+    for _ in 0..59 {
+        assert_eq!(vec![42], found(&world.look()));
+    }
+    assert_eq!(Vec::<u32>::new(), found(&world.look()));
+}
+
+#[test]
+fn who_has_a_queue_when_the_agent_starts_is_looked_at_at_once() {
+    let mut world = group_of_three();
+    world.connect(2, 1);
+    world.look();
+    assert_eq!([Pid(12), Pid(42)], world.model.wants_threads_of());
 }
 
 #[test]

@@ -119,6 +119,7 @@ mod tests {
             slots: Err(Absent::NoEbpf),
             owners: Arc::default(),
             processes: BTreeMap::new(),
+            threads: BTreeMap::new(),
             host: HostSample {
                 open_fds: unknown,
                 max_fds: unknown,

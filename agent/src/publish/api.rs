@@ -10,6 +10,7 @@ mod duration;
 mod event;
 mod listener;
 mod namespace;
+mod threads;
 mod udp;
 mod workload;
 
@@ -24,6 +25,7 @@ pub use self::{
     event::{Event, Task},
     listener::{Aborted, Connections, DropsByReason, Listener, Member, RatesPerSecond, address},
     namespace::{Namespace, PortUse, Sockets, Table},
+    threads::{ThreadGroup, Threads},
     udp::UdpListener,
     workload::Workload,
 };
@@ -104,6 +106,8 @@ pub struct Process {
     pub fds_exhausted_in_seconds: Option<f64>,
     /// What they are; null below half of the limit.
     pub fd_kinds: Option<FdKinds>,
+    /// What its threads did when last looked at, at most a minute ago; null: nobody had a reason to.
+    pub threads: Option<Threads>,
     /// Why fields are null.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub absent: AbsentFields,
@@ -295,12 +299,12 @@ impl SnapshotDocument {
     /// All of a snapshot.
     #[must_use]
     pub fn new(snapshot: &Snapshot, source: Source) -> Self {
-        let (processes, namespaces) = (snapshot.processes.iter(), snapshot.namespaces.iter());
+        let (processes, namespaces) = (snapshot.processes.keys(), snapshot.namespaces.iter());
         Self {
             listeners: Listeners::new(snapshot, source),
             namespaces: namespaces.map(|it| Namespace::new(it, snapshot.at)).collect(),
             udp: snapshot.udp.iter().map(UdpListener::new).collect(),
-            processes: processes.map(|(&pid, p)| Process::new(pid, Some(p))).collect(),
+            processes: processes.map(|&pid| Process::new(pid, snapshot)).collect(),
             host: Host::new(&snapshot.host),
             errors: Errors::new(snapshot),
             hooks: snapshot.hooks.iter().map(Hook::new).collect(),
@@ -310,10 +314,14 @@ impl SnapshotDocument {
 }
 
 impl Process {
-    /// `None`: it went away before it could be read.
-    fn new(pid: Pid, process: Option<&snapshot::Process>) -> Self {
+    fn new(pid: Pid, snapshot: &Snapshot) -> Self {
         let mut absent = AbsentFields::new();
-        let process = process.ok_or(Absent::Unreadable);
+        // it may have gone away before it could be read
+        let process = snapshot.processes.get(&pid).ok_or(Absent::Unreadable);
+        let threads = snapshot.threads.get(&pid).and_then(|threads| {
+            let threads = threads.as_ref().map(|threads| Threads::new(threads, snapshot.at));
+            known(&mut absent, "threads", threads.map_err(|why| *why))
+        });
         let comm = process.map(|p| p.now.comm.to_string());
         let exhausted_in = process.and_then(|p| p.fds_exhausted_in).map(Nanos::as_seconds);
         Self {
@@ -323,6 +331,7 @@ impl Process {
             max_fds: known(&mut absent, "max_fds", process.and_then(|p| p.now.max_fds)),
             fds_exhausted_in_seconds: known(&mut absent, "fds_exhausted_in_seconds", exhausted_in),
             fd_kinds: process.ok().and_then(|p| p.now.fd_kinds).map(FdKinds::new),
+            threads,
             absent,
         }
     }

@@ -29,6 +29,7 @@ pub mod sockstat;
 mod spaces;
 pub mod sysctl;
 mod tables;
+mod threads;
 mod turn;
 pub mod udp;
 
@@ -65,6 +66,7 @@ use crate::{
         sock_diag::{SockDiag, SockDiagError},
         spaces::Spaces,
         tables::Tables,
+        threads::Looks,
     },
     sys::{self, clock, heap},
     time::{Monotonic, Nanos},
@@ -140,6 +142,7 @@ pub struct Sources {
     live: Live,
     extra: Extra,
     owners: Owners,
+    looks: Looks,
     tables: Tables,
     /// The own namespace's, and when they were read.
     udp: Option<(Monotonic, Known<Arc<Vec<UdpSocket>>>)>,
@@ -172,6 +175,7 @@ impl Sources {
             live: Live::default(),
             extra: Extra::default(),
             owners: Owners::new(&options.root),
+            looks: Looks::new(&options.root),
             tables: Tables::new(options.table_share),
             udp: None,
             udp6_errors: Fields::new(),
@@ -258,6 +262,7 @@ impl Sources {
             slots,
             owners: self.owners.owners(),
             processes: self.owners.processes().clone(),
+            threads: self.looks.found(at),
             host,
             degraded: self.degraded.clone(),
             durations: timer.durations.into_iter().collect(),
@@ -272,6 +277,12 @@ impl Sources {
                 let _ = self.note("closer look", result);
             }
         }
+    }
+
+    /// Looks beside the samples at what the threads of these processes do. What is found is in a later
+    /// sample, mostly the next.
+    pub fn look_at_threads(&mut self, pids: &[Pid]) {
+        self.looks.ask(clock::monotonic(), pids);
     }
 
     fn read_slots(&mut self) -> Known<SlotsSample> {

@@ -33,6 +33,7 @@ mod shapes;
 mod space;
 mod spaces;
 mod table;
+mod threads;
 mod tier;
 mod trace;
 mod truth;

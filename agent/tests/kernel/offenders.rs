@@ -240,9 +240,18 @@ impl StoppedServer {
         Self { addr, process, accepted }
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
     /// How many connections accept(2) returned so far.
     pub(crate) fn accepted(&self) -> u64 {
         self.accepted.load(Ordering::SeqCst)
+    }
+
+    /// Returns when it waits in accept(2), for one that has accepted before.
+    pub(crate) fn rests(&self) {
+        wait_for("the server to rest", || self.states().all(|state| state == b'S'));
     }
 
     /// Stops it; returns when it stands still.
@@ -268,6 +277,33 @@ impl StoppedServer {
             let stat = stat.expect("a stopped thread stays");
             stat.rsplit_once(") ").expect("the name ends").1.as_bytes()[0]
         })
+    }
+}
+
+/// A process that holds a listening socket and sleeps.
+pub(crate) struct Sleeps {
+    pub(crate) addr: SocketAddr,
+    process: Child,
+}
+
+impl Sleeps {
+    /// Starts it with a socket that listens.
+    pub(crate) fn holding(NeverAccepts { socket, addr }: NeverAccepts) -> Self {
+        let mut sleep = Command::new("sleep");
+        let process = sleep.arg("600").stdin(OwnedFd::from(socket)).spawn().expect("sleep");
+        Self { addr, process }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+}
+
+impl Drop for Sleeps {
+    fn drop(&mut self) {
+        // it may have ended by itself
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 

@@ -28,6 +28,7 @@ fn listener(address: &str, comm: &str, pid: u32) -> Listener {
             max_fds: Some(1024),
             fds_exhausted_in_seconds: None,
             fd_kinds: None,
+            threads: None,
             absent: BTreeMap::new(),
         }],
         sockets: 1,
@@ -83,7 +84,16 @@ fn listener(address: &str, comm: &str, pid: u32) -> Listener {
 }
 
 fn queued(length: u32, limit: u32, listener: Listener) -> Listener {
-    let member = Member { cookie: 1, inode: 1, length, limit, socket_drops: Some(7) };
+    let member = Member {
+        cookie: 1,
+        inode: 1,
+        pid: None,
+        length,
+        limit,
+        socket_drops: Some(7),
+        waiting_seconds: None,
+        stalled: None,
+    };
     Listener {
         length: length.into(),
         limit: limit.into(),

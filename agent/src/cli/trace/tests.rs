@@ -149,6 +149,7 @@ fn sample(sockets: &[Held<'_>]) -> Sample {
         slots: Err(Absent::NoEbpf),
         owners: Arc::new(owners),
         processes,
+        threads: BTreeMap::new(),
         host: HostSample {
             open_fds: Ok(0),
             max_fds: Ok(0),

@@ -156,20 +156,25 @@ pub struct Member {
     pub cookie: u64,
     /// Its inode.
     pub inode: u64,
+    /// The lowest pid that holds it; null: not known.
+    pub pid: Option<u32>,
     /// Connections that wait.
     pub length: u32,
     /// Its accept-queue limit.
     pub limit: u32,
     /// Its `sk_drops`.
     pub socket_drops: Option<u32>,
+    /// For how long connections have been waiting and nobody accepted any; 0 while somebody does.
+    pub waiting_seconds: Option<f64>,
+    /// Whether it is stalled.
+    pub stalled: Option<bool>,
 }
 
 impl Listener {
     pub(super) fn new(listener: &snapshot::Listener, snapshot: &Snapshot) -> Self {
         let mut absent = AbsentFields::new();
         let (key, counters) = (listener.key, &listener.counters);
-        let owners =
-            listener.owners.iter().map(|&pid| Process::new(pid, snapshot.processes.get(&pid)));
+        let owners = listener.owners.iter().map(|&pid| Process::new(pid, snapshot));
         let summary = |known: &Known<Arc<Histogram>>| {
             known.as_deref().map(Durations::new).map_err(|&why| why)
         };
@@ -279,9 +284,16 @@ impl Member {
         Self {
             cookie: member.cookie.0,
             inode: member.inode.0,
+            pid: member.pid.map(|pid| pid.0),
             length: member.length,
             limit: member.limit,
             socket_drops: known(absent, "members.socket_drops", member.socket_drops),
+            waiting_seconds: known(
+                absent,
+                "members.waiting_seconds",
+                member.waiting.map(Nanos::as_seconds),
+            ),
+            stalled: known(absent, "members.stalled", member.stalled),
         }
     }
 }
