@@ -21,6 +21,13 @@ use crate::{
 /// From the connection that nobody accepts to what its owner's threads do.
 const IN_TIME: Duration = Duration::from_secs(5);
 
+/// A daemon that has taken its first sample, in which any queue would make its owners suspects.
+fn daemon(interval: &str, flags: &[&str]) -> Daemon {
+    let daemon = Daemon::sampling(interval, flags);
+    snapshot(&daemon);
+    daemon
+}
+
 /// The newest one, or the first.
 fn snapshot(daemon: &Daemon) -> SnapshotDocument {
     let mut answer = String::new();
@@ -59,7 +66,7 @@ fn looked_at(daemon: &Daemon, pid: u32) -> (Threads, SnapshotDocument) {
 #[ignore = "kernel: needs root"]
 fn a_server_that_was_stopped_is_told_within_five_seconds() {
     in_own_netns(|| {
-        let daemon = Daemon::sampling("1", &[]);
+        let daemon = daemon("1", &[]);
         let server = StoppedServer::start(10);
         drop(Clients::connect(1, server.addr));
         wait_for("it to serve", || server.accepted() == 1);
@@ -87,7 +94,7 @@ fn a_server_that_was_stopped_is_told_within_five_seconds() {
 #[ignore = "kernel: needs root"]
 fn a_server_that_sleeps_elsewhere_is_told_with_its_call_and_nobody_else_is_looked_at() {
     in_own_netns(|| {
-        let daemon = Daemon::start(&[]);
+        let daemon = daemon("0.1", &[]);
         let server = Sleeps::holding(NeverAccepts::listen("127.0.0.1:0", 10));
         let healthy = StoppedServer::start(10);
         let clients = [server.addr, healthy.addr].map(|addr| Clients::connect(3, addr));
@@ -106,8 +113,7 @@ fn a_server_that_sleeps_elsewhere_is_told_with_its_call_and_nobody_else_is_looke
 #[ignore = "kernel: needs root"]
 fn of_two_processes_on_one_port_the_one_that_stands_still_is_named() {
     in_own_netns(|| {
-        let flags = ["--stalled-after-seconds", "3"];
-        let daemon = Daemon::start(&flags);
+        let daemon = daemon("0.1", &["--stalled-after-seconds", "3"]);
         let [stopped, healthy] = NeverAccepts::group(&[64, 64])
             .try_into()
             .map(|it: [_; 2]| it.map(StoppedServer::serve))
