@@ -83,6 +83,8 @@ pub enum Call {
     Wait,
     /// io_uring_enter(2).
     IoUringEnter,
+    /// restart_syscall(2): a sleep, poll or wait for a futex that goes on after a stop.
+    RestartSyscall,
     /// Any other, by its number on this machine.
     Other(u32),
 }
@@ -101,6 +103,7 @@ impl fmt::Display for Call {
             Self::Nanosleep => "nanosleep",
             Self::Wait => "wait",
             Self::IoUringEnter => "io_uring_enter",
+            Self::RestartSyscall => "restart_syscall",
             Self::Other(number) => return number.fmt(f),
         })
     }

@@ -216,7 +216,7 @@ enum Machine {
 const MACHINE: Machine = if cfg!(target_arch = "x86_64") { Machine::X86 } else { Machine::Generic };
 
 /// Each call with its numbers on x86_64 and elsewhere.
-const CALLS: [(Call, &[u32], &[u32]); 10] = [
+const CALLS: [(Call, &[u32], &[u32]); 11] = [
     (Call::Accept, &[43, 288], &[202, 242]),
     (Call::EpollWait, &[232, 281, 441], &[22, 441]),
     // poll, select, ppoll, pselect6
@@ -231,6 +231,7 @@ const CALLS: [(Call, &[u32], &[u32]); 10] = [
     (Call::Nanosleep, &[35, 230], &[101, 115]),
     (Call::Wait, &[61, 247], &[260, 95]),
     (Call::IoUringEnter, &[426], &[426]),
+    (Call::RestartSyscall, &[219], &[128]),
 ];
 
 fn call(number: u32, machine: Machine) -> Call {
