@@ -1,12 +1,14 @@
 //! Durations by size: what the eBPF programs count, as 64-bit totals.
 
 use backlogd_abi::histogram::{BUCKETS, LOWEST};
+use serde::{Deserialize, Serialize};
 
 use crate::time::Nanos;
 
 /// How many durations fell into each bucket of [`backlogd_abi::histogram`], and their sum.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Histogram {
+    #[serde(with = "sparse")]
     buckets: [u64; BUCKETS],
     sum: Nanos,
 }
@@ -85,6 +87,33 @@ impl Histogram {
     #[must_use]
     pub fn buckets(&self) -> &[u64; BUCKETS] {
         &self.buckets
+    }
+}
+
+/// Buckets that are not empty, by index: most are.
+mod sparse {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    use super::BUCKETS;
+
+    pub(super) fn serialize<S: Serializer>(
+        buckets: &[u64; BUCKETS],
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        to.collect_map(buckets.iter().enumerate().filter(|(_, n)| 0 < **n))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<[u64; BUCKETS], D::Error> {
+        let mut buckets = [0; BUCKETS];
+        for (index, n) in BTreeMap::<usize, u64>::deserialize(from)? {
+            let expected = || format!("bucket {index}, expected one below {BUCKETS}");
+            *buckets.get_mut(index).ok_or_else(|| D::Error::custom(expected()))? = n;
+        }
+        Ok(buckets)
     }
 }
 

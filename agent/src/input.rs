@@ -15,6 +15,8 @@ use crate::{
     histogram::Histogram,
     id::{Cookie, Inode, NetnsId, Pid, Slot},
     threads::Threads,
+    intern::{self, Name},
+    serial,
     time::{Monotonic, Nanos, UnixTime},
 };
 
@@ -85,7 +87,8 @@ pub struct Sample {
 }
 
 /// What can take time in a pass, the `source` label of `backlogd_sample_duration_seconds`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Source {
     /// The listen dumps.
     SockDiag,
@@ -153,7 +156,7 @@ impl NamespaceSample {
 }
 
 /// One read of a namespace's table of TCP sockets.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TableRead {
     /// When it began.
     pub at: Monotonic,
@@ -187,7 +190,7 @@ pub struct ListenSocket {
 ///
 /// The kernel walks its table while sockets move in it, so that one which changes meanwhile may be
 /// missing or come twice.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Table {
     /// How long the read took.
     pub took: Nanos,
@@ -199,8 +202,10 @@ pub struct Table {
     /// Sockets by state, by the names that `ss` uses, with `_`: all states but LISTEN, also those
     /// without a socket. A TIME_WAIT socket whose peer has not closed is in `fin_wait_2`, as the
     /// kernel shows it.
-    pub states: BTreeMap<&'static str, u64>,
+    #[serde(deserialize_with = "intern::by_name")]
+    pub states: BTreeMap<Name, u64>,
     /// By local address and port of a listener; each listener asked for, also without connections.
+    #[serde(with = "serial::pairs")]
     pub listeners: BTreeMap<(IpAddr, u16), Connections>,
     /// TIME_WAIT sockets whose local port is no listener's.
     pub time_wait_ephemeral: u64,
@@ -216,7 +221,7 @@ pub struct Table {
 }
 
 /// Connections of one listener in a [`Table`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connections {
     /// Accepted: a descriptor stands behind them. In any state.
     pub accepted: u64,
@@ -243,7 +248,7 @@ pub struct Connections {
 
 /// Local ports in use towards one destination from one source address. IPv4 in either kind of
 /// socket is IPv4 here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Destination {
     /// Local address.
     pub source: IpAddr,
@@ -281,7 +286,7 @@ pub struct UdpSocket {
 }
 
 /// What `/proc/net/sockstat` and `sockstat6` say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sockstat {
     /// IPv4 TCP sockets of the namespace that are connected or listen, without TIME_WAIT and SYN
     /// queues.
@@ -298,7 +303,7 @@ pub struct Sockstat {
 }
 
 /// Limits of TCP's buffers, of the whole host: `tcp_mem`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TcpMemoryLimits {
     /// Below this many bytes nothing is restrained.
     pub low_bytes: u64,
@@ -341,7 +346,7 @@ pub struct SlotsSample {
 }
 
 /// The tracepoints of system calls, switched on for a few seconds to see why nobody accepts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CloserLooks {
     /// How often.
     pub count: u64,
@@ -373,11 +378,13 @@ impl Default for SlotsSample {
 pub type ErrorCounts = BTreeMap<(Arc<str>, Errno), u64>;
 
 /// System calls that failed. A call is absent where no hook sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CallErrors {
     /// accept(2) and its kin, `EAGAIN` among them.
+    #[serde(with = "serial::known_pairs")]
     pub accept: Known<Arc<ErrorCounts>>,
     /// connect(2) on TCP sockets; `EINPROGRESS` is no error.
+    #[serde(with = "serial::known_pairs")]
     pub connect: Known<Arc<ErrorCounts>>,
 }
 
@@ -466,7 +473,7 @@ pub struct HookedDrops {
 }
 
 /// A process that owns a listening socket.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessSample {
     /// `/proc/PID/comm`
     pub comm: Arc<str>,
@@ -481,7 +488,7 @@ pub struct ProcessSample {
 }
 
 /// The descriptors of a process, by what they refer to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FdKinds {
     /// Sockets.
     pub sockets: u64,
@@ -496,7 +503,7 @@ pub struct FdKinds {
 }
 
 /// Where a process belongs, as far as its cgroup tells. What is not known is `None`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Workload {
     /// The systemd unit: `nginx.service`, `session-3.scope`.
     pub unit: Option<Arc<str>>,
@@ -513,7 +520,7 @@ pub struct Workload {
 }
 
 /// Host totals.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostSample {
     /// Open files: `/proc/sys/fs/file-nr`, first number.
     pub open_fds: Known<u64>,
@@ -528,14 +535,16 @@ pub struct HostSample {
 }
 
 /// By which hook an event is obtained.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hook {
     /// The event: `listen`, `established`, `enqueue`, `accept`, `close`, `drop`, …
-    pub event: &'static str,
+    #[serde(deserialize_with = "intern::name")]
+    pub event: Name,
     /// What serves it.
     pub tier: Tier,
     /// The program, or what stands for it; empty for none.
-    pub program: &'static str,
+    #[serde(deserialize_with = "intern::name")]
+    pub program: Name,
     /// What there is to say of it, beside what was refused; empty when there is nothing.
     pub why: Arc<str>,
     /// What was tried before, best first, and why it does not serve.
@@ -553,18 +562,20 @@ impl Hook {
 }
 
 /// A hook that this kernel did not take.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refused {
     /// Its kind.
     pub tier: Tier,
     /// The program.
-    pub program: &'static str,
+    #[serde(deserialize_with = "intern::name")]
+    pub program: Name,
     /// What the kernel answered, or what it lacks.
     pub why: Arc<str>,
 }
 
 /// How an event is obtained, best first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Tier {
     /// fentry or fexit.
     Fentry,

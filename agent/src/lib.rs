@@ -10,8 +10,10 @@ pub mod event;
 pub mod histogram;
 pub mod id;
 pub mod input;
+pub mod intern;
 pub mod metric;
 pub mod threads;
+pub mod serial;
 pub mod time;
 
 pub mod sys;
@@ -21,6 +23,7 @@ pub mod sources;
 pub mod detect;
 pub mod model;
 pub mod publish;
+pub mod recording;
 
 pub mod cli;
 pub mod daemon;

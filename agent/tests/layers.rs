@@ -8,7 +8,7 @@ use std::{
 };
 
 const LEAVES: &[&str] =
-    &["errno", "error", "event", "histogram", "id", "threads", "time", "metric", "input"];
+    &["errno", "error", "event", "histogram", "id", "intern", "serial", "threads", "time", "metric", "input"];
 
 /// Module, and what it may import beside itself and the leaves.
 const ARROWS: &[(&str, &[&str])] = &[
@@ -18,6 +18,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("histogram", &[]),
     ("id", &[]),
     ("threads", &[]),
+    ("intern", &[]),
+    ("serial", &[]),
     ("time", &[]),
     ("metric", &[]),
     ("input", &[]),
@@ -27,8 +29,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("detect", &["model"]),
     ("publish", &["model", "detect"]),
+    ("recording", &["model"]),
     ("daemon", &["config", "sys", "sources", "model", "detect", "publish"]),
-    ("cli", &["config", "sys", "sources", "model", "detect", "publish", "daemon"]),
+    ("cli", &["config", "sys", "sources", "model", "detect", "publish", "recording", "daemon"]),
 ];
 
 fn source_files(dir: &Path, into: &mut Vec<PathBuf>) {

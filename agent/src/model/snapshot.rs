@@ -1,6 +1,11 @@
 //! The immutable view that everything outward reads.
+//!
+//! Recordings hold it too (`recording`): a field that is added later needs a serde default, so that
+//! files from before can be read (docs/recording.md).
 
 use std::{collections::BTreeMap, sync::Arc};
+
+use serde::{Deserialize, Serialize};
 
 use crate::{
     histogram::Histogram,
@@ -10,11 +15,13 @@ use crate::{
         Sockstat, Source, TableRead, Workload,
     },
     threads::Threads,
+    intern::{self, Name},
+    serial::{self, Keyed},
     time::{Monotonic, Nanos, UnixTime},
 };
 
 /// What this host looked like at one instant, and how each number was obtained.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot {
     /// When the sample was taken.
     pub at: Monotonic,
@@ -25,10 +32,13 @@ pub struct Snapshot {
     /// Time from the previous sample to this one; `TooEarly` in the first.
     pub interval: Known<Nanos>,
     /// Listeners, by key.
+    #[serde(with = "serial::by_key")]
     pub listeners: Vec<Listener>,
     /// Namespaces, by id.
+    #[serde(with = "serial::by_key")]
     pub namespaces: Vec<Namespace>,
     /// Bound UDP sockets of all namespaces, by key.
+    #[serde(with = "serial::by_key")]
     pub udp: Vec<UdpListener>,
     /// Processes that own listeners, by pid.
     pub processes: BTreeMap<Pid, Process>,
@@ -42,13 +52,14 @@ pub struct Snapshot {
     /// How each event is obtained on this kernel.
     pub hooks: Arc<[Hook]>,
     /// What could not be read this time, and why, by source.
-    pub degraded: BTreeMap<&'static str, String>,
+    #[serde(deserialize_with = "intern::by_name")]
+    pub degraded: BTreeMap<Name, String>,
     /// The agent itself.
     pub agent: Agent,
 }
 
 /// One listener: a socket, or the sockets of a `SO_REUSEPORT` group.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Listener {
     /// Its name.
     pub key: ListenerKey,
@@ -93,8 +104,32 @@ pub struct Listener {
     pub stalled: Known<bool>,
 }
 
+impl Keyed for Listener {
+    type Key = ListenerKey;
+
+    fn key(&self) -> ListenerKey {
+        self.key
+    }
+}
+
+impl Keyed for UdpListener {
+    type Key = ListenerKey;
+
+    fn key(&self) -> ListenerKey {
+        self.key
+    }
+}
+
+impl Keyed for Namespace {
+    type Key = NetnsId;
+
+    fn key(&self) -> NetnsId {
+        self.netns
+    }
+}
+
 /// One socket of a listener.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Member {
     /// The socket's cookie.
     pub cookie: crate::id::Cookie,
@@ -117,7 +152,7 @@ pub struct Member {
 
 /// Counters of a listener. They never go back while the agent runs, also over restarts of the
 /// listening program.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Counters {
     /// Handshakes completed. Starts at the length that the agent found, so that
     /// established = accepted + aborted_listener_closed + length.
@@ -145,7 +180,7 @@ pub struct Counters {
 }
 
 /// Listen drops by reason; together they are all. A reason that no hook tells is absent.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DropsBy {
     /// SYNs refused since the accept queue was full.
     pub accept_queue_full_syn: Known<u64>,
@@ -160,7 +195,7 @@ pub struct DropsBy {
 }
 
 /// One bound UDP socket, or those that share its address.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct UdpListener {
     /// Its name.
     pub key: ListenerKey,
@@ -179,7 +214,7 @@ pub struct UdpListener {
 }
 
 /// A process that owns a listener.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Process {
     /// As it is now.
     pub now: ProcessSample,
@@ -189,7 +224,7 @@ pub struct Process {
 }
 
 /// Local ports in use towards one destination.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PortUse {
     /// As the table shows it.
     pub destination: Destination,
@@ -212,7 +247,7 @@ impl PortUse {
 }
 
 /// Events per second over the last ten seconds of samples, or what there is of them.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rates {
     /// Handshakes completed.
     pub established: Known<f64>,
@@ -223,14 +258,16 @@ pub struct Rates {
 }
 
 /// One network namespace.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Namespace {
     /// Which one.
     pub netns: NetnsId,
     /// The kernel's own counters, by field.
-    pub netstat: Known<Arc<BTreeMap<&'static str, u64>>>,
+    #[serde(deserialize_with = "intern::known_by_name")]
+    pub netstat: Known<Arc<BTreeMap<Name, u64>>>,
     /// Sysctls that explain a limit, by short name.
-    pub sysctls: Arc<BTreeMap<&'static str, i64>>,
+    #[serde(deserialize_with = "intern::shared_by_name")]
+    pub sysctls: Arc<BTreeMap<Name, i64>>,
     /// Connections in ESTABLISHED or CLOSE_WAIT.
     pub connected: Known<u64>,
     /// Sockets by protocol, and TIME_WAIT.
@@ -245,7 +282,7 @@ pub struct Namespace {
 }
 
 /// The agent's account of itself.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Agent {
     /// How long each source took, since the start.
     pub durations: BTreeMap<Source, Durations>,
@@ -265,13 +302,15 @@ pub struct Agent {
     /// Ends of connections that no program saw, and that a count of those that are there showed.
     pub corrections: Known<u64>,
     /// Runs that the kernel skipped: event, program, count.
-    pub missed: Vec<(&'static str, &'static str, u64)>,
+    #[serde(deserialize_with = "intern::missed")]
+    pub missed: Vec<(Name, Name, u64)>,
     /// Run count and run time of each program, while the kernel's statistics are on.
-    pub runs: Vec<(&'static str, u64, Nanos)>,
+    #[serde(deserialize_with = "intern::runs")]
+    pub runs: Vec<(Name, u64, Nanos)>,
 }
 
 /// Counts of durations by size.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Durations {
     /// Per bucket of [`Durations::BOUNDS`], and one more for what is longer; not cumulative.
     pub buckets: [u64; Durations::BOUNDS.len() + 1],

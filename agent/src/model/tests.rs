@@ -9,6 +9,7 @@ use crate::{
     id::{Inode, Slot},
     input::{HookedDrops, HostSample, ListenSocket, SlotRecord, SlotsSample},
     threads::Threads,
+    recording::{Recording, Writer},
     time::UnixTime,
 };
 
@@ -626,4 +627,26 @@ fn drops_that_hooks_saw_before_the_counters_could_be_read_are_counted_then() {
     world.listen_drops = 4;
     world.uncounted = false;
     assert_eq!(Ok(4), at(&world.look(), 80).counters.drops);
+}
+
+#[test]
+fn a_recording_gives_back_what_the_model_showed() {
+    let mut world = World::new();
+    world.listen(1, 80, 5);
+    let mut shown = vec![world.look()];
+    world.listen(2, 81, 100);
+    world.connect(1, 6);
+    shown.push(world.look());
+    world.connect(2, 50);
+    world.accept(2, 50);
+    shown.push(world.look());
+    world.close(1);
+    shown.push(world.look());
+    world.unreadable = true;
+    shown.push(world.look());
+    let mut writer = Writer::new(Vec::new(), "x", UnixTime(0)).unwrap();
+    shown.iter().for_each(|snapshot| writer.push(snapshot).unwrap());
+    let bytes = writer.finish().unwrap();
+    let read = Recording::open(&*bytes).unwrap().snapshots();
+    assert_eq!(shown, read.map(Result::unwrap).collect::<Vec<_>>());
 }

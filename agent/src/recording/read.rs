@@ -1,0 +1,195 @@
+//! From a recording to snapshots.
+
+use std::io::{self, BufRead, BufReader, Read};
+
+use flate2::bufread::GzDecoder;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{
+    Header, LONGEST_CHANGES, LONGEST_LINE, Limit, Line, MOST_SNAPSHOTS, Place, RecordingError,
+    VERSION, from_file,
+    state::{State, StateError},
+};
+use crate::{model::snapshot::Snapshot, time::Monotonic};
+
+/// Longest header, in bytes.
+const LONGEST_HEADER: usize = 64 << 10;
+/// What a gzip file begins with (RFC 1952, 2.3.1).
+const GZIP: [u8; 2] = [0x1f, 0x8b];
+
+/// A recording of which the header is read.
+pub struct Recording<R: BufRead> {
+    lines: Lines<R>,
+    header: Header,
+}
+
+impl<R: BufRead> Recording<R> {
+    /// Reads the header.
+    ///
+    /// # Errors
+    /// When this is no recording, or a newer one; and those of `from`.
+    pub fn open(mut from: R) -> Result<Self, RecordingError> {
+        let at = Place::default();
+        let first = from.fill_buf().map_err(|source| RecordingError::Read { at, source })?;
+        let first = &first[..first.len().min(GZIP.len())];
+        if first != GZIP {
+            let got = match first {
+                [] => "an empty file".into(),
+                bytes => format!("a file that begins with the bytes {bytes:02x?}"),
+            };
+            return Err(RecordingError::NotARecording { got });
+        }
+        let mut lines = Lines { from: BufReader::new(GzDecoder::new(from)), line: Vec::new() };
+        let header = match lines.next(LONGEST_HEADER, at) {
+            Ok(Some(line)) => header(line)?,
+            Ok(None) => return Err(RecordingError::Cut(at)),
+            Err(RecordingError::TooLarge { .. }) => {
+                let got = format!("a first line of more than {LONGEST_HEADER} bytes");
+                return Err(RecordingError::NotARecording { got });
+            }
+            Err(err) => return Err(err),
+        };
+        Ok(Self { lines, header })
+    }
+
+    /// What its first line says.
+    #[must_use]
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// Its snapshots, in order. After an error there are no more.
+    #[must_use]
+    pub fn snapshots(self) -> Snapshots<R> {
+        Snapshots {
+            lines: Some(self.lines),
+            state: None,
+            changes: 0,
+            first: Monotonic::default(),
+            place: Place::default(),
+        }
+    }
+}
+
+/// Looks at the version before anything else.
+fn header(line: &[u8]) -> Result<Header, RecordingError> {
+    #[derive(Deserialize)]
+    struct Version {
+        backlogd_recording: u32,
+        #[serde(default)]
+        agent: String,
+    }
+    let not = |_| RecordingError::NotARecording { got: "a first line that is no header".into() };
+    let Version { backlogd_recording: version, agent } =
+        serde_json::from_slice(line).map_err(not)?;
+    if VERSION < version {
+        // it came from outside
+        let agent = agent.chars().filter(|c| !c.is_control()).take(40).collect();
+        return Err(RecordingError::Newer { version, agent });
+    }
+    serde_json::from_slice(line).map_err(not)
+}
+
+/// The snapshots of a recording.
+pub struct Snapshots<R: BufRead> {
+    /// `None` after the end.
+    lines: Option<Lines<R>>,
+    state: Option<State>,
+    /// Bytes of changes since the newest whole snapshot.
+    changes: usize,
+    first: Monotonic,
+    place: Place,
+}
+
+impl<R: BufRead> Iterator for Snapshots<R> {
+    type Item = Result<Snapshot, RecordingError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let next = self.advance().transpose();
+        if !matches!(next, Some(Ok(_))) {
+            self.lines = None;
+        }
+        next
+    }
+}
+
+impl<R: BufRead> Snapshots<R> {
+    /// How far it was read.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        self.place
+    }
+
+    fn advance(&mut self) -> Result<Option<Snapshot>, RecordingError> {
+        let at = self.place;
+        let Some(lines) = &mut self.lines else { return Ok(None) };
+        let Some(line) = lines.next(LONGEST_LINE, at)? else { return Ok(None) };
+        let length = line.len();
+        let too_large = |limit| RecordingError::TooLarge { at, limit };
+        if MOST_SNAPSHOTS <= at.snapshots {
+            return Err(too_large(Limit::Snapshots));
+        }
+        let damaged = |got: String| RecordingError::Damaged { at, got };
+        let refused = |err| match err {
+            StateError::TooManyListeners => too_large(Limit::Listeners),
+            StateError::Delta(_) | StateError::Form(_) => damaged(err.to_string()),
+        };
+        let line = serde_json::from_slice(line).map_err(|err| damaged(err.to_string()))?;
+        match (line, &mut self.state) {
+            (Line::<Value>::Whole(value), state) => {
+                *state = Some(State::new(value).map_err(refused)?);
+                self.changes = 0;
+            }
+            (Line::Delta(delta), Some(state)) => {
+                self.changes += length;
+                if LONGEST_CHANGES < self.changes {
+                    return Err(too_large(Limit::Changes));
+                }
+                state.apply(&delta).map_err(refused)?;
+            }
+            (Line::Delta(_), None) => {
+                return Err(damaged("it begins with changes, expected a whole snapshot".into()));
+            }
+        }
+        Ok(self.state.as_ref().map(|state| from_file(state.snapshot().clone())).inspect(|it| {
+            if self.place.snapshots == 0 {
+                self.first = it.at;
+            }
+            self.place.snapshots += 1;
+            self.place.time = it.at - self.first;
+        }))
+    }
+}
+
+/// Lines that end where the file does.
+struct Lines<R: BufRead> {
+    from: BufReader<GzDecoder<R>>,
+    line: Vec<u8>,
+}
+
+impl<R: BufRead> Lines<R> {
+    /// The next line, without its end; `None` after the last. `at` is for errors.
+    fn next(&mut self, longest: usize, at: Place) -> Result<Option<&[u8]>, RecordingError> {
+        self.line.clear();
+        let most = u64::try_from(longest).unwrap_or(u64::MAX);
+        match self.from.by_ref().take(most).read_until(b'\n', &mut self.line) {
+            Ok(0) => Ok(None),
+            Ok(_) => match self.line.strip_suffix(b"\n") {
+                Some(line) => Ok(Some(line)),
+                None if self.line.len() == longest => {
+                    Err(RecordingError::TooLarge { at, limit: Limit::Line })
+                }
+                None => Err(RecordingError::Cut(at)),
+            },
+            Err(source) => Err(match source.kind() {
+                io::ErrorKind::UnexpectedEof => RecordingError::Cut(at),
+                // what flate2 says of bytes that are no gzip
+                io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => {
+                    RecordingError::Damaged { at, got: source.to_string() }
+                }
+                _ => RecordingError::Read { at, source },
+            }),
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! The newest snapshot while a recording is read, as JSON and as a [`Snapshot`]: only what a line
+//! changes is read anew, the rest stays shared with the snapshot before.
+
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Map, Value};
+
+use super::{
+    MOST_LISTENERS,
+    delta::{self, DeltaError},
+};
+use crate::{
+    intern,
+    model::snapshot::Snapshot,
+    serial::{self, Keyed},
+};
+
+/// See the module.
+pub(super) struct State {
+    value: Value,
+    snapshot: Snapshot,
+}
+
+/// Why a line is refused.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StateError {
+    #[error(transparent)]
+    Delta(#[from] DeltaError),
+    #[error(transparent)]
+    Form(#[from] serde_json::Error),
+    #[error("more than {MOST_LISTENERS} listeners")]
+    TooManyListeners,
+}
+
+impl State {
+    /// From a whole snapshot.
+    pub(super) fn new(value: Value) -> Result<Self, StateError> {
+        let snapshot = whole(&value)?;
+        Ok(Self { value, snapshot })
+    }
+
+    /// As the file has it.
+    pub(super) fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// Moves on to the next snapshot. After an error nothing more can be done with it.
+    pub(super) fn apply(&mut self, delta: &Value) -> Result<(), StateError> {
+        delta::apply(delta, &mut self.value)?;
+        match (&self.value, changes(delta)) {
+            (Value::Object(value), Some(changes)) => {
+                check_listeners(&self.value)?;
+                for (name, delta) in changes {
+                    let new = value.get(name).unwrap_or(&Value::Null);
+                    refresh(&mut self.snapshot, name, new, delta)?;
+                }
+            }
+            _ => self.snapshot = whole(&self.value)?,
+        }
+        Ok(())
+    }
+}
+
+fn whole(value: &Value) -> Result<Snapshot, StateError> {
+    check_listeners(value)?;
+    Ok(Snapshot::deserialize(value)?)
+}
+
+fn check_listeners(value: &Value) -> Result<(), StateError> {
+    let listeners = value.get("listeners").and_then(Value::as_object);
+    match listeners.is_some_and(|listeners| MOST_LISTENERS < listeners.len()) {
+        true => Err(StateError::TooManyListeners),
+        false => Ok(()),
+    }
+}
+
+/// The keys that changed, where none is gone.
+fn changes(delta: &Value) -> Option<&Map<String, Value>> {
+    let delta = delta.as_object().filter(|delta| delta.len() == 1)?;
+    delta.get("~")?.as_object()
+}
+
+/// Reads a field anew. What is none is passed over, as in a whole snapshot.
+fn refresh(
+    snapshot: &mut Snapshot,
+    name: &str,
+    new: &Value,
+    delta: &Value,
+) -> Result<(), serde_json::Error> {
+    match name {
+        "at" => read(&mut snapshot.at, new),
+        "unix_time" => read(&mut snapshot.unix_time, new),
+        "samples" => read(&mut snapshot.samples, new),
+        "interval" => read(&mut snapshot.interval, new),
+        "listeners" => refresh_list(&mut snapshot.listeners, new, delta),
+        "namespaces" => refresh_list(&mut snapshot.namespaces, new, delta),
+        "udp" => refresh_list(&mut snapshot.udp, new, delta),
+        "processes" => read(&mut snapshot.processes, new),
+        "host" => read(&mut snapshot.host, new),
+        "errors" => read(&mut snapshot.errors, new),
+        "agent" => read(&mut snapshot.agent, new),
+        "hooks" => read(&mut snapshot.hooks, new),
+        "degraded" => {
+            snapshot.degraded = intern::by_name(new)?;
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn read<T: DeserializeOwned>(field: &mut T, new: &Value) -> Result<(), serde_json::Error> {
+    *field = T::deserialize(new)?;
+    Ok(())
+}
+
+/// Reads the items that changed; all of them when some came or went.
+fn refresh_list<T: Keyed + DeserializeOwned>(
+    list: &mut Vec<T>,
+    new: &Value,
+    delta: &Value,
+) -> Result<(), serde_json::Error> {
+    let items = new.as_object().filter(|items| items.len() == list.len());
+    if let (Some(items), Some(changes)) = (items, changes(delta)) {
+        let mut n_read = 0;
+        for key in changes.keys() {
+            let item = T::deserialize(items.get(key).unwrap_or(&Value::Null))?;
+            let Ok(at) = list.binary_search_by(|it| it.key().cmp(&item.key())) else { break };
+            list[at] = item;
+            n_read += 1;
+        }
+        if n_read == changes.len() {
+            return Ok(());
+        }
+    }
+    *list = serial::by_key::deserialize(new)?;
+    Ok(())
+}
