@@ -187,7 +187,9 @@ fn config_show_tells_where_each_value_came_from() {
 #[test]
 fn each_verb_has_help_with_an_example() {
     const CONFIG: [&[&str]; 2] = [&["config", "check"], &["config", "show"]];
-    for verb in [&[][..], &["run"], &["list"], &["trace"], &["doctor"], CONFIG[0], CONFIG[1]] {
+    const REPLAY: [&[&str]; 2] = [&["replay"], &["replay", "FILE", "list"]];
+    let verbs = [&[][..], &["run"], &["list"], &["trace"], &["doctor"], &["record"]];
+    for verb in verbs.into_iter().chain(CONFIG).chain(REPLAY) {
         let (code, stdout, stderr) = output(&mut backlogd(&[verb, &["--help"]].concat()));
         assert_eq!((code, stderr.as_str()), (Some(0), ""), "{verb:?}");
         assert!(stdout.contains("Example"), "{verb:?}");

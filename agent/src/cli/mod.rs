@@ -11,6 +11,8 @@ mod http;
 mod list;
 pub mod log;
 pub mod out;
+mod record;
+mod replay;
 mod run;
 mod snapshot;
 mod span;
@@ -65,6 +67,8 @@ enum Verb {
     List(list::List),
     Doctor(doctor::Doctor),
     Trace(trace::Trace),
+    Record(record::Record),
+    Replay(replay::Replay),
     #[command(subcommand)]
     Config(config::Verb),
 }
@@ -99,6 +103,14 @@ impl Cli {
             Verb::Trace(trace) => {
                 log::for_verb(verbose, color)?;
                 trace.run()
+            }
+            Verb::Record(record) => {
+                log::for_verb(verbose, color)?;
+                record.run()
+            }
+            Verb::Replay(replay) => {
+                log::for_verb(verbose, color)?;
+                replay.run(color)
             }
             Verb::Config(verb) => verb.run(color),
         }

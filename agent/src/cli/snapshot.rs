@@ -35,12 +35,17 @@ pub(super) enum Reader {
     Own(Box<Own>),
 }
 
-/// Our own sampler.
+/// Our own samples, as a reader of listeners.
 pub(super) struct Own {
-    sources: Sources,
-    model: Model,
+    sampler: Sampler,
     interval: Duration,
     has_sampled: bool,
+}
+
+/// Sources and a model of our own.
+pub(super) struct Sampler {
+    sources: Sources,
+    model: Model,
 }
 
 impl Reader {
@@ -80,22 +85,30 @@ impl Reader {
 
 impl Own {
     fn open(config: &Config, interval: Duration) -> anyhow::Result<Self> {
-        let options = daemon::options(config);
-        let sources = Sources::open(&options).context("cannot take own samples")?;
-        let model = Model::new(daemon::settings(config), sources.hooks());
-        Ok(Self { sources, model, interval, has_sampled: false })
+        Ok(Self { sampler: Sampler::open(config)?, interval, has_sampled: false })
     }
 
     fn read(&mut self) -> Listeners {
         if !self.has_sampled {
-            self.look();
+            self.sampler.next();
             self.has_sampled = true;
             thread::sleep(self.interval);
         }
-        Listeners::new(&self.look(), Source::Standalone)
+        Listeners::new(&self.sampler.next(), Source::Standalone)
+    }
+}
+
+impl Sampler {
+    /// Opens what it reads.
+    pub(super) fn open(config: &Config) -> anyhow::Result<Self> {
+        let options = daemon::options(config);
+        let sources = Sources::open(&options).context("cannot take own samples")?;
+        let model = Model::new(daemon::settings(config), sources.hooks());
+        Ok(Self { sources, model })
     }
 
-    fn look(&mut self) -> Snapshot {
+    /// What there is now.
+    pub(super) fn next(&mut self) -> Snapshot {
         let snapshot = self.model.apply(&self.sources.sample());
         self.sources.look_at_threads(self.model.wants_threads_of());
         snapshot

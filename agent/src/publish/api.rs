@@ -52,6 +52,8 @@ pub enum Source {
     Daemon,
     /// The command itself.
     Standalone,
+    /// A recording: it was then.
+    Recording,
 }
 
 /// `/api/v1/listeners`: the listeners of this host.

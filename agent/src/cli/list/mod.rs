@@ -2,26 +2,23 @@
 
 mod columns;
 mod select;
+mod view;
 
 use std::{
-    fs,
     io::{self, IsTerminal as _},
-    os::unix::fs::MetadataExt as _,
     thread,
     time::Duration,
 };
 
-use anyhow::Context as _;
 use clap::Args;
 
-use self::select::{PortRange, Selection, SortBy};
+pub(super) use self::view::View;
 use super::{
     Exit,
     flags::Flags,
     out::{self, Color, Format, Terminal},
     snapshot::{Reader, Request},
     span,
-    trace::Namespace,
 };
 use crate::publish::api::Listeners;
 
@@ -39,41 +36,12 @@ use crate::publish::api::Listeners;
     peer has closed. WORKLOAD is the owner's pod, as namespace/pod[container], else its systemd\n\
     unit, else its container. `-` is not known here.")]
 pub(super) struct List {
-    /// Form of the output
-    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
-    output: Format,
-    /// Only these ports, as 443, 80-90 or 80,443; repeatable
-    #[arg(short, long = "port", value_delimiter = ',', value_name = "PORT")]
-    ports: Vec<PortRange>,
-    /// Only listeners of a process with this name; repeatable
-    #[arg(long = "comm", value_name = "NAME")]
-    comms: Vec<String>,
-    /// Only listeners of this process; repeatable
-    #[arg(long = "pid", value_name = "PID", value_parser = pid)]
-    pids: Vec<u32>,
-    /// Only listeners of pods in this Kubernetes namespace; repeatable
-    #[arg(short, long = "namespace", value_name = "NAME")]
-    namespaces: Vec<String>,
-    /// Only listeners of the pod with this name; repeatable
-    #[arg(long = "pod", value_name = "NAME")]
-    pods: Vec<String>,
-    /// Only in this network namespace: its inode number, or a path such as /run/netns/blue or
-    /// /proc/PID/ns/net; repeatable
-    #[arg(long, value_name = "NETNS")]
-    netns: Vec<Namespace>,
-    /// What comes first
-    #[arg(long, value_enum, default_value_t, value_name = "BY")]
-    sort: SortBy,
-    /// Also those where nobody listens any more
-    #[arg(long)]
-    all: bool,
+    #[command(flatten)]
+    view: View,
     /// Repeat, every 2 s unless told
     #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "2s",
           value_parser = span::parse, value_name = "TIME")]
     watch: Option<Duration>,
-    /// Leave out the header
-    #[arg(long)]
-    no_headers: bool,
     /// Take own samples, also when a daemon runs
     #[arg(long)]
     standalone: bool,
@@ -87,7 +55,7 @@ pub(super) struct List {
 impl List {
     pub(super) fn run(self, color: Color, verbose: bool) -> anyhow::Result<Exit> {
         let config = self.flags.load_readable()?.config;
-        let netns = self.netns.iter().map(inode).collect::<anyhow::Result<Vec<_>>>()?;
+        let netns = self.view.netns()?;
         let request = Request {
             standalone: self.standalone,
             insist: self.flags.has("socket"),
@@ -102,8 +70,8 @@ impl List {
         let Some(pause) = self.watch else {
             let listeners = reader.read()?;
             let any = !listeners.listeners.is_empty();
-            let listeners = self.select(listeners, &netns);
-            out::print(&self.document(&listeners, &terminal)?)?;
+            let listeners = self.view.select(listeners, &netns);
+            out::print(&self.view.document(&listeners, &terminal)?)?;
             if listeners.listeners.is_empty() {
                 out::note(if any { "no such listener" } else { "no listener" });
             }
@@ -113,37 +81,10 @@ impl List {
             if 0 < turn {
                 thread::sleep(pause);
             }
-            let listeners = self.select(reader.read()?, &netns);
+            let listeners = self.view.select(reader.read()?, &netns);
             out::print(&self.frame(&listeners, &terminal, turn == 0)?)?;
         }
         Ok(Exit::Fine)
-    }
-
-    /// What was asked for, in the order that was asked for.
-    fn select(&self, mut listeners: Listeners, netns: &[u32]) -> Listeners {
-        let selection = Selection {
-            ports: &self.ports,
-            comms: &self.comms,
-            pids: &self.pids,
-            namespaces: &self.namespaces,
-            pods: &self.pods,
-            netns,
-            // Programs get all there is: `sockets` tells them.
-            gone: self.all || self.output != Format::Table,
-        };
-        listeners.listeners.retain(|listener| selection.takes(listener));
-        select::sort(&mut listeners.listeners, self.sort);
-        listeners
-    }
-
-    /// The whole output.
-    fn document(&self, listeners: &Listeners, terminal: &Terminal) -> anyhow::Result<String> {
-        match self.output {
-            Format::Table => Ok(self.table(listeners, terminal, false)),
-            Format::Wide => Ok(self.table(listeners, terminal, true)),
-            Format::Json => out::json(listeners),
-            Format::Yaml => out::yaml(listeners),
-        }
     }
 
     /// One turn of `--watch`: redrawn on a terminal, appended elsewhere.
@@ -154,21 +95,16 @@ impl List {
         is_first: bool,
     ) -> anyhow::Result<String> {
         let separator = if is_first { "" } else { "\n" };
-        match (self.output, terminal.size) {
+        match (self.view.output, terminal.size) {
             (Format::Json, _) => out::json_line(listeners),
             (Format::Yaml, _) => Ok(format!("---\n{}", out::yaml(listeners)?)),
             (Format::Table | Format::Wide, Some((_, rows))) if terminal.redraws => {
-                Ok(redraw(&self.document(listeners, terminal)?, rows, is_first))
+                Ok(redraw(&self.view.document(listeners, terminal)?, rows, is_first))
             }
             (Format::Table | Format::Wide, _) => {
-                Ok(format!("{separator}{}", self.document(listeners, terminal)?))
+                Ok(format!("{separator}{}", self.view.document(listeners, terminal)?))
             }
         }
-    }
-
-    fn table(&self, listeners: &Listeners, terminal: &Terminal, wide: bool) -> String {
-        let table = columns::table(&listeners.listeners, wide);
-        if self.no_headers { table.render_rows(terminal) } else { table.render(terminal) }
     }
 }
 
@@ -178,22 +114,6 @@ fn redraw(text: &str, rows: usize, is_first: bool) -> String {
     let lines: Vec<_> = text.lines().take(rows.saturating_sub(1)).collect();
     let clear = if is_first { "\x1b[2J" } else { "" };
     format!("{clear}\x1b[?7l\x1b[H{}\x1b[K\n\x1b[J\x1b[?7h", lines.join("\x1b[K\n"))
-}
-
-/// The inode number of a network namespace.
-fn inode(namespace: &Namespace) -> anyhow::Result<u32> {
-    match namespace {
-        Namespace::Inode(netns) => Ok(netns.0),
-        Namespace::Path(path) => {
-            let place = || format!("no network namespace at {}", path.display());
-            let inode = fs::metadata(path).with_context(place)?.ino();
-            u32::try_from(inode).with_context(place)
-        }
-    }
-}
-
-fn pid(text: &str) -> Result<u32, &'static str> {
-    text.parse().map_err(|_| "expected a process id, a whole number")
 }
 
 #[cfg(test)]

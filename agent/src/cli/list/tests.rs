@@ -1,11 +1,14 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fs, os::unix::fs::MetadataExt as _};
 
 use unicode_width::UnicodeWidthStr as _;
 
-use super::*;
-use crate::publish::api::{
-    Aborted, Connections, DropsByReason, Durations, Listener, Member, Process, RatesPerSecond,
-    SCHEMA_VERSION, Source, Workload,
+use super::{view::inode, *};
+use crate::{
+    cli::trace::Namespace,
+    publish::api::{
+        Aborted, Connections, DropsByReason, Durations, Listener, Member, Process, RatesPerSecond,
+        SCHEMA_VERSION, Source, Workload,
+    },
 };
 
 const PIPE: Terminal = Terminal { size: None, color: false, redraws: false };
@@ -161,7 +164,7 @@ fn render(flags: &[&str], terminal: &Terminal) -> String {
         interval_seconds: Some(0.2),
         listeners: listeners(),
     };
-    list.document(&list.select(all, &[]), terminal).expect("it can be written")
+    list.view.document(&list.view.select(all, &[]), terminal).expect("it can be written")
 }
 
 /// In a pod, with connections that the owner forgot to close.
@@ -215,7 +218,9 @@ fn a_column_says_where_the_owners_belong() {
     };
     let show = |flags: &[&str], terminal: &Terminal| {
         let list = list(flags);
-        list.document(&list.select(all(with_workloads()), &[]), terminal).expect("it is text")
+        list.view
+            .document(&list.view.select(all(with_workloads()), &[]), terminal)
+            .expect("it is text")
     };
     insta::assert_snapshot!(show(&[], &PIPE));
     insta::assert_snapshot!(show(&["-o", "wide", "--port", "22,443"], &PIPE));
@@ -278,9 +283,9 @@ fn check(flags: &[&str], ports: &[u16]) {
         interval_seconds: None,
         listeners: with_workloads(),
     };
-    let netns: Vec<_> = list.netns.iter().map(|it| inode(it).expect("a number")).collect();
+    let netns: Vec<_> = list.view.netns.iter().map(|it| inode(it).expect("a number")).collect();
     let got: Vec<_> =
-        list.select(all, &netns).listeners.iter().map(|listener| listener.port).collect();
+        list.view.select(all, &netns).listeners.iter().map(|listener| listener.port).collect();
     assert_eq!(got, ports, "{flags:?}");
 }
 

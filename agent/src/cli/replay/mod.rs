@@ -1,0 +1,149 @@
+//! `backlogd replay`: the reading verbs over a recording.
+//!
+//! A verb here is one more [`Verb`], which gets a [`Playback`].
+
+mod playback;
+mod summary;
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Subcommand};
+
+use self::playback::Playback;
+use super::{
+    Exit,
+    list::View,
+    out::{self, Color, Format, Terminal},
+    span,
+};
+use crate::{
+    publish::api::{Listeners, Source},
+    time::Nanos,
+};
+
+/// Look at a recording that `backlogd record` made
+#[derive(Args, Debug)]
+#[command(
+    subcommand_value_name = "VERB",
+    subcommand_help_heading = "Verbs",
+    disable_help_subcommand = true,
+    after_help = "Examples:\n  \
+        backlogd replay incident.backlogd\n  \
+        backlogd replay incident.backlogd list\n  \
+        backlogd replay incident.backlogd --at 00:12:30 list -o wide --port 443\n\n\
+        Without a verb it says what is in the recording. Exit code 1: the recording is cut, what is\n\
+        shown is from before; 3: it cannot be read."
+)]
+pub(super) struct Replay {
+    /// The recording
+    file: PathBuf,
+    /// How far: a time since its start as 00:12:30 or 90s, or `last`
+    #[arg(long, global = true, default_value = "last", value_name = "TIME")]
+    at: At,
+    /// Form of what is said without a verb
+    #[arg(short, long, value_enum, value_name = "FORMAT")]
+    output: Option<Format>,
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    List(List),
+}
+
+/// The listeners at that time, busiest first
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  \
+    backlogd replay incident.backlogd list --at 00:12:30 --port 443 -o wide\n\n\
+    Columns as in `backlogd list --help`.")]
+struct List {
+    #[command(flatten)]
+    view: View,
+}
+
+/// How far to play.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum At {
+    /// To the end.
+    Last,
+    /// To the newest snapshot that is not later.
+    Time(Nanos),
+}
+
+impl Replay {
+    pub(super) fn run(self, color: Color) -> anyhow::Result<Exit> {
+        if self.verb.is_some() && self.output.is_some() {
+            out::note("-o comes after the verb, as in: backlogd replay FILE list -o json");
+            return Ok(Exit::Usage);
+        }
+        let mut playback = Playback::open(&self.file, self.at)?;
+        match self.verb {
+            None => summary::run(&mut playback, self.output.unwrap_or_default())?,
+            Some(Verb::List(list)) => list.run(&mut playback, color)?,
+        }
+        Ok(playback.exit())
+    }
+}
+
+impl List {
+    fn run(&self, playback: &mut Playback, color: Color) -> anyhow::Result<()> {
+        let netns = self.view.netns()?;
+        let last = playback.last()?;
+        let listeners = self.view.select(Listeners::new(&last, Source::Recording), &netns);
+        out::print(&self.view.document(&listeners, &Terminal::new(color))?)?;
+        if listeners.listeners.is_empty() {
+            out::note(if last.listeners.is_empty() { "no listener" } else { "no such listener" });
+        }
+        Ok(())
+    }
+}
+
+impl std::str::FromStr for At {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "last" {
+            return Ok(Self::Last);
+        }
+        let time = of_clock(text).or_else(|| span::parse(text).ok());
+        time.map(|time| Self::Time(time.into()))
+            .ok_or("expected `last`, or a time since the start such as 00:12:30 or 90s")
+    }
+}
+
+/// Reads `00:12:30`.
+fn of_clock(text: &str) -> Option<Duration> {
+    let parts: Vec<&str> = text.split(':').collect();
+    let [hours, minutes, seconds] = *parts else { return None };
+    let part = |text: &str, most: u64| {
+        let is_number =
+            !text.is_empty() && text.len() <= 4 && text.bytes().all(|b| b.is_ascii_digit());
+        text.parse().ok().filter(|&n: &u64| is_number && n <= most)
+    };
+    let (hours, minutes) = (part(hours, 9999)?, part(minutes, 59)?);
+    Some(Duration::from_secs(hours * 3600 + minutes * 60 + part(seconds, 59)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, seconds: Option<u64>) {
+        let expected = seconds.map(|seconds| At::Time(Nanos(seconds * 1_000_000_000)));
+        assert_eq!(expected, text.parse().ok(), "{text}");
+    }
+
+    #[test]
+    fn a_place_in_a_recording_is_a_time_or_the_end() {
+        assert_eq!(Ok(At::Last), "last".parse());
+        check("00:12:30", Some(750));
+        check("100:00:01", Some(360_001));
+        check("90s", Some(90));
+        for wrong in ["", "12:30", "00:60:00", "00:00:60", "+1:00:00", "::", "1:2:3:4", "99999:0:0"]
+        {
+            check(wrong, None);
+        }
+    }
+}

@@ -1,0 +1,459 @@
+//! Recordings: what is written is read, and whatever is read there is an answer.
+
+#[path = "fixtures/snapshot.rs"]
+mod fixture;
+
+use std::{
+    cell::RefCell,
+    fs,
+    io::{self, Read as _, Write},
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    process::{Command, Output, Stdio},
+    rc::Rc,
+    sync::{Arc, LazyLock},
+    time::Instant,
+};
+
+use backlogd::{
+    input::Absent,
+    model::snapshot::Snapshot,
+    recording::{Recording, RecordingError, Writer},
+    time::{Nanos, UnixTime},
+};
+use flate2::{Compression, read::GzDecoder, write::GzEncoder};
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+const SECOND: u64 = 1_000_000_000;
+
+/// The fixture `n` seconds later: numbers move, listeners, sockets, names and namespaces come and
+/// go.
+fn moved(snapshot: &Snapshot, n: u64) -> Snapshot {
+    let mut snapshot = snapshot.clone();
+    snapshot.at.0 += n * SECOND;
+    snapshot.unix_time.0 += n * SECOND + n;
+    snapshot.samples += n;
+    snapshot.interval = Ok(Nanos(SECOND + n));
+    for (at, listener) in (0..).zip(&mut snapshot.listeners) {
+        listener.since_accept = listener.since_accept.map(|since| Nanos(since.0 + n * SECOND));
+        if (n + at).is_multiple_of(3) {
+            listener.length += n;
+            listener.counters.established = Ok(n * 7 + at);
+            listener.rates.accepted = Ok(1.0 / (n + 1) as f64);
+            listener.since_accept = Ok(Nanos(0));
+        }
+    }
+    if n % 7 == 3 {
+        snapshot.listeners.remove(0);
+        snapshot.namespaces.pop();
+        snapshot.listeners[0].members.clear();
+    }
+    if n % 5 == 2 {
+        snapshot.degraded.insert("owners", format!("failed {n} times"));
+        snapshot.errors = Err(Absent::NotPermitted);
+        snapshot.processes.pop_first();
+        snapshot.hooks = Arc::from(&snapshot.hooks[1..]);
+        snapshot.udp.clear();
+    }
+    snapshot
+}
+
+/// What was written so far, also while the writer goes on.
+#[derive(Clone, Default)]
+struct File(Rc<RefCell<Vec<u8>>>);
+
+impl Write for File {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.borrow_mut().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn write(snapshots: &[Snapshot]) -> Vec<u8> {
+    let mut writer =
+        Writer::new(Vec::new(), "6.1.0-test", UnixTime(1_700_000_000 * SECOND)).expect("in memory");
+    snapshots.iter().for_each(|snapshot| writer.push(snapshot).expect("in memory"));
+    assert_eq!(snapshots.len() as u64, writer.place().snapshots);
+    writer.finish().expect("in memory")
+}
+
+/// All snapshots, and the error after them.
+fn read(bytes: &[u8]) -> (Vec<Snapshot>, Option<RecordingError>) {
+    let (mut snapshots, mut error) = (Vec::new(), None);
+    match Recording::open(bytes) {
+        Ok(recording) => {
+            for snapshot in recording.snapshots() {
+                assert!(error.is_none(), "nothing comes after an error");
+                match snapshot {
+                    Ok(snapshot) => snapshots.push(snapshot),
+                    Err(err) => error = Some(err),
+                }
+            }
+        }
+        Err(err) => error = Some(err),
+    }
+    (snapshots, error)
+}
+
+/// `lines` as a recording's file.
+fn pack(lines: &str) -> Vec<u8> {
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+    gzip.write_all(lines.as_bytes()).expect("in memory");
+    gzip.finish().expect("in memory")
+}
+
+fn unpack(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    GzDecoder::new(bytes).read_to_string(&mut text).expect("in memory");
+    text
+}
+
+fn snapshots(n: u64) -> Vec<Snapshot> {
+    (0..n).map(|n| moved(&fixture::snapshot(), n)).collect()
+}
+
+#[test]
+fn what_is_written_is_read() {
+    let written = snapshots(130);
+    let bytes = write(&written);
+    let (got, error) = read(&bytes);
+    assert!(error.is_none(), "{error:?}");
+    assert_eq!(written.len(), got.len());
+    for (written, got) in written.iter().zip(&got) {
+        assert_eq!(written, got);
+    }
+    let text = unpack(&bytes);
+    let whole = text.lines().filter(|line| line.starts_with("{\"whole\"")).count();
+    assert_eq!((3, 131), (whole, text.lines().count()));
+    let header = Recording::open(&*bytes).expect("in memory").header().clone();
+    assert_eq!((1, "6.1.0-test"), (header.version, &*header.host));
+    assert_eq!(1_700_000_000.0, header.unix_time_seconds);
+}
+
+#[test]
+fn the_same_snapshot_twice_is_read_twice() {
+    let one = fixture::snapshot();
+    let (got, error) = read(&write(&[one.clone(), one.clone()]));
+    assert!(error.is_none());
+    assert_eq!(vec![one.clone(), one], got);
+}
+
+#[test]
+fn what_does_not_change_is_shared() {
+    let (got, _) = read(&write(&[fixture::snapshot(), moved(&fixture::snapshot(), 1)]));
+    assert!(Arc::ptr_eq(&got[0].hooks, &got[1].hooks));
+    assert!(Arc::ptr_eq(&got[0].listeners[0].workload, &got[1].listeners[0].workload));
+}
+
+#[test]
+fn of_a_recorder_that_was_killed_there_is_all_but_the_last_few() {
+    let file = File::default();
+    let written = snapshots(43);
+    let mut writer = Writer::new(file.clone(), "x", UnixTime(0)).expect("in memory");
+    written.iter().for_each(|snapshot| writer.push(snapshot).expect("in memory"));
+    let bytes = file.0.borrow().clone();
+    let (got, error) = read(&bytes);
+    assert_eq!(written[..41], got);
+    let message = error.map(|err| err.to_string());
+    assert_eq!(Some("the recording is cut after snapshot 41 (00:00:40)"), message.as_deref());
+}
+
+#[test]
+fn wherever_it_is_cut_all_before_is_read_and_the_cut_is_told() {
+    let written = snapshots(12);
+    let bytes = write(&written);
+    let lengths = (0..bytes.len()).step_by(37).chain(bytes.len() - 9..bytes.len());
+    for length in lengths {
+        let (got, error) = read(&bytes[..length]);
+        assert_eq!(written[..got.len()], got);
+        match (length, error) {
+            (0 | 1, Some(RecordingError::NotARecording { .. })) => {}
+            (_, Some(RecordingError::Cut(at))) => assert_eq!(got.len() as u64, at.snapshots),
+            (_, other) => panic!("{length}: {other:?}"),
+        }
+    }
+}
+
+#[track_caller]
+fn check_refused(bytes: &[u8], message: &str) {
+    let (_, error) = read(bytes);
+    assert_eq!(Some(message), error.map(|err| err.to_string()).as_deref());
+}
+
+const HEADER: &str =
+    r#"{"backlogd_recording":1,"agent":"0.1.0","unix_time_seconds":1.0,"host":"x"}"#;
+
+#[test]
+fn what_is_no_recording_is_refused_and_named() {
+    let expected = "expected the gzip file that `backlogd record` writes";
+    check_refused(b"", &format!("not a recording: an empty file, {expected}"));
+    let got = "a file that begins with the bytes [7b, 22]";
+    check_refused(br#"{"a":1}"#, &format!("not a recording: {got}, {expected}"));
+    let got = "a first line that is no header";
+    check_refused(&pack("hello\n"), &format!("not a recording: {got}, {expected}"));
+    check_refused(&pack("{\"a\":1}\n"), &format!("not a recording: {got}, {expected}"));
+    let got = "a first line of more than 65536 bytes";
+    check_refused(&pack(&" ".repeat(1 << 20)), &format!("not a recording: {got}, {expected}"));
+    check_refused(&pack(""), "the recording is cut before its first snapshot");
+    check_refused(b"\x1f\x8b\x07", "the recording is cut before its first snapshot");
+    check_refused(
+        &pack("{\"backlogd_recording\":2,\"agent\":\"0.9.0\\u001b[31m\",\"more\":[]}\n"),
+        "a recording of version 2, made by backlogd 0.9.0[31m; this is backlogd 0.1.0, which reads \
+         up to version 1",
+    );
+}
+
+/// A recording of one snapshot, and then `line`.
+fn then(line: &str) -> Vec<u8> {
+    let text = unpack(&write(&[fixture::snapshot()]));
+    pack(&format!("{text}{line}\n"))
+}
+
+#[test]
+fn what_is_hostile_is_refused() {
+    let damaged = "the recording is damaged after snapshot 1 (00:00:00)";
+    let nested = format!("{{\"delta\":{}", "[".repeat(100_000));
+    check_refused(
+        &then(&nested),
+        &format!("{damaged}: recursion limit exceeded at line 1 column 136"),
+    );
+    check_refused(
+        &then(r#"{"delta":{"~":{"at":{"~":{"a":1}}}}}"#),
+        &format!("{damaged}: changed keys of what is no object"),
+    );
+    check_refused(
+        &then(r#"{"delta":{"~":{"at":-1}}}"#),
+        &format!("{damaged}: invalid value: integer `-1`, expected u64"),
+    );
+    check_refused(
+        &then(&format!(
+            r#"{{"delta":{{"~":{{"degraded":{{"=":{{"{}":""}}}}}}}}}}"#,
+            "x".repeat(65)
+        )),
+        &format!("{damaged}: a name of 65 bytes, expected at most 64"),
+    );
+    check_refused(
+        &pack(&format!("{HEADER}\n{{\"delta\":1}}\n")),
+        "the recording is damaged before its first snapshot: it begins with changes, expected a \
+         whole snapshot",
+    );
+    let many: Vec<_> = (0..100_001).map(|n| format!("\"{n}\":1")).collect();
+    check_refused(
+        &then(&format!(r#"{{"delta":{{"~":{{"listeners":{{"=":{{{}}}}}}}}}}}"#, many.join(","))),
+        "the recording is refused after snapshot 1 (00:00:00): more than 100000 listeners in one \
+         snapshot",
+    );
+    check_refused(
+        &then(&" ".repeat(64 << 20)),
+        "the recording is refused after snapshot 1 (00:00:00): more than 67108864 bytes in one line",
+    );
+}
+
+#[test]
+fn a_recording_of_version_1_is_read_by_every_later_agent() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/recording/v1.backlogd");
+    let (got, error) = read(&fs::read(path).expect("it is committed"));
+    assert!(error.is_none(), "{error:?}");
+    assert_eq!(vec![42, 43, 44], got.iter().map(|it| it.samples).collect::<Vec<_>>());
+    let [nginx, postgres, gone] = &*got[2].listeners else { panic!("{:?}", got[2].listeners) };
+    assert_eq!((80, Some("nginx")), (nginx.key.port, nginx.comm.as_deref()));
+    assert_eq!(Ok(9_007_199_254_740_993), nginx.counters.established);
+    assert_eq!(Ok(15), postgres.counters.established);
+    assert_eq!((8080, 0), (gone.key.port, gone.members.len()));
+}
+
+/// What somebody did to bytes.
+#[derive(Clone, Debug)]
+enum Harm {
+    Flip(usize, u8),
+    Cut(usize),
+    Insert(usize, Vec<u8>),
+    Remove(usize, usize),
+}
+
+fn harm() -> impl Strategy<Value = Harm> {
+    let bytes = proptest::collection::vec(any::<u8>(), 1..20);
+    prop_oneof![
+        4 => (any::<usize>(), 1..=255_u8).prop_map(|(at, bits)| Harm::Flip(at, bits)),
+        1 => any::<usize>().prop_map(Harm::Cut),
+        1 => (any::<usize>(), bytes).prop_map(|(at, bytes)| Harm::Insert(at, bytes)),
+        1 => (any::<usize>(), 1..40_usize).prop_map(|(at, n)| Harm::Remove(at, n)),
+    ]
+}
+
+fn do_harm(bytes: &mut Vec<u8>, harm: Harm) {
+    let length = bytes.len();
+    if length == 0 {
+        return;
+    }
+    match harm {
+        Harm::Flip(at, bits) => bytes[at % length] ^= bits,
+        Harm::Cut(at) => bytes.truncate(at % length),
+        Harm::Insert(at, more) => drop(bytes.splice(at % length..at % length, more)),
+        Harm::Remove(at, n) => drop(bytes.drain(at % length..(at % length + n).min(length))),
+    }
+}
+
+/// A recording of eight snapshots.
+static EIGHT: LazyLock<Vec<u8>> = LazyLock::new(|| write(&snapshots(8)));
+
+proptest! {
+    #[test]
+    fn a_damaged_file_gives_what_was_written_before_the_damage_or_an_error(
+        harms in proptest::collection::vec(harm(), 1..3),
+    ) {
+        let mut bytes = EIGHT.clone();
+        harms.into_iter().for_each(|harm| do_harm(&mut bytes, harm));
+        let (got, _) = read(&bytes);
+        prop_assert!(got.len() <= 8);
+    }
+
+    #[test]
+    fn lines_that_somebody_changed_are_read_or_refused(
+        harms in proptest::collection::vec(harm(), 1..3),
+    ) {
+        let mut text = unpack(&EIGHT).into_bytes();
+        harms.into_iter().for_each(|harm| do_harm(&mut text, harm));
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+        gzip.write_all(&text).expect("in memory");
+        read(&gzip.finish().expect("in memory"));
+    }
+
+    #[test]
+    fn any_bytes_are_no_recording(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let (got, error) = read(&bytes);
+        prop_assert!(got.is_empty() && error.is_some());
+    }
+}
+
+/// Exit code, standard output, standard error; in this folder.
+fn backlogd(folder: &TempDir, arguments: &str) -> (Option<i32>, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_backlogd"));
+    command.args(arguments.split(' ')).env_clear().current_dir(folder).stdin(Stdio::null());
+    let Output { status, stdout, stderr } = command.output().expect("the binary runs");
+    let text = |bytes| String::from_utf8(bytes).expect("output is UTF-8");
+    (status.code(), text(stdout), text(stderr))
+}
+
+/// What a verb says of a recording of ten snapshots; as r, and without its end as cut.
+fn replay(arguments: &str) -> (Option<i32>, String, String) {
+    let folder = TempDir::new().expect("a temporary folder");
+    let bytes = write(&snapshots(10));
+    fs::write(folder.path().join("r"), &bytes).expect("a temporary file");
+    fs::write(folder.path().join("cut"), &bytes[..bytes.len() - 9]).expect("a temporary file");
+    fs::write(folder.path().join("text"), "hello").expect("a temporary file");
+    backlogd(&folder, arguments)
+}
+
+#[test]
+fn a_replay_says_what_there_is_and_lists_what_there_was() {
+    for (name, arguments) in [
+        ("summary", "replay r"),
+        ("summary_json", "replay r -o json --at 5s"),
+        ("list", "replay r list"),
+        ("list_at", "replay r list --at 00:00:03 -o json --port 80,5432"),
+    ] {
+        let (code, stdout, stderr) = replay(arguments);
+        assert_eq!((Some(0), ""), (code, &*stderr), "{arguments}");
+        insta::assert_snapshot!(format!("replay_{name}"), stdout);
+    }
+    assert_eq!(
+        replay("replay r --at 3s list -o json --port 80,5432"),
+        replay("replay r list --at 00:00:03 -o json --port 80,5432")
+    );
+}
+
+#[track_caller]
+fn check_replay(arguments: &str, code: i32, message: &str) {
+    let (got, stdout, stderr) = replay(arguments);
+    assert_eq!((Some(code), message), (got, &*stderr), "{arguments}");
+    assert_eq!(code != 1, stdout.is_empty(), "{arguments}");
+}
+
+#[test]
+fn a_replay_that_cannot_tell_all_says_why() {
+    let cut = "backlogd: cut: the recording is cut after snapshot 10 (00:00:09); what is shown is \
+               from before\n";
+    check_replay("replay cut", 1, cut);
+    check_replay("replay cut list", 1, cut);
+    check_replay(
+        "replay nothing",
+        3,
+        "backlogd: nothing: No such file or directory (os error 2)\n",
+    );
+    let text = "backlogd: text: not a recording: a file that begins with the bytes [68, 65], \
+                expected the gzip file that `backlogd record` writes\n";
+    check_replay("replay text list", 3, text);
+    let end = "backlogd: r: it ends at 00:00:09, before 00:00:30\n";
+    check_replay("replay r list --at 30s", 3, end);
+    let place = "backlogd: -o comes after the verb, as in: backlogd replay FILE list -o json\n";
+    check_replay("replay r -o json list", 64, place);
+    assert_eq!(Some(64), replay("replay r --at 12:30").0);
+    assert_eq!(Some(64), replay("replay r lists").0);
+}
+
+#[test]
+fn a_record_ends_in_time_or_by_a_signal_and_leaves_other_files_alone() {
+    const OWN: &str = "--no-ebpf --own-netns-only --interval 50ms";
+    let folder = TempDir::new().expect("a temporary folder");
+    let (code, stdout, stderr) = backlogd(&folder, &format!("record r {OWN} --for 220ms"));
+    assert_eq!((Some(0), ""), (code, &*stdout), "{stderr}");
+    assert!(stderr.contains("backlogd: recording to r; SIGINT ends it\n"), "{stderr}");
+    assert!(stderr.contains(" snapshots over 00:00:00, "), "{stderr}");
+    let mode =
+        fs::metadata(folder.path().join("r")).expect("a temporary file").permissions().mode();
+    assert_eq!(0o600, mode & 0o777);
+    let (got, error) = read(&fs::read(folder.path().join("r")).expect("a temporary file"));
+    assert!(error.is_none() && (2..=5).contains(&got.len()), "{error:?} {}", got.len());
+
+    let (code, _, stderr) = backlogd(&folder, &format!("record r {OWN} --for 1s"));
+    let message = "backlogd: r: there is such a file; --force overwrites it\n";
+    assert_eq!((Some(3), message), (code, &*stderr));
+    let (code, ..) = backlogd(&folder, &format!("record r {OWN} --for 10ms --force"));
+    let (got, _) = read(&fs::read(folder.path().join("r")).expect("a temporary file"));
+    assert_eq!((Some(0), 1), (code, got.len()));
+
+    let mut command = Command::new(env!("CARGO_BIN_EXE_backlogd"));
+    command.args(format!("record s {OWN}").split(' ')).current_dir(&folder).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the binary runs");
+    // the file is there once signals are looked for
+    while !folder.path().join("s").exists() {
+        std::thread::yield_now();
+    }
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a temporary file");
+    assert_eq!(Some(0), child.wait().expect("a temporary file").code());
+    let (got, error) = read(&fs::read(folder.path().join("s")).expect("a temporary file"));
+    assert!(error.is_none() && !got.is_empty(), "{error:?}");
+}
+
+#[test]
+#[ignore = "a measurement: cargo test --release -p backlogd --test recording -- --ignored --nocapture"]
+#[expect(clippy::print_stderr, reason = "what was measured")]
+fn a_recording_is_read_much_faster_than_it_was_made() {
+    for n in [20, 1000] {
+        let base = fixture::listeners(n);
+        let count = 600;
+        let written: Vec<_> = (0..count).map(|n| moved(&base, n)).collect();
+        let start = Instant::now();
+        let bytes = write(&written);
+        let wrote = start.elapsed();
+        let start = Instant::now();
+        let read =
+            Recording::open(&*bytes).expect("in memory").snapshots().filter(Result::is_ok).count();
+        let took = start.elapsed();
+        assert_eq!(written.len(), read);
+        let each = took / u32::try_from(count).expect("in memory");
+        eprintln!(
+            "{n} listeners: {} bytes and {:?} to write, {each:?} to read a snapshot: {:.0} times \
+             real time",
+            bytes.len() / written.len(),
+            wrote / u32::try_from(count).expect("in memory"),
+            1.0 / each.as_secs_f64(),
+        );
+    }
+}
