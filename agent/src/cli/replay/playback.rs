@@ -28,6 +28,8 @@ pub(super) struct Playback {
     /// What was played.
     played: Place,
     is_over: bool,
+    /// Whether there is a snapshot later than that.
+    is_past: bool,
     cut: Option<RecordingError>,
 }
 
@@ -46,6 +48,7 @@ impl Playback {
             at,
             played: Place::default(),
             is_over: false,
+            is_past: false,
             cut: None,
         })
     }
@@ -71,7 +74,6 @@ impl Playback {
         }
         let path = self.path.display();
         match (last, self.at, &self.cut) {
-            // beyond the end by less than an interval is near enough
             (Some(last), At::Time(at), _) if !self.reaches(at, &last) => {
                 bail!("{path}: it ends at {}, before {}", clock(self.played.time), clock(at))
             }
@@ -92,8 +94,9 @@ impl Playback {
         }
     }
 
+    /// Whether the recording goes on to `at`, or nearly so.
     fn reaches(&self, at: Nanos, last: &Snapshot) -> bool {
-        at <= self.played.time + last.interval.unwrap_or_default()
+        self.is_past || at <= self.played.time + last.interval.unwrap_or_default()
     }
 }
 
@@ -122,7 +125,7 @@ impl Iterator for Playback {
         if let At::Time(at) = self.at
             && at < time
         {
-            self.is_over = true;
+            (self.is_over, self.is_past) = (true, true);
             return None;
         }
         self.played = Place { snapshots: self.played.snapshots + 1, time };
