@@ -14,9 +14,9 @@ use crate::{
     errno::Errno,
     histogram::Histogram,
     id::{Cookie, Inode, NetnsId, Pid, Slot},
-    threads::Threads,
     intern::{self, Name},
     serial,
+    threads::Threads,
     time::{Monotonic, Nanos, UnixTime},
 };
 

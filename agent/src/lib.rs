@@ -12,8 +12,9 @@ pub mod id;
 pub mod input;
 pub mod intern;
 pub mod metric;
-pub mod threads;
+pub mod outlet;
 pub mod serial;
+pub mod threads;
 pub mod time;
 
 pub mod sys;

@@ -67,7 +67,7 @@ fn a_wrong_file_is_78_and_the_message_has_place_got_and_expected() {
         "backlogd: FILE:1:1: got unknown key `verbose`, expected one of listen, socket, \
          sample_interval_seconds, no_ebpf, tier, accept_tracepoints, slots, own_netns_only, \
          host_root, table_cpu_ratio, listener_retention_seconds, length_max_window_seconds, \
-         stalled_after_seconds, series_limit, textfile, histograms, log, log_format\n",
+         stalled_after_seconds, series_limit, textfile, histograms, log, log_format, detect, expect, alertmanager, webhook\n",
     );
     check_file(
         "slots 64\n",
@@ -170,7 +170,8 @@ fn a_trace_that_cannot_see_anything_is_3_and_says_why() {
 fn config_show_tells_where_each_value_came_from() {
     let folder = TempDir::new().expect("a temporary folder");
     let path = folder.path().join("b.toml");
-    let text = "# three values\nslots = 100\nlog = \"warn\"\nstalled_after_seconds = 2.5\n";
+    let text = "# three values\nslots = 100\nlog = \"warn\"\nstalled_after_seconds = 2.5\n\
+                [[detect]]\nmatch.port = 443\nsilence = true\n[[expect]]\nport = 80\n";
     fs::write(&path, text).expect("the file can be written");
     let path = path.to_str().expect("a path in UTF-8");
     let show = |form| {

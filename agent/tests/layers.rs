@@ -7,8 +7,20 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const LEAVES: &[&str] =
-    &["errno", "error", "event", "histogram", "id", "intern", "serial", "threads", "time", "metric", "input"];
+const LEAVES: &[&str] = &[
+    "errno",
+    "error",
+    "event",
+    "histogram",
+    "id",
+    "intern",
+    "serial",
+    "threads",
+    "time",
+    "metric",
+    "input",
+    "outlet",
+];
 
 /// Module, and what it may import beside itself and the leaves.
 const ARROWS: &[(&str, &[&str])] = &[
@@ -18,6 +30,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("histogram", &[]),
     ("id", &[]),
     ("threads", &[]),
+    ("outlet", &[]),
     ("intern", &[]),
     ("serial", &[]),
     ("time", &[]),

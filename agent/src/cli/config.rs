@@ -10,7 +10,7 @@ use super::{
     flags::Flags,
     out::{self, Align, Cell, Color, Column, Format, Table, Terminal},
 };
-use crate::config::{self, Loaded};
+use crate::config::{self, Loaded, Shown, TABLES};
 
 /// Version of the JSON of `config show`.
 const SCHEMA_VERSION: u32 = 1;
@@ -74,14 +74,26 @@ fn table(loaded: &Loaded) -> Table {
         };
         vec![Cell::new(key.name), Cell::new(&value), Cell::new(&from.to_string())]
     });
-    Table { columns: ["KEY", "VALUE", "FROM"].map(column).into(), rows: rows.collect() }
+    let tables = loaded.tables.iter().map(|Shown { table, value, from, .. }| {
+        let name = format!("[[{table}]]");
+        vec![Cell::new(&name), Cell::new(&value.to_string()), Cell::new(&from.to_string())]
+    });
+    let rows = rows.chain(tables).collect();
+    Table { columns: ["KEY", "VALUE", "FROM"].map(column).into(), rows }
 }
 
-/// `{"schema_version": 1, "settings": {KEY: {"value": …, "from": {"source": …}}}}`
+/// `{"schema_version": 1, "settings": {KEY: {"value": …, "from": {"source": …}}}, "tables": {TABLE:
+/// [{"value": …, "from": …}]}}`
 fn document(loaded: &Loaded) -> Value {
     let settings: Map<String, Value> = loaded
         .settings()
         .map(|(key, value, from)| (key.name.into(), json!({"value": value, "from": from})))
         .collect();
-    json!({"schema_version": SCHEMA_VERSION, "settings": settings})
+    let elements = |table| {
+        let of_table = loaded.tables.iter().filter(move |shown| shown.table == table);
+        of_table.map(|Shown { value, from, .. }| json!({"value": value, "from": from})).collect()
+    };
+    let tables: Map<String, Value> =
+        TABLES.into_iter().map(|table| (table.into(), elements(table))).collect();
+    json!({"schema_version": SCHEMA_VERSION, "settings": settings, "tables": tables})
 }

@@ -3,7 +3,10 @@
 use clap::Args;
 
 use super::{Exit, flags::Flags, log, out::Color};
-use crate::daemon;
+use crate::{
+    config::{Config, ConfigError},
+    daemon,
+};
 
 /// Run the daemon: sample, count, serve /metrics and the API
 #[derive(Args, Debug)]
@@ -19,10 +22,15 @@ pub(super) struct Run {
 
 impl Run {
     pub(super) fn run(self, color: Color) -> anyhow::Result<Exit> {
-        let config = self.flags.load()?.config;
+        let config = self.load()?;
         log::start(&config.log, config.log_format, color)?;
-        let reload = move || self.flags.load().map(|loaded| loaded.config);
-        daemon::run(config, reload)?;
+        daemon::run(config, move || self.load())?;
         Ok(Exit::Fine)
+    }
+
+    fn load(&self) -> Result<Config, ConfigError> {
+        let loaded = self.flags.load()?;
+        loaded.check_files()?;
+        Ok(loaded.config)
     }
 }

@@ -45,6 +45,16 @@ pub enum ConfigError {
         /// Those that exist.
         expected: String,
     },
+    /// A file that the configuration names.
+    #[error("{place}: cannot use {path}")]
+    File {
+        /// File and line of what names it.
+        place: String,
+        /// Its path.
+        path: String,
+        /// Why not.
+        source: io::Error,
+    },
     /// A wrong type, or a value out of range.
     #[error("{place}: got {got}, expected {expected}")]
     Value {

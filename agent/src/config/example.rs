@@ -8,6 +8,7 @@ use super::{
     Config, DEFAULT_FILE,
     key::{KEYS, Key},
 };
+use crate::detect;
 
 /// The whole example file: every key with its help, range and default, commented out.
 #[must_use]
@@ -23,8 +24,84 @@ pub fn text() -> String {
     for key in &KEYS {
         text.push_str(&entry(key));
     }
+    text.push_str(DETECT);
+    text.push_str(&detections());
+    text.push_str(OTHERS);
     text
 }
+
+/// What can be set of each detection.
+fn detections() -> String {
+    let mut text = String::new();
+    for about in detect::all() {
+        let (raise, clear) = (about.timing.raise_for, about.timing.clear_for);
+        text.push_str("#\n");
+        text.push_str(&wrapped(&format!(
+            "{}: {}; raise_for_seconds = {}, clear_for_seconds = {}.",
+            about.name,
+            about.summary,
+            raise.as_seconds(),
+            clear.as_seconds()
+        )));
+        for threshold in about.thresholds {
+            let line = format!("- {} = {}: {}", threshold.name, threshold.default, threshold.help);
+            text.push_str(&wrapped(&line));
+        }
+    }
+    text
+}
+
+/// Before the list of detections.
+const DETECT: &str = r#"
+# What follows is in this file alone: tables, each as often as it is needed, after all keys.
+#
+# [[detect]] tunes or silences detections, for what `match` takes, or for all. Of tables that meet,
+# the last one wins, setting by setting. What `match` leaves out takes all; in comm (the owner's
+# name), namespace, pod, container and unit a * stands for any text; port may be a range.
+# Without `alert` it is for all detections, and takes silence and the times alone.
+#[[detect]]
+#alert = "ListenerStalled"
+#match = { port = "8000-8099", addr = "0.0.0.0", comm = "nginx", namespace = "shop", pod = "web-*" }
+#raise_for_seconds = 30
+#clear_for_seconds = 60
+#[[detect]]
+#match = { container = "test-*", unit = "lab@*.service", netns = 4026531840 }
+#silence = true
+#
+# The detections, with their defaults and thresholds:
+"#;
+
+/// After it.
+const OTHERS: &str = r#"
+# [[expect]]: a listener that must be there. Without addr any address will do; namespace is that of
+# the owner's pod.
+#[[expect]]
+#addr = "0.0.0.0"
+#port = 443
+#namespace = "shop"
+#within_seconds = 10
+
+# [[alertmanager]]: who is told of alerts, by version 2 of Alertmanager's API; one table for each
+# Alertmanager of a cluster. url may have a path prefix. Without ca_file those are trusted that the
+# system trusts. Files of tokens and passwords are read for each request. labels are added to each alert,
+# and may replace `instance`, which is the host's name.
+#[[alertmanager]]
+#url = "https://alertmanager:9093"
+#ca_file = "/etc/backlogd/ca.pem"
+#bearer_token_file = "/etc/backlogd/token"
+#timeout_seconds = 10
+#resend_seconds = 60
+#labels = { cluster = "eu1" }
+
+# [[webhook]]: the same for anything that takes a POST of JSON in the form of Alertmanager's webhooks.
+#[[webhook]]
+#url = "http://[::1]:8080/alerts"
+#username = "backlogd"
+#password_file = "/etc/backlogd/password"
+#timeout_seconds = 10
+#resend_seconds = 60
+#labels = { cluster = "eu1" }
+"#;
 
 fn entry(key: &Key) -> String {
     let default = match key.value(&Config::default()) {

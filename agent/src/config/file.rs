@@ -2,11 +2,12 @@
 
 use std::{collections::BTreeMap, fs::File, io::Read, path::Path};
 
-use toml::Spanned;
+use toml::{Spanned, de::DeTable};
 
 use super::{
-    ConfigError, Loaded, Origin,
+    ConfigError, Loaded, TABLES,
     key::{KEYS, Raw},
+    table::Text,
 };
 
 /// The most that is read; a path such as /dev/zero has no end.
@@ -31,29 +32,36 @@ pub(super) fn read(path: &Path) -> Result<String, ConfigError> {
 
 /// Sets what `text` says; `path` is for messages.
 pub(super) fn apply(loaded: &mut Loaded, path: &Path, text: &str) -> Result<(), ConfigError> {
-    let place = |offset: usize| {
-        let (line, column) = position(text, offset);
-        format!("{}:{line}:{column}", path.display())
+    let file = Text { path, text };
+    let place = |offset: usize| file.place(offset);
+    let syntax = |err: toml::de::Error| ConfigError::Syntax {
+        place: place(err.span().map_or(text.len(), |span| span.start)),
+        message: one_line(err.message()),
     };
     let table: BTreeMap<Spanned<String>, Spanned<toml::Value>> =
-        toml::from_str(text).map_err(|err| ConfigError::Syntax {
-            place: place(err.span().map_or(text.len(), |span| span.start)),
-            message: one_line(err.message()),
-        })?;
+        toml::from_str(text).map_err(syntax)?;
+    // the same with the places of what is within tables
+    let inner = DeTable::parse(text).map_err(syntax)?;
     // In the order of the file, so that the first mistake is the one that is told.
     let mut entries: Vec<_> = table.into_iter().collect();
     entries.sort_by_key(|(name, _)| name.span().start);
     for (name, value) in entries {
+        if let (true, Some(tables)) = (
+            TABLES.contains(&name.get_ref().as_str()),
+            inner.get_ref().get(name.get_ref().as_str()),
+        ) {
+            loaded.add(file, name.get_ref(), tables)?;
+            continue;
+        }
         let keyed = KEYS.iter().enumerate().find(|(_, key)| key.name == name.get_ref());
         let Some(keyed) = keyed else {
             return Err(ConfigError::UnknownKey {
                 place: place(name.span().start),
                 key: name.get_ref().clone(),
-                expected: KEYS.map(|key| key.name).join(", "),
+                expected: [&KEYS.map(|key| key.name)[..], &TABLES].concat().join(", "),
             });
         };
-        let line = position(text, name.span().start).0;
-        let from = Origin::File { path: path.into(), line };
+        let from = file.origin(name.span().start);
         loaded.set(keyed, Raw::Toml(value.get_ref()), from).map_err(|err| match err {
             ConfigError::Value { got, expected, .. } => {
                 let place = format!("{}: {}", place(value.span().start), keyed.1.name);
@@ -63,13 +71,6 @@ pub(super) fn apply(loaded: &mut Loaded, path: &Path, text: &str) -> Result<(), 
         })?;
     }
     Ok(())
-}
-
-/// Line and column of a byte, both from 1; the column counts characters.
-fn position(text: &str, offset: usize) -> (usize, usize) {
-    let before = &text[..text.floor_char_boundary(offset)];
-    let start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    (1 + before.matches('\n').count(), 1 + before[start..].chars().count())
 }
 
 /// The parser puts what it expected on a line of its own.

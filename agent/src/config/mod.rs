@@ -3,16 +3,21 @@
 //!
 //! A flag beats a variable beats the file beats the default, and where each value came from is
 //! kept. [`key::KEYS`] is the one list of settings: the loader, the flags, `config show` and the
-//! example file are made from it. Not here: the flags themselves (`cli/flags.rs`).
+//! example file are made from it. Arrays of tables ([`TABLES`]) are in the file alone. Not here: the
+//! flags themselves (`cli/flags.rs`).
 
+mod detect;
 mod error;
 pub mod example;
 mod file;
 pub mod key;
+mod outlet;
+mod table;
 
 use std::{
     ffi::OsString,
-    fmt, io,
+    fmt, fs,
+    io::{self, Read as _},
     net::{Ipv4Addr, SocketAddr, SocketAddrV4},
     path::{Path, PathBuf},
     sync::Arc,
@@ -20,16 +25,33 @@ use std::{
 };
 
 use serde::Serialize;
+use toml::{Spanned, de::DeValue};
 
 pub use self::error::ConfigError;
-use self::key::{KEYS, Key, Raw};
-use crate::{detect::tuning::Tuning, input::Tier, metric::HistogramForm};
+use self::{
+    key::{KEYS, Key, Raw},
+    table::{Entry, Text},
+};
+use crate::{
+    detect::tuning::Tuning,
+    input::Tier,
+    metric::HistogramForm,
+    outlet::{Form, Outlet},
+};
 
 /// Where the configuration is looked for when nobody names a file.
 pub const DEFAULT_FILE: &str = "/etc/backlogd/backlogd.toml";
 
 /// The variable that names the file.
 pub const FILE_VARIABLE: &str = "BACKLOGD_CONFIG";
+
+/// The arrays of tables of the file.
+pub const TABLES: [&str; 4] = ["detect", "expect", "alertmanager", "webhook"];
+
+/// Most elements of one array of tables.
+const MOST: usize = 1000;
+/// Most receivers of one kind: each has a task.
+const MOST_OUTLETS: usize = 16;
 
 /// Everything that can be set, checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,8 +92,10 @@ pub struct Config {
     pub log: String,
     /// How it is logged.
     pub log_format: LogFormat,
-    /// What of the detections is set.
+    /// How detections are tuned and silenced, and which listeners must be there.
     pub tuning: Arc<Tuning>,
+    /// Who is told of alerts.
+    pub outlets: Vec<Outlet>,
 }
 
 impl Default for Config {
@@ -96,6 +120,7 @@ impl Default for Config {
             log: "info".into(),
             log_format: LogFormat::Text,
             tuning: Arc::default(),
+            outlets: Vec::new(),
         }
     }
 }
@@ -157,11 +182,45 @@ pub struct Loaded {
     pub config: Config,
     /// One for each of [`KEYS`], in their order.
     pub origins: Vec<Origin>,
+    /// The elements of the arrays of tables, those of one array in the order of the file.
+    pub tables: Vec<Shown>,
+}
+
+/// An element of an array of tables.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shown {
+    /// Which of [`TABLES`].
+    pub table: &'static str,
+    /// As it is written.
+    pub value: serde_json::Value,
+    /// Where it is.
+    pub from: Origin,
+    /// The files that it names.
+    files: Vec<PathBuf>,
 }
 
 impl Loaded {
     fn new() -> Self {
-        Self { config: Config::default(), origins: vec![Origin::Default; KEYS.len()] }
+        let origins = vec![Origin::Default; KEYS.len()];
+        Self { config: Config::default(), origins, tables: Vec::new() }
+    }
+
+    /// Checks that what the daemon needs beside the configuration can be read. Not a part of loading,
+    /// since verbs that only read do without, and may be another user's.
+    ///
+    /// # Errors
+    /// The first file that cannot be read.
+    pub fn check_files(&self) -> Result<(), ConfigError> {
+        self.tables.iter().try_for_each(|Shown { from, files, .. }| {
+            files.iter().try_for_each(|file| match readable(file) {
+                Ok(()) => Ok(()),
+                Err(source) => Err(ConfigError::File {
+                    place: from.to_string(),
+                    path: file.display().to_string(),
+                    source,
+                }),
+            })
+        })
     }
 
     /// Each setting with its value and where that came from.
@@ -181,6 +240,39 @@ impl Loaded {
             expected: key.kind.expected(),
         })?;
         self.origins[index] = from;
+        Ok(())
+    }
+
+    /// Adds the elements of an array of tables.
+    fn add(
+        &mut self,
+        file: Text<'_>,
+        name: &str,
+        value: &Spanned<DeValue<'_>>,
+    ) -> Result<(), ConfigError> {
+        let Some(table) = TABLES.into_iter().find(|table| *table == name) else { return Ok(()) };
+        let entries = Entry::all(file, table, value)?;
+        let most = if ["alertmanager", "webhook"].contains(&table) { MOST_OUTLETS } else { MOST };
+        if let Some(entry) = entries.get(most) {
+            return Err(entry.wrong("one more", &format!("at most {most} of them")));
+        }
+        for entry in entries {
+            let mut files = Vec::new();
+            let tuning = Arc::make_mut(&mut self.config.tuning);
+            let mut receiver = |form| {
+                let outlet = outlet::outlet(form, &entry)?;
+                files.extend(outlet.files().cloned());
+                self.config.outlets.push(outlet);
+                Ok(())
+            };
+            match table {
+                "detect" => tuning.entries.push(detect::detect(&entry)?),
+                "expect" => tuning.expected.push(detect::expect(&entry)?),
+                "alertmanager" => receiver(Form::Alertmanager)?,
+                _ => receiver(Form::Webhook)?,
+            }
+            self.tables.push(Shown { table, value: entry.value(), from: entry.origin(), files });
+        }
         Ok(())
     }
 }
@@ -223,13 +315,19 @@ pub fn load(
     Ok(loaded)
 }
 
+/// A byte is enough: a path such as /dev/zero has no end.
+fn readable(path: &Path) -> io::Result<()> {
+    fs::File::open(path)?.read(&mut [0]).map(drop)
+}
+
 /// Checks one file by itself, without environment and flags.
 ///
 /// # Errors
-/// The first thing that is wrong, with its line and column.
+/// The first thing that is wrong, with its line and column; a file that it names and that cannot be read.
 pub fn check(path: &Path) -> Result<Loaded, ConfigError> {
     let mut loaded = Loaded::new();
     file::apply(&mut loaded, path, &file::read(path)?)?;
+    loaded.check_files()?;
     Ok(loaded)
 }
 

@@ -1,6 +1,14 @@
+use std::net::Ipv6Addr;
+
 use proptest::prelude::*;
 
 use super::*;
+use crate::{
+    detect::{self, tuning::Tuning},
+    id::NetnsId,
+    outlet::{Auth, Url},
+    time::Nanos,
+};
 
 /// Merges without touching the process's own environment or files.
 fn merge(
@@ -9,7 +17,7 @@ fn merge(
     flags: &[(&'static str, &str)],
 ) -> Result<Loaded, ConfigError> {
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
-    std::fs::write(file.path(), text).expect("it can be written");
+    fs::write(file.path(), text).expect("it can be written");
     let variable = |name: &str| {
         variables.iter().find(|(it, _)| *it == name).map(|(_, value)| OsString::from(value))
     };
@@ -109,7 +117,8 @@ fn a_file_is_taken_or_its_mistake_is_named_with_its_place() {
              sample_interval_seconds, no_ebpf, tier, accept_tracepoints, slots, \
              own_netns_only, host_root, table_cpu_ratio, \
              listener_retention_seconds, length_max_window_seconds, stalled_after_seconds, \
-             series_limit, textfile, histograms, log, log_format"),
+             series_limit, textfile, histograms, log, log_format, \
+             detect, expect, alertmanager, webhook"),
     );
 }
 
@@ -157,7 +166,7 @@ fn a_mistake_in_the_environment_names_the_variable() {
 #[test]
 fn a_file_that_cannot_be_text_is_refused() {
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
-    std::fs::write(file.path(), b"slots = 16\n# \xff").expect("it can be written");
+    fs::write(file.path(), b"slots = 16\n# \xff").expect("it can be written");
     let message = check(file.path()).expect_err("not UTF-8").to_string();
     assert!(message.ends_with(":2: got bytes that are not UTF-8, expected text"), "{message}");
     let message = check(Path::new("/dev/zero")).expect_err("endless").to_string();
@@ -169,9 +178,9 @@ fn the_example_is_what_the_settings_give() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/backlogd.example.toml");
     let text = example::text();
     if std::env::var_os("UPDATE_EXPECT").is_some() {
-        std::fs::write(path, &text).expect("the example can be written");
+        fs::write(path, &text).expect("the example can be written");
     }
-    let committed = std::fs::read_to_string(path).expect("the example exists");
+    let committed = fs::read_to_string(path).expect("the example exists");
     assert_eq!(committed, text, "UPDATE_EXPECT=1 cargo test -p backlogd --lib config writes it");
 }
 
@@ -184,13 +193,225 @@ fn the_example_loads_also_with_every_key_uncommented() {
         .collect();
     let mut loaded = Loaded::new();
     file::apply(&mut loaded, Path::new("example"), &uncommented).expect("it is valid");
-    assert_eq!(loaded.config, Config::default());
+    let Config { tuning, outlets, .. } = &loaded.config;
+    assert_eq!((2, 1, 2), (tuning.entries.len(), tuning.expected.len(), outlets.len()));
+    let keys = Config { tuning: Arc::default(), outlets: Vec::new(), ..loaded.config };
+    assert_eq!(keys, Config::default());
     assert!(loaded.origins.iter().all(|from| *from != Origin::Default));
+}
+
+#[track_caller]
+fn check_tables(text: &str, expected: Result<&Config, &str>) {
+    let mut loaded = Loaded::new();
+    let got = file::apply(&mut loaded, Path::new("f.toml"), text).map_err(|err| err.to_string());
+    assert_eq!(expected.map(drop).map_err(str::to_owned), got, "{text}");
+    if let Ok(expected) = expected {
+        assert_eq!(*expected, loaded.config, "{text}");
+    }
+}
+
+/// The configuration of these entries.
+fn tuned(entries: Vec<detect::tuning::Entry>) -> Config {
+    let tuning = Arc::new(Tuning { entries, ..Tuning::default() });
+    Config { tuning, ..Config::default() }
+}
+
+#[test]
+fn a_detection_is_tuned_for_what_is_matched() {
+    use crate::detect::tuning::{Entry, Match, Pattern};
+    let pattern = |text: &str| Some(Pattern(text.into()));
+    let port = |first, last| Match { port: Some(first..=last), ..Match::default() };
+    let entry = |entry| Entry { place: "f.toml:1".into(), ..entry };
+    let check = |text, expected| check_tables(text, Ok(&tuned(vec![entry(expected)])));
+    check(
+        "[[detect]]\nsilence = true\nmatch.port = 443",
+        Entry { silence: Some(true), only: port(443, 443), ..Entry::default() },
+    );
+    check(
+        "[[detect]]\nalert = \"ListenerStalled\"\nraise_for_seconds = 0.5\n\
+         clear_for_seconds = 60\nmatch = { port = \"8000-8099\" }",
+        Entry {
+            alert: Some("ListenerStalled"),
+            raise_for: Nanos::from_seconds(0.5),
+            clear_for: Nanos::from_seconds(60.0),
+            only: port(8000, 8099),
+            ..Entry::default()
+        },
+    );
+    check(
+        "[[detect]]\nsilence = false\n[detect.match]\naddr = \"::\"\nnetns = 4026531840\n\
+         comm = \"nginx\"\nnamespace = \"shop\"\npod = \"web-*\"\ncontainer = \"c\"\nunit = \"u\"",
+        Entry {
+            silence: Some(false),
+            only: Match {
+                addr: Some(Ipv6Addr::UNSPECIFIED.into()),
+                port: None,
+                netns: Some(NetnsId(4_026_531_840)),
+                comm: pattern("nginx"),
+                namespace: pattern("shop"),
+                pod: pattern("web-*"),
+                container: pattern("c"),
+                unit: pattern("u"),
+            },
+            ..Entry::default()
+        },
+    );
+}
+
+#[test]
+fn every_threshold_can_be_set_of_its_own_detection() {
+    for about in detect::all() {
+        for threshold in about.thresholds {
+            let text = format!("[[detect]]\nalert = {:?}\n{} = 7", about.name, threshold.name);
+            let entry = detect::tuning::Entry {
+                alert: Some(about.name),
+                thresholds: vec![(threshold.name, 7.0)],
+                place: "f.toml:1".into(),
+                ..detect::tuning::Entry::default()
+            };
+            check_tables(&text, Ok(&tuned(vec![entry])));
+            let text = format!("[[detect]]\n{} = 7", threshold.name);
+            let err = file::apply(&mut Loaded::new(), Path::new("f.toml"), &text);
+            let message = err.expect_err("no alert is named").to_string();
+            let start = format!("f.toml:2:{}: detect.", threshold.name.len() + 4);
+            assert!(message.starts_with(&start), "{message}");
+            assert!(message.contains(&format!("{:?}", about.name)), "{message}");
+        }
+    }
+}
+
+#[test]
+fn a_mistake_in_a_table_is_named_with_its_place() {
+    let fails = |text: &str, message: &str| check_tables(text, Err(message));
+    let names: Vec<&str> = detect::all().iter().map(|about| about.name).collect();
+    fails(
+        "slots = 16\n[[detect]]\nalert = \"Stalled\"",
+        &format!("f.toml:3:9: detect.alert: got \"Stalled\", expected one of {}", names.join(", ")),
+    );
+    fails(
+        "[[detect]]\nsilenced = true",
+        "f.toml:2:1: detect: got unknown key `silenced`, expected one of \
+         alert, match, silence, raise_for_seconds, clear_for_seconds",
+    );
+    fails(
+        "[[detect]]\nmatch = { port = 443, process = \"nginx\" }",
+        "f.toml:2:23: detect.match: got unknown key `process`, expected one of \
+         addr, port, netns, comm, namespace, pod, container, unit",
+    );
+    fails(
+        "[[detect]]\nmatch = { port = 443 }",
+        "f.toml:1:1: detect: got a table that changes nothing, \
+         expected one of silence, raise_for_seconds, clear_for_seconds",
+    );
+    for port in ["0", "65536", "-1", "\"80-\"", "\"90-80\"", "80.0", "true", "[80]"] {
+        let got = if port == "[80]" { "an array" } else { port };
+        let message = format!(
+            "f.toml:3:8: detect.match.port: got {got}, \
+             expected a port, 1 to 65535, or a range of them such as \"8000-8099\""
+        );
+        fails(&format!("[[detect]]\n[detect.match]\nport = {port}"), &message);
+    }
+    fails(
+        "[[detect]]\nraise_for_seconds = -1",
+        "f.toml:2:21: detect.raise_for_seconds: got -1, expected a number of seconds, 0 to 604800",
+    );
+    fails(
+        "[[detect]]\nmatch = { pod = \"\" }",
+        "f.toml:2:17: detect.match.pod: got \"\", \
+         expected text that is not empty, in which * stands for any text",
+    );
+    fails("detect = 1", "f.toml:1:10: detect: got 1, expected tables that begin with [[detect]]");
+    fails(
+        "[expect]\nport = 1",
+        "f.toml:1:1: expect: got a table, expected tables that begin with [[expect]]",
+    );
+    fails("[[expect]]", "f.toml:1:1: expect: got no port, expected a port, 1 to 65535");
+    fails(
+        "[[expect]]\nport = 80\naddr = \"localhost\"",
+        "f.toml:3:8: expect.addr: got \"localhost\", expected an IP address such as 0.0.0.0",
+    );
+}
+
+#[test]
+fn a_receiver_is_taken_or_its_mistake_is_named() {
+    let minimal = Outlet {
+        form: Form::Alertmanager,
+        url: Url::parse("http://a:9093").expect("a URL"),
+        ca_file: None,
+        auth: Auth::None,
+        timeout: Duration::from_secs(10),
+        resend: Duration::from_secs(60),
+        labels: Vec::new(),
+    };
+    let config = |outlet| Config { outlets: vec![outlet], ..Config::default() };
+    check_tables("[[alertmanager]]\nurl = \"http://a:9093\"", Ok(&config(minimal.clone())));
+    check_tables(
+        "[[webhook]]\nurl = \"https://[::1]/x\"\nca_file = \"/ca\"\nusername = \"u\"\n\
+         password_file = \"/p\"\ntimeout_seconds = 0.5\nresend_seconds = 5\n\
+         labels = { cluster = \"eu1\", instance = \"me\" }",
+        Ok(&config(Outlet {
+            form: Form::Webhook,
+            url: Url::parse("https://[::1]:443/x").expect("a URL"),
+            ca_file: Some("/ca".into()),
+            auth: Auth::Basic { username: "u".into(), password_file: "/p".into() },
+            timeout: Duration::from_millis(500),
+            resend: Duration::from_secs(5),
+            labels: [("cluster", "eu1"), ("instance", "me")]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
+        })),
+    );
+    let fails = |rest: &str, message: &str| {
+        check_tables(&format!("[[webhook]]\n{rest}"), Err(message));
+    };
+    fails(
+        "url = \"a:9093\"",
+        &format!("f.toml:2:7: webhook.url: got \"a:9093\", expected {}", Url::EXPECTED),
+    );
+    fails("", &format!("f.toml:1:1: webhook: got no url, expected {}", Url::EXPECTED));
+    fails(
+        "url = \"http://a\"\nusername = \"u\"",
+        "f.toml:1:1: webhook: got username alone, expected password_file beside it",
+    );
+    fails(
+        "url = \"http://a\"\nca_file = \"ca.pem\"",
+        "f.toml:3:11: webhook.ca_file: got \"ca.pem\", expected an absolute path of at most 4095 bytes",
+    );
+    fails(
+        "url = \"http://a\"\nresend_seconds = 0",
+        "f.toml:3:18: webhook.resend_seconds: got 0, expected a number of seconds, 1 to 3600",
+    );
+    let message = "f.toml:3:10: webhook.labels: got the label \"severity\", \
+                   expected a name of letters, digits and _, and none of alertname, severity, netns, \
+                   addr, port, comm, namespace, pod, container, dst, dst_port";
+    fails("url = \"http://a\"\nlabels = { severity = \"x\" }", message);
+    let many = "[[webhook]]\nurl = \"http://a\"\n".repeat(17);
+    check_tables(&many, Err("f.toml:33:1: webhook: got one more, expected at most 16 of them"));
+}
+
+#[test]
+fn a_file_that_is_missing_is_said_by_check_and_does_not_hinder_reading() {
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    let text = "\n[[webhook]]\nurl = \"http://a\"\nbearer_token_file = \"/nonexistent/token\"";
+    fs::write(file.path(), text).expect("it can be written");
+    let loaded = load(Some(file.path()), |_| None, &[]).expect("it can be read");
+    assert_eq!(1, loaded.config.outlets.len());
+    let message = check(file.path()).expect_err("no token").to_string();
+    assert!(message.ends_with(":2: cannot use /nonexistent/token"), "{message}");
 }
 
 /// A valid key and a value of any type, so that the checks are reached.
 fn line() -> impl Strategy<Value = String> {
-    let name = (0..KEYS.len()).prop_map(|index| KEYS[index].name);
+    let inner = [
+        "[[detect]]\nalert",
+        "[[detect]]\nmatch.port",
+        "[[expect]]\nport",
+        "detect",
+        "[[webhook]]\nurl",
+        "[[alertmanager]]\nurl = 'http://a'\nlabels.a",
+    ];
+    let names = KEYS.iter().map(|key| key.name).chain(inner).collect::<Vec<_>>();
+    let name = prop::sample::select(names);
     let value = prop_oneof![
         any::<i64>().prop_map(|n| n.to_string()),
         any::<f64>().prop_map(|n| format!("{n:?}")),

@@ -14,9 +14,9 @@ use crate::{
         CallErrors, CloserLooks, Connections, Destination, Hook, HostSample, Known, ProcessSample,
         Sockstat, Source, TableRead, Workload,
     },
-    threads::Threads,
     intern::{self, Name},
     serial::{self, Keyed},
+    threads::Threads,
     time::{Monotonic, Nanos, UnixTime},
 };
 

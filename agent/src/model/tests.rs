@@ -8,8 +8,8 @@ use super::*;
 use crate::{
     id::{Inode, Slot},
     input::{HookedDrops, HostSample, ListenSocket, SlotRecord, SlotsSample},
-    threads::Threads,
     recording::{Recording, Writer},
+    threads::Threads,
     time::UnixTime,
 };
 
