@@ -414,7 +414,7 @@ fn of_a_group_the_member_that_nobody_serves_is_named() {
     };
     let fine = |pid| (Some(Pid(pid)), Ok(Nanos(0)), Ok(false));
     for second in 0..=11 {
-        let stuck = (Some(Pid(12)), Ok(Nanos(second * SECOND)), Ok(10 <= second));
+        let stuck = (Some(Pid(12)), Ok(Nanos(second * SECOND)), Ok(4 <= second));
         let snapshot = look_while_one_stands_still(&mut world);
         assert_eq!(vec![fine(31), stuck, fine(33)], told(&snapshot), "{second}");
     }
