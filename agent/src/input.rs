@@ -417,6 +417,8 @@ pub struct SlotRecord {
     pub discarded: u64,
     /// Connections reset while queued.
     pub resets: u64,
+    /// Children that the kernel made and undid: in PassiveOpens, and no connections.
+    pub undone: u64,
     /// Longest queue right after an enqueue since the previous sample; 0 when there was none.
     pub high_water: u32,
     /// Established and length as the newest enqueue saw them.

@@ -45,6 +45,8 @@ pub(crate) const ACCEPTED: u64 = 16;
 pub(crate) const LISTENED: u64 = 32;
 /// [`Tag::done`]: that it was thrown away is told.
 pub(crate) const THROWN_AWAY: u64 = 64;
+/// [`Tag::done`]: counted as undone.
+pub(crate) const UNDONE: u64 = 128;
 
 /// aya-ebpf's own `SkStorage` fixes the flags and takes cgroup contexts only.
 #[repr(C)]

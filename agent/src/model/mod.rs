@@ -342,6 +342,7 @@ impl Model {
                     Some(absent) => Err(absent),
                     None => state.lost(namespace, sample.at),
                 },
+                undone: loss_absent(no_slot).map_or(Ok(state.undone), Err),
             }
         };
         sample.namespaces.iter().map(show).collect()

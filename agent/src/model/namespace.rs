@@ -15,6 +15,8 @@ pub(super) struct NamespaceState {
     pub(super) sockets: ByCookie<Socket>,
     /// Handshakes that the programs saw in it.
     pub(super) handshakes: u64,
+    /// Children that the kernel made and undid.
+    pub(super) undone: u64,
     pub(super) allowance: Allowance,
     pub(super) ports: Ports,
     listen_drops: Option<u64>,
@@ -105,7 +107,7 @@ impl NamespaceState {
     /// Handshakes that the kernel counted and no program saw, as of `at`.
     pub(super) fn lost(&mut self, sample: &NamespaceSample, at: Monotonic) -> Known<u64> {
         let passive_opens = sample.passive_opens?;
-        let (after, handshakes) = (sample.passive_opens_after, self.handshakes);
+        let (after, handshakes) = (sample.passive_opens_after, self.handshakes + self.undone);
         // its counters began at 0, as ours did
         let after = if sample.is_new { Some(handshakes) } else { after };
         Ok(self.loss.next(at, passive_opens, after, handshakes))
@@ -115,7 +117,7 @@ impl NamespaceState {
 /// PassiveOpens against the handshakes that the programs saw.
 ///
 /// PassiveOpens counts when the child is made (`tcp_create_openreq_child`,
-/// net/ipv4/tcp_minisocks.c), before the programs see it established, and is read before the
+/// net/ipv4/tcp_minisocks.c), those that it undoes among them, before the programs see it established, and is read before the
 /// records: so the difference is never ahead of the truth, but for a CPU that took its time between
 /// the two: an interrupt, or a hypervisor that ran another guest. Therefore two samples, and all
 /// in [`LATE`], must agree.

@@ -88,6 +88,7 @@ impl Model {
                 stalled_after: self.settings.stalled_after.into(),
             });
             state.handshakes += step.handshakes;
+            state.undone += step.undone;
             steps.extend(socket.key.map(|key| (key, *cookie, step)));
         }
         let claims: Vec<Claims> = steps.iter().map(|(.., step)| step.claims).collect();

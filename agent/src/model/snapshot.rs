@@ -279,6 +279,10 @@ pub struct Namespace {
     /// Handshakes that the kernel counted (PassiveOpens) and no program saw, as far as two
     /// samples in a row agree on it.
     pub lost_in_kernel: Known<u64>,
+    /// Children that the kernel made and undid: in PassiveOpens, and no connections
+    /// (`inet_ehash_nolisten`, net/ipv4/inet_hashtables.c). Two CPUs that work on one handshake
+    /// make a child each.
+    pub undone: Known<u64>,
 }
 
 /// The agent's account of itself.

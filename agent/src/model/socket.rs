@@ -37,6 +37,8 @@ pub(super) struct Step {
     pub(super) drops_absent: Option<Absent>,
     /// Handshakes since the programs run, without the queue that was found.
     pub(super) handshakes: u64,
+    /// Children that the kernel made and undid.
+    pub(super) undone: u64,
 }
 
 /// Samples for which a socket that is gone keeps its claim on drops.
@@ -86,15 +88,11 @@ impl Socket {
     /// Takes in one more sample.
     pub(super) fn see(&mut self, sight: Sight) -> Step {
         self.learn_key(sight);
-        let mut step = Step {
-            handshakes: match (self.record, sight.record) {
-                (before, Some(now)) => {
-                    moved(before.map_or(0, |record| record.established), now.established)
-                }
-                _ => 0,
-            },
-            ..Step::default()
+        let grown = |of: fn(SlotRecord) -> u64| {
+            sight.record.map_or(0, |now| moved(self.record.map_or(0, of), of(now)))
         };
+        let (handshakes, undone) = (grown(|it| it.established), grown(|it| it.undone));
+        let mut step = Step { handshakes, undone, ..Step::default() };
         if let Some(record) = sight.record {
             step.counted = self.count(&record, sight.live);
             self.record = Some(record);

@@ -80,6 +80,7 @@ impl World {
                 closed: 0,
                 discarded: 0,
                 resets: 0,
+                undone: 0,
                 high_water: 0,
                 last: (0, 0),
                 base: 0,
@@ -494,6 +495,7 @@ fn a_listener_without_a_slot_is_sampled_only() {
 enum Act {
     Connect(usize, u32),
     Accept(usize, u32),
+    Undo(usize, u32),
     Reopen(usize),
     Look,
 }
@@ -502,6 +504,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
     let act = prop_oneof![
         (0_usize..3, 1_u32..20).prop_map(|(i, n)| Act::Connect(i, n)),
         (0_usize..3, 1_u32..20).prop_map(|(i, n)| Act::Accept(i, n)),
+        (0_usize..3, 1_u32..3).prop_map(|(i, n)| Act::Undo(i, n)),
         (0_usize..3).prop_map(Act::Reopen),
         Just(Act::Look),
     ];
@@ -514,6 +517,7 @@ proptest! {
         let mut world = World::new();
         let mut current: Vec<u64> = (1..=3).collect();
         let mut truth = [[0_u64; 2]; 3]; // established, accepted
+        let mut undone = 0;
         for (i, &cookie) in (0_u16..).zip(&current) {
             world.listen(cookie, 80 + i, 50);
         }
@@ -530,6 +534,11 @@ proptest! {
                     world.accept(current[i], n);
                     truth[i][1] += u64::from(n);
                 }
+                Act::Undo(i, n) => {
+                    world.passive_opens += u64::from(n);
+                    world.record(current[i]).undone += u64::from(n);
+                    undone += u64::from(n);
+                }
                 Act::Reopen(i) => {
                     world.close(current[i]);
                     current[i] = next;
@@ -544,7 +553,8 @@ proptest! {
                         prop_assert!((0..3).all(|k| before[i][k] <= now[k]), "{before:?} {now:?}");
                         before[i] = now;
                     }
-                    prop_assert_eq!(Ok(0), snapshot.namespaces[0].lost_in_kernel);
+                    let namespace = &snapshot.namespaces[0];
+                    prop_assert_eq!((Ok(0), Ok(undone)), (namespace.lost_in_kernel, namespace.undone));
                 }
             }
         }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use backlogd::{
+    id::NetnsId,
     input::{Absent, Known, Tier},
     model::{
         Model, Settings,
@@ -156,8 +157,7 @@ impl Agent {
             let before = self.truth.now();
             let snapshot = self.look();
             let seen = self.truth.now();
-            let is_whole =
-                || !self.ebpf || seen.count("PassiveOpens") <= counted_and_lost(&snapshot);
+            let is_whole = || !self.ebpf || seen.count("PassiveOpens") <= children(&snapshot);
             if before == seen && (is_whole() || LOSS_IS_PUBLISHED < start.elapsed()) {
                 self.agree(&snapshot, &seen);
                 return (snapshot, seen);
@@ -192,7 +192,7 @@ impl Agent {
         if !self.ebpf {
             return;
         }
-        let (all, lost) = (counted_and_lost(snapshot), own_lost(snapshot));
+        let (all, lost) = (children(snapshot), own_lost(snapshot));
         let (stale, missed) = (snapshot.agent.stale, &snapshot.agent.missed);
         let passive_opens = seen.count("PassiveOpens");
         assert_eq!(all, passive_opens, "{lost:?} lost; stale {stale:?}, missed {missed:?}");
@@ -202,6 +202,12 @@ impl Agent {
             assert_eq!(n.established, gone + n.length, "identity of {:?}: {n:?}", listener.key);
         }
     }
+}
+
+/// What PassiveOpens counts: handshakes that were counted for a listener, those that no program
+/// saw, and children that were undone.
+fn children(snapshot: &Snapshot) -> u64 {
+    counted_and_lost(snapshot) + undone_in(snapshot, own_netns())
 }
 
 /// Handshakes that were counted for a listener, and those that no program saw.
@@ -266,6 +272,13 @@ pub(crate) fn own_lost(snapshot: &Snapshot) -> Known<u64> {
     let netns = own_netns();
     let own = snapshot.namespaces.iter().find(|namespace| namespace.netns == netns);
     own.map_or(Err(Absent::Unreadable), |namespace| namespace.lost_in_kernel)
+}
+
+/// Children of a namespace that the kernel made and undid, which are in PassiveOpens: two CPUs worked
+/// on one handshake.
+pub(crate) fn undone_in(snapshot: &Snapshot, netns: NetnsId) -> u64 {
+    let found = snapshot.namespaces.iter().find(|namespace| namespace.netns == netns);
+    found.and_then(|namespace| namespace.undone.ok()).unwrap_or(0)
 }
 
 /// As [`own_lost`], where packets do not arrive by interrupt: some kernels lose one now and then.

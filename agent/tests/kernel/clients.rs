@@ -1,10 +1,6 @@
 //! Clients, in crowds; they know how many of them are connected.
 
-use std::{
-    io,
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
-    time::Duration,
-};
+use std::{io, net::SocketAddr, time::Duration};
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
@@ -88,41 +84,6 @@ impl Clients {
             socket.set_linger(Some(Duration::ZERO)).expect("SO_LINGER");
         }
     }
-}
-
-/// Sends a SYN with one byte (TCP Fast Open without a cookie) that no socket stands behind: if
-/// `from` is an address of this machine, the kernel answers the server's SYN-ACK with a reset.
-pub(crate) fn lone_syn(from: SocketAddrV4, to: SocketAddrV4) {
-    let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::TCP)).expect("raw socket");
-    socket.set_header_included_v4(true).expect("IP_HDRINCL");
-    let mut tcp = [0; 21];
-    tcp[..2].copy_from_slice(&from.port().to_be_bytes());
-    tcp[2..4].copy_from_slice(&to.port().to_be_bytes());
-    // five words of header, SYN
-    tcp[12..14].copy_from_slice(&[5 << 4, 2]);
-    tcp[14..16].copy_from_slice(&1024_u16.to_be_bytes());
-    let sum = checksum(*from.ip(), *to.ip(), &tcp);
-    tcp[16..18].copy_from_slice(&sum.to_be_bytes());
-    // what is 0 the kernel fills in: length, identification, checksum
-    let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, 6, 0, 0];
-    packet.extend(from.ip().octets());
-    packet.extend(to.ip().octets());
-    packet.extend(tcp);
-    let sent = socket.send_to(&packet, &SockAddr::from(SocketAddr::from(to))).expect("sendto");
-    assert_eq!(sent, packet.len());
-}
-
-/// Of a TCP segment and its pseudo-header (RFC 9293, section 3.1).
-fn checksum(from: Ipv4Addr, to: Ipv4Addr, segment: &[u8]) -> u16 {
-    let length = u16::try_from(segment.len()).expect("short");
-    let mut bytes = [from.octets(), to.octets()].concat();
-    bytes.extend([0, 6]);
-    bytes.extend(length.to_be_bytes());
-    bytes.extend(segment);
-    let word = |pair: &[u8]| u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |b| u32::from(*b));
-    let sum: u32 = bytes.chunks(2).map(word).sum();
-    let folded = (sum & 0xffff) + (sum >> 16);
-    !u16::try_from((folded & 0xffff) + (folded >> 16)).expect("folded twice")
 }
 
 /// A TCP socket that is bound, and neither listens nor is connected.

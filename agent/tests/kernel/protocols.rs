@@ -6,9 +6,10 @@ use backlogd::model::snapshot::Snapshot;
 
 use crate::{
     agent::{Numbers, find},
-    clients::{Clients, lone_syn},
+    clients::Clients,
     namespace::{in_own_netns, packets_by_interrupt, run, set_sysctl, wait_for},
     offenders::NeverAccepts,
+    segment::{ELSEWHERE, lone_syn},
     truth::Seen,
     watched::{Reasons, Servers, Watched},
 };
@@ -98,7 +99,6 @@ fn fast_open_counts_as_any_other_handshake() {
 #[ignore = "kernel: needs root"]
 fn fast_open_counts_children_that_end_before_the_last_ack() {
     in_own_netns(|| {
-        const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
         set_sysctl("ipv4/tcp_fastopen", FAST_OPEN);
         run("ip", &["route", "add", &ELSEWHERE.to_string(), "dev", "lo"]);
         let mut watched = Watched::start();

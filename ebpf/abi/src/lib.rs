@@ -116,6 +116,8 @@ pub struct Record {
     pub discarded: u64,
     /// Children that were reset while nobody had accepted them.
     pub resets: u64,
+    /// Children that the kernel made and undid: never queued, no connection, in none of the above.
+    pub undone: u64,
     /// The longest queue seen right after an enqueue since the agent last took it.
     pub high_water: u64,
     /// `established << LENGTH_BITS | length`, as the newest enqueue saw the two.
@@ -158,7 +160,7 @@ pub struct Record {
     pub drops: u32,
     /// Which of the listeners that had this slot: written by the agent alone.
     pub generation: u32,
-    /// [`ADOPTED`], [`DESTROYED`].
+    /// [`ADOPTED`], [`DESTROYED`], [`STOPPED`].
     pub flags: u32,
     /// Local port, host byte order. 0 until the first enqueue of a socket that was not bound.
     pub port: u16,
@@ -181,6 +183,8 @@ pub struct Record {
 pub const ADOPTED: u32 = 1;
 /// [`Record::flags`]: the listening socket is gone; its children may live on.
 pub const DESTROYED: u32 = 2;
+/// [`Record::flags`]: the socket has left LISTEN, and has not listened again since.
+pub const STOPPED: u32 = 4;
 /// [`Record::marks`]: events of this listener pass a filter by owner.
 pub const WATCHED: u32 = 1;
 /// [`Record::marks`]: connections from before the programs were looked for.
@@ -291,9 +295,9 @@ pub const FAILED_CALLS: u32 = 1024;
 pub const OVERFLOW: usize = 32 << 10;
 
 const _: () = assert!(size_of::<Offsets>() == 38 * 4);
-const _: () = assert!(size_of::<Record>() == 208);
-const _: () = assert!(offset_of!(Record, high_water) == 40);
-const _: () = assert!(offset_of!(Record, addr) == 128);
-const _: () = assert!(offset_of!(Record, family) == 186);
+const _: () = assert!(size_of::<Record>() == 216);
+const _: () = assert!(offset_of!(Record, high_water) == 48);
+const _: () = assert!(offset_of!(Record, addr) == 136);
+const _: () = assert!(offset_of!(Record, family) == 194);
 const _: () = assert!(size_of::<Event>() == 96);
 const _: () = assert!(size_of::<Histogram>() == 528);

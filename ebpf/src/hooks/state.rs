@@ -7,12 +7,12 @@
 use core::intrinsics::{AtomicOrdering::SeqCst, atomic_or};
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
-use backlogd_abi::{DESTROYED, Holder, LENGTH_BITS, Record, WATCHED, cell, event::kind};
+use backlogd_abi::{DESTROYED, Holder, LENGTH_BITS, Record, STOPPED, WATCHED, cell, event::kind};
 
 use crate::{
     maps::{
         self, CHILDREN, Child, DISCARDED, ESTABLISHED, LISTENED, LISTENERS, RESET, THROWN_AWAY,
-        add, count, count_cell, now, once, raise,
+        UNDONE, add, count, count_cell, now, once, raise,
     },
     probe::{self, at},
     slot::{self, Taker, record_of, tag_of},
@@ -114,17 +114,24 @@ fn established(sk: Sock, copy: Copy) -> Option<()> {
 /// net/ipv4/tcp_minisocks.c). Either it is one of Fast Open, which was queued at the SYN and is
 /// closed, reset or thrown away before the last ACK. Or its listener has left LISTEN meanwhile, and
 /// the kernel forgets it (`inet_child_forget`, net/ipv4/inet_connection_sock.c): it was not in the
-/// queue that [`stop`] counted.
+/// queue that [`stop`] counted. Or it never was a connection.
 #[inline(always)]
 fn unfinished(sk: Sock) -> Option<()> {
     let tag = tag_of(sk)?;
+    let record = record_of(tag)?;
+    // of one that is reset `fastopen_rsk` is gone already (`tcp_check_req`)
+    let is_unqueued = !sock::has_file(sk) && sock::error(sk) == 0 && !sock::is_fast_open(sk);
+    if is_unqueued && !is_forgotten(sk, record) {
+        if once(tag, UNDONE) {
+            // SAFETY: a map value.
+            count(unsafe { &raw mut (*record).undone });
+        }
+        return None;
+    }
     if !once(tag, ESTABLISHED) {
         return None;
     }
-    let record = record_of(tag)?;
-    // of one that is reset `fastopen_rsk` is gone already (`tcp_check_req`)
-    let is_forgotten = !sock::has_file(sk) && sock::error(sk) == 0 && !sock::is_fast_open(sk);
-    if is_forgotten {
+    if is_unqueued {
         // first, so that the difference of the two never runs ahead
         // SAFETY: a map value.
         count(unsafe { &raw mut (*record).discarded });
@@ -132,6 +139,20 @@ fn unfinished(sk: Sock) -> Option<()> {
     // SAFETY: as above.
     count(unsafe { &raw mut (*record).established });
     reset(sk)
+}
+
+/// Whether a child that ends unqueued is a connection that the kernel forgets, since its listener
+/// has left LISTEN. Else it undoes the child. Two CPUs that work on the same last ACK, or on one and
+/// the data that follow, make a child each; the second to hash it loses (`inet_ehash_nolisten`,
+/// net/ipv4/inet_hashtables.c) and is the one way to CLOSE that leaves a port: `tcp_set_state`
+/// (net/ipv4/tcp.c) gives it back first. Where no route leads back, memory is short or Multipath TCP
+/// refuses the child, the listener goes on listening.
+#[inline(always)]
+fn is_forgotten(sk: Sock, record: *const Record) -> bool {
+    // set before the state that the kernel looks at
+    // SAFETY: a map value.
+    let has_stopped = unsafe { (*record).flags } & STOPPED != 0;
+    has_stopped && sock::port(sk) == 0
 }
 
 /// Notes the queue's length after an enqueue, and how many were established before it was read.
@@ -152,6 +173,7 @@ fn listen(sk: Sock) -> Option<()> {
     // SAFETY: a storage value and a map value; the caller of listen(2) holds the socket's lock.
     unsafe {
         (*record).port = sock::port(sk);
+        (*record).flags &= !STOPPED;
         if (*tag).done == LISTENED {
             return None;
         }
@@ -171,10 +193,15 @@ fn listen(sk: Sock) -> Option<()> {
 #[inline(always)]
 fn stop(sk: Sock) -> Option<()> {
     let tag = tag_of(sk)?;
-    if !slot::is_original(tag, sk) || !once(tag, DISCARDED) {
+    if !slot::is_original(tag, sk) {
         return None;
     }
     let record = record_of(tag)?;
+    // SAFETY: a map value; whoever changes the state holds the socket's lock.
+    unsafe { (*record).flags |= STOPPED };
+    if !once(tag, DISCARDED) {
+        return None;
+    }
     // SAFETY: a map value.
     add(unsafe { &raw mut (*record).discarded }, sock::ack_backlog(sk).into());
     learn_port(record, sk);
