@@ -31,6 +31,8 @@ pub(crate) struct Arguments {
 /// How a step ended that did not fail.
 enum Outcome {
     Passed,
+    /// Passed at the second try: what did not at the first.
+    Flaky(String),
     /// Not run, and why.
     Skipped(String),
 }
@@ -115,7 +117,7 @@ impl Session {
         }
         println!("{} passed, {} failed", self.counts.passed, self.counts.failed);
         let bad = self.rows.iter().filter(|row| match row.outcome {
-            Ok(Outcome::Passed) => false,
+            Ok(Outcome::Passed | Outcome::Flaky(_)) => false,
             Ok(Outcome::Skipped(_)) => self.is_ci,
             Err(_) => true,
         });
@@ -130,6 +132,7 @@ impl Row {
     fn line(&self) -> String {
         let (word, why) = match &self.outcome {
             Ok(Outcome::Passed) => ("passed", String::new()),
+            Ok(Outcome::Flaky(tests)) => ("flaky", tests.clone()),
             Ok(Outcome::Skipped(why)) => ("skipped", why.clone()),
             Err(err) => ("failed", format!("{err:#}")),
         };
@@ -189,7 +192,9 @@ fn other_kernels(session: &mut Session, left_out: bool) -> Result<Outcome> {
     }
     let report = vm::run_matrix(&vm::Arguments::all())?;
     session.counts.add(report.counts());
-    report.check(session.is_ci).map(|()| Outcome::Passed)
+    report.check(session.is_ci)?;
+    let flaky = report.flaky();
+    Ok(if flaky.is_empty() { Outcome::Passed } else { Outcome::Flaky(flaky.join("; ")) })
 }
 
 /// Licences, sources and doubled versions, of the workspace and of the eBPF crate.

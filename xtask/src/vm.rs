@@ -156,14 +156,29 @@ impl Machines {
         Ok(Report(all.into_iter().map(|(_, ended)| ended).collect()))
     }
 
+    /// Runs one; the few tests that fail run once more, by themselves.
     fn run_one(&self, row: &Row) -> Result<Ended> {
-        let log = self.logs.join(row.name());
+        let ended = self.boot(row, &row.name(), &row.arguments())?;
+        if ended.suspects().is_empty() {
+            return Ok(ended);
+        }
+        println!("{}: once more: {}", row.name(), ended.suspects().join(", "));
+        let arguments = row.arguments_for(ended.suspects());
+        let again = self.boot(row, &format!("{}-again", row.name()), &arguments)?;
+        let ended = ended.after(&again);
+        println!("{ended}");
+        Ok(ended)
+    }
+
+    /// Runs a machine and says how it ended.
+    fn boot(&self, row: &Row, name: &str, arguments: &[String]) -> Result<Ended> {
+        let log = self.logs.join(name);
         let file =
             fs::File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
         let start = Instant::now();
         let status = Command::new(&self.boot)
             .args([row.kernel.as_ref(), self.folder.path()])
-            .args(row.arguments())
+            .args(arguments)
             .envs([("VM_ADD", PROGRAMS), ("VM_MODULES", MODULES), ("VM_TIMEOUT", TIMEOUT)])
             .env("VM_APPEND", row.kernel_arguments())
             .stdin(Stdio::null())

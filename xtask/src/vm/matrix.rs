@@ -62,13 +62,15 @@ const EVENTS: Tests = Tests::Only(&[
     "overflow::",
     "restart::",
     "trace::each",
+    "undone::",
 ]);
 /// What works without programs.
 const SAMPLED: Tests = Tests::Only(&["sampled::"]);
 /// All that tests; the one left out is the server process of others.
 const ALL: Tests = Tests::AllBut(&["serves_standard_input"]);
 /// What depends on hooks that are tried, tier by tier.
-const HOOKS: Tests = Tests::Only(&["burst::", "failures::", "overflow::", "reasons::", "waits::"]);
+const HOOKS: Tests =
+    Tests::Only(&["burst::", "failures::", "overflow::", "reasons::", "undone::", "waits::"]);
 /// The same and what else depends on children that are known by their address.
 const CHILDREN: Tests = Tests::Only(&[
     "burst::",
@@ -82,10 +84,11 @@ const CHILDREN: Tests = Tests::Only(&[
     "protocols::",
     "reasons::",
     "restart::",
+    "undone::",
     "waits::",
 ]);
 /// What depends on the tracepoints, which every kernel has, and on drops without hooks.
-const TRACEPOINTS: Tests = Tests::Only(&["burst::", "overflow::", "reasons::"]);
+const TRACEPOINTS: Tests = Tests::Only(&["burst::", "overflow::", "reasons::", "undone::"]);
 /// What the tracepoints of system calls add.
 const CALLS: Tests = Tests::Only(&["failures::", "waits::"]);
 /// All machines. The long ones come first, so that the last to run is a short one.
@@ -116,6 +119,26 @@ const fn row(kernel: &'static str, tier: Tier, tests: Tests) -> Row {
 impl Row {
     /// What xtask/vm/run is called with: its environment, `--`, filters of test names.
     pub(super) fn arguments(&self) -> Vec<String> {
+        let mut words = self.environment();
+        match self.tests {
+            Tests::Only(names) => words.extend(names.iter().map(|&name| name.into())),
+            Tests::AllBut(names) => {
+                words.extend(names.iter().flat_map(|&name| ["--skip".into(), name.into()]));
+            }
+        }
+        words
+    }
+
+    /// The same for these tests alone, by their whole names.
+    pub(super) fn arguments_for(&self, tests: &[String]) -> Vec<String> {
+        let mut words = self.environment();
+        words.push("--exact".into());
+        words.extend_from_slice(tests);
+        words
+    }
+
+    /// The environment, and `--`.
+    fn environment(&self) -> Vec<String> {
         let mut words: Vec<String> = vec!["BACKLOGD_TEST_SECONDS=10".into()];
         words.push("BACKLOGD_TEST_SCALE=10".into());
         if self.tier != Tier::Auto {
@@ -127,12 +150,6 @@ impl Row {
             Guest::NoBtf => words.push("HIDE_BTF=1".into()),
         }
         words.push("--".into());
-        match self.tests {
-            Tests::Only(names) => words.extend(names.iter().map(|&name| name.into())),
-            Tests::AllBut(names) => {
-                words.extend(names.iter().flat_map(|&name| ["--skip".into(), name.into()]));
-            }
-        }
         words
     }
 
@@ -204,5 +221,8 @@ mod tests {
         check(row("6.1", Tier::Auto, Tests::AllBut(&["a::", "b"])), "-- --skip a:: --skip b");
         let hidden = Row { guest: Guest::NoBtf, ..row("6.1", Tier::Auto, Tests::Only(&["a"])) };
         check(hidden, "HIDE_BTF=1 -- a");
+        let [again, whole] = [hidden.arguments_for(&["a::b".into()]), hidden.arguments()];
+        let at = whole.len() - 1;
+        assert_eq!((&again[..at], again[at..].join(" ").as_str()), (&whole[..at], "--exact a::b"));
     }
 }
