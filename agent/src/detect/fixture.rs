@@ -160,6 +160,7 @@ fn snapshot(listeners: Vec<Listener>) -> Snapshot {
             table: Err(Absent::TooEarly),
             ports: Err(Absent::TooEarly),
             lost_in_kernel: Ok(0),
+            undone: Ok(0),
         }],
         udp: Vec::new(),
         processes: BTreeMap::from([(Pid(100), process("nginx", 10, 1024))]),
