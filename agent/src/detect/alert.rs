@@ -106,8 +106,12 @@ pub(super) fn inhibit(alerts: &mut [Arc<Alert>]) {
 fn is_same_listener(by: &Subject, of: &Subject) -> bool {
     let (theirs, ours) = (&by.labels, &of.labels);
     match by.kind {
+        // what a failed connect tells names all destinations without a port that is left
+        SubjectKind::Caller if of.kind == SubjectKind::Destination => true,
         SubjectKind::Caller | SubjectKind::Process => {
-            theirs.comm.is_some() && theirs.comm == ours.comm
+            // a thread can have another name than its process
+            (theirs.comm.is_some() && theirs.comm == ours.comm)
+                || by.pids.iter().any(|pid| of.pids.contains(pid))
         }
         SubjectKind::Host | SubjectKind::Agent => true,
         SubjectKind::Namespace => theirs.netns == ours.netns,
@@ -115,7 +119,8 @@ fn is_same_listener(by: &Subject, of: &Subject) -> bool {
         | SubjectKind::Expected
         | SubjectKind::Destination
         | SubjectKind::Udp => {
-            (theirs.netns, theirs.addr, theirs.port) == (ours.netns, ours.addr, ours.port)
+            (theirs.netns, theirs.addr, theirs.port, theirs.dst, theirs.dst_port)
+                == (ours.netns, ours.addr, ours.port, ours.dst, ours.dst_port)
         }
     }
 }

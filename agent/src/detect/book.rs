@@ -26,11 +26,11 @@ const GAP: Nanos = minutes(5);
 /// One kind of subjects.
 pub(super) trait Kind: Sized + 'static {
     /// What tells subjects apart.
-    type Key: Ord + Clone + Hash;
+    type Key: Ord + Clone + Hash + Send;
     /// What the snapshot shows of one.
     type Item<'a>: Copy;
     /// What is remembered of one beside counters.
-    type Memory: Default;
+    type Memory: Default + Send;
     /// The detections.
     const RULES: &'static [Rule<Self>];
 
@@ -95,9 +95,20 @@ pub(super) struct Round<'a> {
     pub(super) unknown: Vec<Unknown>,
 }
 
-impl<K: Kind> Book<K> {
+/// A book, whatever its kind.
+pub(super) trait Pages {
     /// Takes in one more snapshot.
-    pub(super) fn next(&mut self, round: &mut Round<'_>) {
+    fn next(&mut self, round: &mut Round<'_>);
+
+    /// What is configured has changed.
+    fn tune_anew(&mut self);
+
+    /// Its detections.
+    fn abouts(&self) -> Vec<&'static About>;
+}
+
+impl<K: Kind> Pages for Book<K> {
+    fn next(&mut self, round: &mut Round<'_>) {
         let (now, tuning) = (round.now, round.tuning);
         let mut unknown: Vec<(usize, Absent)> = vec![(0, Absent::TooEarly); K::RULES.len()];
         let mut seen = 0;
@@ -120,13 +131,18 @@ impl<K: Kind> Book<K> {
         }
     }
 
-    /// What is configured has changed.
-    pub(super) fn tune_anew(&mut self) {
+    fn tune_anew(&mut self) {
         for tracked in self.subjects.values_mut() {
             tracked.tuned = None;
         }
     }
 
+    fn abouts(&self) -> Vec<&'static About> {
+        K::RULES.iter().map(|rule| &rule.about).collect()
+    }
+}
+
+impl<K: Kind> Book<K> {
     /// Subjects that are seen no more: what fires for them ends in time.
     fn forget(&mut self, at: Monotonic) {
         let mut outliving = 0;

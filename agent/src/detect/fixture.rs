@@ -37,6 +37,49 @@ impl World {
         self.now.listeners.iter_mut().find(|it| it.key.port == 80).expect("there")
     }
 
+    /// More calls of a task that fail, accept(2) or else connect(2).
+    pub(super) fn fail(&mut self, call: &str, comm: &str, errno: i32, n: u64) {
+        let errors = self.now.errors.as_mut().expect("there");
+        let call = if call == "accept" { &mut errors.accept } else { &mut errors.connect };
+        let counts = Arc::make_mut(call.as_mut().expect("seen"));
+        let errno = crate::errno::Errno(errno.unsigned_abs());
+        *counts.entry((comm.into(), errno)).or_default() += n;
+    }
+
+    /// A field of the namespace's netstat grows.
+    pub(super) fn count(&mut self, field: &'static str, n: u64) {
+        let netstat = self.now.namespaces[0].netstat.as_mut().expect("read");
+        *Arc::make_mut(netstat).entry(field).or_default() += n;
+    }
+
+    /// Each ten seconds, a read of the namespace's table: what is open and in TIME_WAIT towards 192.0.2.1:443,
+    /// from `usable` local ports.
+    pub(super) fn read_table(&mut self, open: u64, time_wait: u64, usable: u64) {
+        let seconds = self.now.at.0 / 1_000_000_000;
+        if !seconds.is_multiple_of(10) {
+            return;
+        }
+        let namespace = &mut self.now.namespaces[0];
+        let table = crate::input::Table::default();
+        namespace.table = Ok(Arc::new(crate::input::TableRead { at: self.now.at, table }));
+        let towards = |source, open, time_wait| crate::model::snapshot::PortUse {
+            destination: crate::input::Destination {
+                source: Ipv4Addr::new(192, 0, 2, source).into(),
+                addr: Ipv4Addr::new(192, 0, 2, 1).into(),
+                port: 443,
+                open,
+                time_wait,
+                time_wait_reusable: 0,
+            },
+            used: open + time_wait,
+            usable,
+            exhausted_in: Err(Absent::TooEarly),
+        };
+        // from another address there is room
+        namespace.ports =
+            Ok(Arc::new([towards(9, open, time_wait), towards(8, open / 2, time_wait / 2)]));
+    }
+
     /// Lets `seconds` pass: `change` comes before each look, one second after the one before. What the
     /// last look says.
     pub(super) fn run(&mut self, seconds: u64, change: impl Fn(&mut Self)) -> Verdicts {

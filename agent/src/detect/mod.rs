@@ -9,10 +9,15 @@
 
 pub mod alert;
 mod book;
+mod caller;
+mod destination;
+mod floors;
 pub mod history;
 mod listener;
 pub mod phase;
+mod process;
 pub mod rule;
+mod run;
 pub mod subject;
 pub mod tuning;
 
@@ -20,8 +25,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use self::{
     alert::{Alert, AlertId, Verdicts, inhibit},
-    book::{Book, Kind, Round},
-    listener::Listeners,
+    book::{Book, Pages, Round},
     phase::Change,
     rule::About,
     tuning::Tuning,
@@ -45,15 +49,20 @@ impl From<Arc<Snapshot>> for Judged {
 }
 
 /// All detections, and what they remember.
-#[derive(Default)]
 pub struct Detector {
     tuning: Arc<Tuning>,
     /// Which entries of `tuning` have taken a subject.
     matched: Vec<bool>,
-    listeners: Book<Listeners>,
+    books: Vec<Box<dyn Pages + Send>>,
     /// What is told.
     told: BTreeMap<AlertId, Arc<Alert>>,
     last: Monotonic,
+}
+
+impl Default for Detector {
+    fn default() -> Self {
+        Self::new(Arc::default())
+    }
 }
 
 impl Detector {
@@ -61,14 +70,14 @@ impl Detector {
     #[must_use]
     pub fn new(tuning: Arc<Tuning>) -> Self {
         let matched = vec![false; tuning.entries.len()];
-        Self { tuning, matched, ..Self::default() }
+        Self { tuning, matched, books: books(), told: BTreeMap::new(), last: Monotonic::default() }
     }
 
     /// Changes what is configured from the next snapshot on; what is remembered stays.
     pub fn tune(&mut self, tuning: Arc<Tuning>) {
         self.matched = vec![false; tuning.entries.len()];
         self.tuning = tuning;
-        self.listeners.tune_anew();
+        self.books.iter_mut().for_each(|book| book.tune_anew());
     }
 
     /// Judges one more snapshot, later than all before. After one that is earlier, as in a recording of
@@ -87,7 +96,7 @@ impl Detector {
             alerts: Vec::new(),
             unknown: Vec::new(),
         };
-        self.listeners.next(&mut round);
+        self.books.iter_mut().for_each(|book| book.next(&mut round));
         let Round { mut alerts, unknown, .. } = round;
         inhibit(&mut alerts);
         alerts.sort_by_key(|alert| (std::cmp::Reverse(alert.severity), alert.raised, alert.id));
@@ -124,13 +133,20 @@ impl Detector {
     }
 }
 
+/// An empty book for each kind of subjects.
+fn books() -> Vec<Box<dyn Pages + Send>> {
+    vec![
+        Box::new(Book::<listener::Listeners>::default()),
+        Box::new(Book::<process::Processes>::default()),
+        Box::new(Book::<caller::Callers>::default()),
+        Box::new(Book::<destination::Destinations>::default()),
+    ]
+}
+
 /// All detections, in alphabetical order.
 #[must_use]
 pub fn all() -> Vec<&'static About> {
-    fn of<K: Kind>() -> impl Iterator<Item = &'static About> {
-        K::RULES.iter().map(|rule| &rule.about)
-    }
-    let mut all: Vec<&About> = of::<Listeners>().collect();
+    let mut all: Vec<&About> = books().iter().flat_map(|book| book.abouts()).collect();
     all.sort_by_key(|about| about.name);
     all
 }
