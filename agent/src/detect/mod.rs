@@ -20,6 +20,7 @@ pub mod rule;
 mod run;
 pub mod subject;
 pub mod tuning;
+mod udp;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -140,6 +141,7 @@ fn books() -> Vec<Box<dyn Pages + Send>> {
         Box::new(Book::<process::Processes>::default()),
         Box::new(Book::<caller::Callers>::default()),
         Box::new(Book::<destination::Destinations>::default()),
+        Box::new(Book::<udp::UdpSockets>::default()),
     ]
 }
 
