@@ -14,11 +14,13 @@ mod destination;
 mod floors;
 pub mod history;
 mod listener;
+mod namespace;
 pub mod phase;
 mod process;
 pub mod rule;
 mod run;
 pub mod subject;
+mod sums;
 pub mod tuning;
 mod udp;
 
@@ -142,6 +144,7 @@ fn books() -> Vec<Box<dyn Pages + Send>> {
         Box::new(Book::<caller::Callers>::default()),
         Box::new(Book::<destination::Destinations>::default()),
         Box::new(Book::<udp::UdpSockets>::default()),
+        Box::new(Book::<namespace::Namespaces>::default()),
     ]
 }
 
