@@ -13,6 +13,7 @@ mod caller;
 mod destination;
 mod floors;
 pub mod history;
+mod host;
 mod listener;
 mod namespace;
 pub mod phase;
@@ -145,6 +146,7 @@ fn books() -> Vec<Box<dyn Pages + Send>> {
         Box::new(Book::<destination::Destinations>::default()),
         Box::new(Book::<udp::UdpSockets>::default()),
         Box::new(Book::<namespace::Namespaces>::default()),
+        Box::new(Book::<host::Host>::default()),
     ]
 }
 

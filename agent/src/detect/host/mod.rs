@@ -1,0 +1,74 @@
+//! Detections about the host as a whole.
+
+mod fds_near_limit;
+mod tcp_memory_pressure;
+
+use std::{
+    hash::{DefaultHasher, Hash, Hasher as _},
+    sync::Arc,
+};
+
+use crate::{
+    detect::{
+        book::Kind,
+        history::History,
+        rule::{COUNTERS, Look, Rule},
+        subject::{Labels, Subject, SubjectKind},
+        sums::Sums,
+        tuning::{Target, Tuning},
+    },
+    input::HostSample,
+    model::snapshot::Snapshot,
+};
+
+/// The host: one subject.
+pub(super) struct Host;
+
+/// A look at it.
+type At<'i, 'a> = Look<'i, 'a, Host>;
+
+impl Kind for Host {
+    type Key = ();
+    type Item<'a> = &'a HostSample;
+    /// Connections ended for want of memory, over all namespaces.
+    type Memory = Sums<1>;
+
+    const RULES: &'static [Rule<Self>] = &[fds_near_limit::RULE, tcp_memory_pressure::RULE];
+
+    fn each<'a>(now: &'a Snapshot, _: &'a Tuning, visit: &mut dyn FnMut((), &'a HostSample)) {
+        visit((), &now.host);
+    }
+
+    fn counters(_: &HostSample, _: &Snapshot) -> [Option<u64>; COUNTERS] {
+        [None; COUNTERS]
+    }
+
+    fn remember(aborts: &mut Sums<1>, _: &HostSample, _: &History<COUNTERS>, now: &Snapshot) {
+        let mut who = DefaultHasher::new();
+        let mut sum = 0;
+        for namespace in &now.namespaces {
+            let count = namespace.netstat.as_ref().ok().and_then(|it| it.get("TCPAbortOnMemory"));
+            if let Some(count) = count {
+                namespace.netns.hash(&mut who);
+                sum += count;
+            }
+        }
+        aborts.push(now.at, Some((who.finish(), [sum])));
+    }
+
+    fn target(_: &HostSample) -> Target {
+        Target::default()
+    }
+
+    fn subject(_: &HostSample, _: &Snapshot) -> Subject {
+        Subject {
+            kind: SubjectKind::Host,
+            name: "this host".to_owned(),
+            labels: Labels::default(),
+            pids: Arc::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
