@@ -11,6 +11,7 @@ pub mod alert;
 mod book;
 mod caller;
 mod destination;
+pub mod expected;
 mod floors;
 pub mod history;
 mod host;
@@ -141,6 +142,7 @@ impl Detector {
 fn books() -> Vec<Box<dyn Pages + Send>> {
     vec![
         Box::new(Book::<listener::Listeners>::default()),
+        Box::new(Book::<expected::ExpectedListeners>::default()),
         Box::new(Book::<process::Processes>::default()),
         Box::new(Book::<caller::Callers>::default()),
         Box::new(Book::<destination::Destinations>::default()),

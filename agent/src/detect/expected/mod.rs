@@ -1,0 +1,138 @@
+//! Detections about listeners that the configuration wants to be there.
+
+mod down;
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
+
+use crate::{
+    detect::{
+        book::Kind,
+        history::History,
+        rule::{COUNTERS, Look, Rule},
+        subject::{Labels, Place, Subject, SubjectKind},
+        tuning::{Expected, Target, Tuning},
+    },
+    input::Workload,
+    model::snapshot::{Listener, Snapshot},
+    time::Monotonic,
+};
+
+/// Listeners of the configuration.
+pub(super) struct ExpectedListeners;
+
+/// A look at one.
+type At<'i, 'a> = Look<'i, 'a, ExpectedListeners>;
+
+/// Since when it has been missing.
+#[derive(Default)]
+pub(super) struct Memory(Option<Monotonic>);
+
+impl Kind for ExpectedListeners {
+    type Key = (Option<IpAddr>, u16, Option<Arc<str>>);
+    type Item<'a> = &'a Expected;
+    type Memory = Memory;
+
+    const RULES: &'static [Rule<Self>] = &[down::RULE];
+
+    fn each<'a>(
+        _: &'a Snapshot,
+        tuning: &'a Tuning,
+        visit: &mut dyn FnMut(Self::Key, &'a Expected),
+    ) {
+        let key = |it: &Expected| (it.addr, it.port, it.namespace.as_ref().map(|it| it.0.clone()));
+        for (i, expected) in tuning.expected.iter().enumerate() {
+            let key = key(expected);
+            let same = |it: &Expected| {
+                (it.addr, it.port, &it.namespace)
+                    == (expected.addr, expected.port, &expected.namespace)
+            };
+            if !tuning.expected[..i].iter().any(same) {
+                visit(key, expected);
+            }
+        }
+    }
+
+    fn counters(_: &Expected, _: &Snapshot) -> [Option<u64>; COUNTERS] {
+        [None; COUNTERS]
+    }
+
+    fn remember(
+        Memory(since): &mut Memory,
+        expected: &Expected,
+        _: &History<COUNTERS>,
+        now: &Snapshot,
+    ) {
+        if is_up(now, expected) {
+            *since = None;
+        } else {
+            since.get_or_insert(now.at);
+        }
+    }
+
+    fn target(expected: &Expected) -> Target {
+        let namespace = expected.namespace.as_ref().map(|pattern| pattern.0.clone());
+        Target {
+            addr: expected.addr,
+            port: Some(expected.port),
+            workload: Arc::new(Workload { namespace, ..Workload::default() }),
+            ..Target::default()
+        }
+    }
+
+    fn subject(expected: &Expected, _: &Snapshot) -> Subject {
+        let place = match expected.addr {
+            Some(addr) => Place(addr, expected.port).to_string(),
+            None => format!("port {}", expected.port),
+        };
+        let namespace = expected.namespace.as_ref().map(|pattern| pattern.0.clone());
+        Subject {
+            kind: SubjectKind::Expected,
+            name: match &namespace {
+                Some(namespace) => format!("{place} in {namespace}"),
+                None => place,
+            },
+            labels: Labels {
+                addr: expected.addr,
+                port: Some(expected.port),
+                namespace,
+                ..Labels::default()
+            },
+            pids: Arc::default(),
+        }
+    }
+}
+
+/// Whether somebody listens there.
+#[must_use]
+pub fn is_up(now: &Snapshot, expected: &Expected) -> bool {
+    let is_in = |listener: &Listener| {
+        let wanted = expected.namespace.as_ref();
+        let found = listener.workload.namespace.as_ref();
+        wanted.is_none_or(|wanted| found.is_some_and(|found| wanted.takes(found)))
+    };
+    now.listeners.iter().any(|listener| {
+        !listener.members.is_empty()
+            && listener.key.port == expected.port
+            && expected.addr.is_none_or(|addr| takes(listener, addr))
+            && is_in(listener)
+    })
+}
+
+/// Whether connections to `addr` reach it: it is bound to that address or to all.
+fn takes(listener: &Listener, addr: IpAddr) -> bool {
+    let bound = listener.key.addr;
+    bound == addr
+        || match addr {
+            IpAddr::V4(_) => {
+                bound == Ipv4Addr::UNSPECIFIED
+                    || (bound == Ipv6Addr::UNSPECIFIED && !listener.v6only)
+            }
+            IpAddr::V6(_) => bound == Ipv6Addr::UNSPECIFIED,
+        }
+}
+
+#[cfg(test)]
+mod tests;
