@@ -7,6 +7,7 @@
 //!
 //! To add one: a file, and a line in its folder's `RULES`. Not here: who is told (`publish`).
 
+mod agent;
 pub mod alert;
 mod book;
 mod caller;
@@ -149,6 +150,7 @@ fn books() -> Vec<Box<dyn Pages + Send>> {
         Box::new(Book::<udp::UdpSockets>::default()),
         Box::new(Book::<namespace::Namespaces>::default()),
         Box::new(Book::<host::Host>::default()),
+        Box::new(Book::<agent::Agent>::default()),
     ]
 }
 

@@ -1,0 +1,95 @@
+//! Detections about the agent itself.
+
+mod degraded;
+mod events_lost;
+mod sample_slow;
+
+use std::{
+    hash::{DefaultHasher, Hash, Hasher as _},
+    sync::Arc,
+};
+
+use crate::{
+    detect::{
+        book::Kind,
+        history::History,
+        rule::{COUNTERS, Look, Rule},
+        subject::{Labels, Subject, SubjectKind},
+        sums::Sums,
+        tuning::{Target, Tuning},
+    },
+    input::Source,
+    model::snapshot::{self, Snapshot},
+};
+
+/// The agent: one subject.
+pub(super) struct Agent;
+
+/// A look at it.
+type At<'i, 'a> = Look<'i, 'a, Agent>;
+
+/// What the counters are, by place.
+const NO_SLOT: usize = 0;
+const STALE: usize = 1;
+const MAP_FULL: usize = 2;
+const SAMPLES: usize = 3;
+/// What they took together.
+const MICROSECONDS: usize = 4;
+
+/// Sums over namespaces: handshakes that no program saw, and all by PassiveOpens.
+const LOST: usize = 0;
+const OPENS: usize = 1;
+
+impl Kind for Agent {
+    type Key = ();
+    type Item<'a> = &'a snapshot::Agent;
+    type Memory = Sums<2>;
+
+    const RULES: &'static [Rule<Self>] = &[degraded::RULE, events_lost::RULE, sample_slow::RULE];
+
+    fn each<'a>(now: &'a Snapshot, _: &'a Tuning, visit: &mut dyn FnMut((), &'a snapshot::Agent)) {
+        visit((), &now.agent);
+    }
+
+    fn counters(agent: &snapshot::Agent, _: &Snapshot) -> [Option<u64>; COUNTERS] {
+        let total = agent.durations.get(&Source::Total);
+        let mut counters = [None; COUNTERS];
+        counters[NO_SLOT] = agent.no_slot.ok();
+        counters[STALE] = agent.stale.ok();
+        counters[MAP_FULL] = agent.map_full.ok();
+        counters[SAMPLES] = total.map(|it| it.buckets.iter().sum());
+        counters[MICROSECONDS] = total.map(|it| it.sum.0 / 1_000);
+        counters
+    }
+
+    fn remember(sums: &mut Sums<2>, _: &snapshot::Agent, _: &History<COUNTERS>, now: &Snapshot) {
+        let mut who = DefaultHasher::new();
+        let (mut lost, mut opens) = (0, 0);
+        for namespace in &now.namespaces {
+            let netstat = namespace.netstat.as_ref().ok();
+            let passive = netstat.and_then(|netstat| netstat.get("PassiveOpens"));
+            if let (Ok(n), Some(passive)) = (namespace.lost_in_kernel, passive) {
+                namespace.netns.hash(&mut who);
+                lost += n;
+                opens += passive;
+            }
+        }
+        sums.push(now.at, Some((who.finish(), [lost, opens])));
+    }
+
+    fn target(_: &snapshot::Agent) -> Target {
+        Target::default()
+    }
+
+    fn subject(_: &snapshot::Agent, _: &Snapshot) -> Subject {
+        Subject {
+            kind: SubjectKind::Agent,
+            name: "backlogd".to_owned(),
+            labels: Labels::default(),
+            pids: Arc::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
