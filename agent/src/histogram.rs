@@ -1,6 +1,6 @@
 //! Durations by size: what the eBPF programs count, as 64-bit totals.
 
-use backlogd_abi::histogram::{BUCKETS, LOWEST};
+use backlogd_abi::histogram::{BUCKETS, LOWEST, bucket};
 use serde::{Deserialize, Serialize};
 
 use crate::time::Nanos;
@@ -83,6 +83,13 @@ impl Histogram {
         self.buckets.iter().rposition(|&n| 0 < n).map(upper_bound)
     }
 
+    /// How many are in buckets above the one that holds `span`: all of them are longer, and of those
+    /// up to 19 % longer some are missing.
+    #[must_use]
+    pub fn longer_than(&self, span: Nanos) -> u64 {
+        self.buckets[(bucket(span.0) + 1).min(BUCKETS)..].iter().sum()
+    }
+
     /// How many in each bucket, not cumulative.
     #[must_use]
     pub fn buckets(&self) -> &[u64; BUCKETS] {
@@ -129,7 +136,7 @@ pub fn upper_bound(bucket: usize) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use backlogd_abi::histogram::{HIGHEST, bucket};
+    use backlogd_abi::histogram::HIGHEST;
 
     use super::*;
 
@@ -173,6 +180,18 @@ mod tests {
         check_quantiles(&[250_000_000], Some([0.25; 3]));
         check_quantiles(&[1_500, 7_000_000, 3_600_000_000_000], Some([1.5e-6, 7e-3, 3600.0]));
         check_quantiles(&[2_000, 2_000, 90_000_000_000], Some([2e-6, 2e-6, 90.0]));
+    }
+
+    #[test]
+    fn those_longer_than_a_span_are_counted() {
+        let mut buckets = [0; BUCKETS];
+        for ms in [1, 200, 400, 2_000] {
+            buckets[bucket(ms * 1_000_000)] += 1;
+        }
+        let histogram = Histogram::new(buckets, Nanos(0));
+        let longer = |ms: u64| histogram.longer_than(Nanos(ms * 1_000_000));
+        assert_eq!([4, 3, 2, 1, 0], [0, 100, 250, 500, 3_000].map(longer));
+        assert_eq!(0, histogram.longer_than(Nanos(u64::MAX)));
     }
 
     #[test]

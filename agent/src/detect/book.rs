@@ -52,6 +52,9 @@ pub(super) trait Kind: Sized + 'static {
         now: &Snapshot,
     );
 
+    /// Takes in what depends on what is configured, which is there rule by rule.
+    fn follow(_: &mut Self::Memory, _: Self::Item<'_>, _: &Snapshot, _: &[Tuned]) {}
+
     /// What entries of the configuration are matched with.
     fn target(item: Self::Item<'_>) -> Target;
 
@@ -191,6 +194,8 @@ impl<K: Kind> Tracked<K> {
         self.history.push(now.at, K::counters(item, now));
         K::remember(&mut self.memory, item, &self.history, now);
         self.tune(item, round);
+        let tuned = self.tuned.as_ref().map_or(defaults, |(_, tuned)| tuned);
+        K::follow(&mut self.memory, item, now, tuned);
         let age = now.at - self.first;
         for (i, rule) in K::RULES.iter().enumerate() {
             let tuned = self.tuned.as_ref().map_or(&defaults[i], |(_, tuned)| &tuned[i]);

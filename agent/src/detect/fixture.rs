@@ -197,7 +197,12 @@ fn snapshot(listeners: Vec<Listener>) -> Snapshot {
         namespaces: vec![Namespace {
             netns: NETNS,
             netstat: Ok(Arc::new(netstat.into_iter().map(|name| (name, 0)).collect())),
-            sysctls: Arc::new(BTreeMap::from([("somaxconn", 4096), ("tcp_syncookies", 1)])),
+            sysctls: Arc::new(BTreeMap::from([
+                ("somaxconn", 4096),
+                ("tcp_syncookies", 1),
+                ("ip_local_port_range_low", 32_768),
+                ("ip_local_port_range_high", 60_999),
+            ])),
             connected: Ok(0),
             sockstat: Err(Absent::TooEarly),
             table: Err(Absent::TooEarly),

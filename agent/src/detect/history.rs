@@ -80,10 +80,12 @@ impl<const N: usize> History<N> {
     /// `TooEarly` while there is no point as old as that.
     pub fn growth(&self, over: Nanos) -> Known<Growth<N>> {
         let (at, _) = self.newest.ok_or(Absent::TooEarly)?;
-        let is_old_enough = |point: &&Point<N>| over <= at - point.0;
-        let fine = self.fine.iter().rev().find(is_old_enough);
-        let point = fine.or_else(|| self.coarse.iter().rev().find(is_old_enough));
-        point.and_then(|point| self.growth_from(point)).ok_or(Absent::TooEarly)
+        let newest_of = |ring: &VecDeque<Point<N>>| {
+            let n = ring.partition_point(|point| over <= at - point.0);
+            Some(ring[n.checked_sub(1)?])
+        };
+        let point = newest_of(&self.fine).or_else(|| newest_of(&self.coarse));
+        point.and_then(|point| self.growth_from(&point)).ok_or(Absent::TooEarly)
     }
 
     /// The same, or since there is history where that is shorter.
@@ -100,6 +102,15 @@ impl<const N: usize> History<N> {
     /// `TooEarly` before there are two.
     pub fn step(&self) -> Known<Growth<N>> {
         self.step.ok_or(Absent::TooEarly)
+    }
+
+    /// In how many of the spans of five minutes of the last two hours a counter grew, and of how many.
+    #[must_use]
+    pub fn spans(&self, counter: usize) -> (usize, usize) {
+        let newest = self.newest.map(|(_, now)| low(now[counter]));
+        let values = self.coarse.iter().map(|(_, values)| values[counter]).chain(newest);
+        let steps = values.clone().zip(values.skip(1));
+        (steps.filter(|(before, now)| before != now).count(), self.coarse.len())
     }
 
     fn growth_from(&self, &(then, before): &Point<N>) -> Option<Growth<N>> {
@@ -176,6 +187,18 @@ mod tests {
         assert_eq!(Growth { by: [2], over: Nanos(3 * SECOND) }, history.growth_within(Nanos(9)));
         history.push(Monotonic(5 * SECOND), [None]);
         assert_eq!(Ok([0]), history.step().map(|step| step.by));
+    }
+
+    #[test]
+    fn spans_in_which_it_grew_are_counted() {
+        let mut history = History::default();
+        assert_eq!((0, 0), History::<1>::default().spans(0));
+        for second in 0..1_000 {
+            let value = if second < 350 { 5 } else { 9 } + u64::from(second == 999);
+            history.push(Monotonic(second * SECOND), [Some(value)]);
+        }
+        // of those that begin at 0, 300, 600 and 900 s
+        assert_eq!((2, 4), history.spans(0));
     }
 
     #[test]

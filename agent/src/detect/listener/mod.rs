@@ -1,9 +1,23 @@
 //! Detections about one listener.
 
+mod close_wait;
+mod cookies;
+mod flapping;
+mod flood;
+mod floors;
+mod gone;
+mod leak;
+mod near_full;
+mod nobody_accepts;
+mod not_released;
 mod overflow;
+mod presence;
+mod slow_accept;
+mod small_backlog;
 mod stalled;
+mod syn_queue;
 
-use std::sync::Arc;
+use std::{fmt::Write as _, sync::Arc};
 
 use crate::{
     detect::{
@@ -11,11 +25,12 @@ use crate::{
         history::History,
         rule::{COUNTERS, Look, Rule},
         subject::{Labels, Place, Subject, SubjectKind},
-        tuning::{Target, Tuning},
+        tuning::{Target, Tuned, Tuning},
     },
     id::ListenerKey,
-    input::Known,
-    model::snapshot::{Counters, Listener, Snapshot},
+    input::{Absent, Known},
+    model::snapshot::{Counters, Listener, Namespace, Snapshot},
+    time::Nanos,
 };
 
 /// Listeners, those that are gone included.
@@ -24,13 +39,30 @@ pub(super) struct Listeners;
 /// A look at a listener.
 type At<'i, 'a> = Look<'i, 'a, Listeners>;
 
+/// What is remembered of a listener beside its counters.
+#[derive(Default)]
+pub(super) struct Remembered {
+    leak: leak::Remembered,
+    close_wait: close_wait::Remembered,
+    waits: slow_accept::Waits,
+    bursts: small_backlog::Bursts,
+    presence: presence::Presence,
+}
+
+/// Rules whose memory depends on what is configured, by place.
+const LEAK: usize = 0;
+const CLOSE_WAIT: usize = 1;
+const SLOW_ACCEPT: usize = 2;
+
 /// What the counters are, by place.
 const ESTABLISHED: usize = 0;
 const ACCEPTED: usize = 1;
-const CLOSED: usize = 2;
+/// Thrown away unaccepted when the listener closed.
+const DISCARDED: usize = 2;
 /// Listen drops, but those of which a hook tells another reason than the accept queue.
 const OVERFLOWS: usize = 3;
-const SYN_QUEUE_FULL: usize = 4;
+/// SYNs refused since the SYN queue was full, and listen drops for none of the reasons that a hook tells.
+const SYN_QUEUE_DROPS: usize = 4;
 const SYNS: usize = 5;
 const COOKIES: usize = 6;
 /// Milliseconds in which a member was longer than its limit.
@@ -39,9 +71,24 @@ const FULL: usize = 7;
 impl Kind for Listeners {
     type Key = ListenerKey;
     type Item<'a> = &'a Listener;
-    type Memory = ();
+    type Memory = Remembered;
 
-    const RULES: &'static [Rule<Self>] = &[overflow::RULE, stalled::RULE];
+    const RULES: &'static [Rule<Self>] = &[
+        leak::RULE,
+        close_wait::RULE,
+        slow_accept::RULE,
+        stalled::RULE,
+        nobody_accepts::RULE,
+        overflow::RULE,
+        near_full::RULE,
+        small_backlog::RULE,
+        syn_queue::RULE,
+        cookies::RULE,
+        flood::RULE,
+        gone::RULE,
+        not_released::RULE,
+        flapping::RULE,
+    ];
 
     fn each<'a>(
         now: &'a Snapshot,
@@ -52,21 +99,38 @@ impl Kind for Listeners {
     }
 
     fn counters(listener: &Listener, _: &Snapshot) -> [Option<u64>; COUNTERS] {
-        let Counters { established, accepted, closed, syns, syncookies, full, .. } =
-            listener.counters;
+        let Counters {
+            established, accepted, aborted_listener_closed, syns, syncookies, full, ..
+        } = listener.counters;
         [
             established.ok(),
             accepted.ok(),
-            closed.ok(),
+            aborted_listener_closed.ok(),
             overflows(listener).ok(),
-            listener.counters.drops_by.syn_queue_full.ok(),
+            syn_queue_drops(listener).ok(),
             syns.ok(),
             syncookies.ok(),
             Some(full.0 / 1_000_000),
         ]
     }
 
-    fn remember((): &mut (), _: &Listener, _: &History<COUNTERS>, _: &Snapshot) {}
+    fn remember(
+        memory: &mut Remembered,
+        it: &Listener,
+        history: &History<COUNTERS>,
+        now: &Snapshot,
+    ) {
+        memory.bursts.see(history);
+        memory.presence.see(now.at, it, history);
+    }
+
+    fn follow(memory: &mut Remembered, it: &Listener, now: &Snapshot, tuned: &[Tuned]) {
+        let set = |rule: usize, threshold: usize| tuned[rule].thresholds[threshold];
+        memory.leak.see(now.at, it, namespace(now, it), set(LEAK, leak::WINDOW));
+        close_wait::see(&mut memory.close_wait, now.at, it, set(CLOSE_WAIT, close_wait::WINDOW));
+        let waits = it.accept_wait.as_ref().map(|waits| &**waits).map_err(|absent| *absent);
+        memory.waits.see(now.at, waits, set(SLOW_ACCEPT, slow_accept::SECONDS));
+    }
 
     fn target(listener: &Listener) -> Target {
         let ListenerKey { netns, addr, port } = listener.key;
@@ -99,3 +163,52 @@ fn overflows(listener: &Listener) -> Known<u64> {
         (Err(_), _) | (_, Err(_)) => listener.counters.drops,
     }
 }
+
+/// SYNs refused since the SYN queue was full, and listen drops for none of the reasons that a hook tells.
+fn syn_queue_drops(listener: &Listener) -> Known<u64> {
+    let by = &listener.counters.drops_by;
+    Ok(by.syn_queue_full? + by.other.unwrap_or(0))
+}
+
+/// The namespace that it listens in.
+fn namespace<'a>(now: &'a Snapshot, it: &Listener) -> Option<&'a Namespace> {
+    let at =
+        now.namespaces.binary_search_by_key(&it.key.netns, |namespace| namespace.netns).ok()?;
+    now.namespaces.get(at)
+}
+
+/// A sysctl of the namespace that it listens in.
+fn sysctl(look: &At<'_, '_>, name: &str) -> Known<i64> {
+    let namespace = namespace(look.now, look.it).ok_or(Absent::Unreadable)?;
+    namespace.sysctls.get(name).copied().ok_or(Absent::Unreadable)
+}
+
+/// Whether its port is served at another address, or its namespace is gone with it.
+fn is_moved(look: &At<'_, '_>) -> bool {
+    let ListenerKey { netns, port, .. } = look.it.key;
+    let serves = |other: &Listener| {
+        (other.key.netns, other.key.port) == (netns, port) && !other.members.is_empty()
+    };
+    namespace(look.now, look.it).is_none() || look.now.listeners.iter().any(serves)
+}
+
+/// When the first of its owners will have no descriptor left.
+fn fds_last(look: &At<'_, '_>) -> Option<Nanos> {
+    let left = |pid| look.now.processes.get(pid)?.fds_exhausted_in.ok();
+    look.it.owners.iter().filter_map(left).min()
+}
+
+/// Adds when descriptors run out.
+fn say_fds(seen: &mut String, look: &At<'_, '_>) {
+    let minutes = fds_last(look).map(|left| (left.as_seconds() / 60.0).round());
+    match minutes {
+        Some(minutes) if minutes < 120.0 => {
+            _ = write!(seen, "; descriptors run out in {minutes:.0} min");
+        }
+        Some(minutes) => _ = write!(seen, "; descriptors run out in {:.0} h", minutes / 60.0),
+        None => {}
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,20 +1,21 @@
 //! The accept queue is full, and the kernel drops SYNs or last ACKs (`tcp_conn_request`,
 //! net/ipv4/tcp_input.c; `tcp_v4_syn_recv_sock`, net/ipv4/tcp_ipv4.c).
 
-use super::{At, FULL, OVERFLOWS, SYNS};
+use std::fmt::Write as _;
+
+use super::{At, FULL, OVERFLOWS, SYNS, small_backlog};
 use crate::{
     detect::{
+        history::Growth,
         phase::{Severity, Timing},
-        rule::{About, Evidence, Rule, Sight, Threshold, minutes, seconds, wrong},
+        rule::{About, COUNTERS, Evidence, Rule, Sight, Threshold, minutes, seconds, wrong},
     },
     input::Known,
+    time::Nanos,
 };
 
 /// Over which time drops are counted.
-const WINDOW: crate::time::Nanos = minutes(5);
-/// A wait that is longer than this at its 99th percentile is an accept loop that is too slow, not a
-/// burst.
-const SLOW_SECONDS: f64 = 0.25;
+const WINDOW: Nanos = minutes(5);
 
 pub(super) const RULE: Rule<super::Listeners> = Rule {
     about: About {
@@ -26,7 +27,11 @@ pub(super) const RULE: Rule<super::Listeners> = Rule {
         min_age: seconds(0),
         outlives: seconds(0),
         thresholds: &[
-            Threshold { name: "drops", default: 10.0, help: "Overflows in five minutes" },
+            Threshold {
+                name: "drops",
+                default: 10.0,
+                help: "Overflows in five minutes; one where SYNs come less than once a second",
+            },
             Threshold {
                 name: "critical_share",
                 default: 0.01,
@@ -45,45 +50,74 @@ pub(super) const RULE: Rule<super::Listeners> = Rule {
 
 fn judge(look: &At<'_, '_>) -> Known<Sight> {
     let [drops, critical_share, critical_full_share] = look.thresholds();
-    super::overflows(look.it)?;
+    if super::overflows(look.it)? == 0 {
+        return Ok(Sight::Fine);
+    }
     let window = look.within(WINDOW);
     let n = window.by[OVERFLOWS];
-    // who is seldom asked shows less
-    let least =
-        if window.per_second(SYNS) < 1.0 && look.it.counters.syns.is_ok() { 1.0 } else { drops };
-    if (n as f64) < least.min(drops) {
-        return Ok(if n == 0 { Sight::Fine } else { Sight::Between });
+    if n == 0 {
+        return Ok(Sight::Fine);
     }
-    let share = look.it.counters.syns.ok().map(|_| n as f64 / (window.by[SYNS].max(1)) as f64);
+    let syns = look.it.counters.syns.ok().map(|_| window.by[SYNS]);
+    let is_whole = WINDOW <= window.over;
+    // who is seldom asked shows less
+    let is_quiet = is_whole && syns.is_some_and(|_| window.per_second(SYNS) < 1.0);
+    if !is_quiet && (n as f64) < drops {
+        return Ok(Sight::Between);
+    }
+    let share = syns.map(|syns| n as f64 / syns.max(1) as f64);
     let full = window.by[FULL] as f64 / 1_000.0;
-    let is_critical = minutes(5) <= window.over
+    let is_critical = is_whole
+        && drops <= n as f64
         && (share.is_some_and(|share| critical_share < share)
             || critical_full_share < full / window.over.as_seconds());
     let severity = if is_critical { Severity::Critical } else { Severity::Warning };
-    let (length, limit) = (look.it.length, look.it.limit);
-    let wait = look.it.accept_wait.as_ref().ok().and_then(|waits| waits.quantile(0.99));
-    let cause = wait.map(|wait| {
-        if wait < SLOW_SECONDS {
-            format!("bursts are larger than the queue: 99 % wait less than {wait:.3} s for accept")
-        } else {
-            format!("accept is too slow: 1 % wait longer than {wait:.1} s; a longer queue only turns drops into waiting")
-        }
-    });
+    let (cause, mend) = cause(look);
     wrong(
         severity,
         Evidence {
-            seen: format!(
-                "{n} overflows in {:.0} s; {length} of {limit} places taken now, full for {full:.0} s",
-                window.over.as_seconds()
-            ),
+            seen: seen(look, &window),
             cause,
-            mend: format!("backlogd explain {}", look.it.key.port),
+            mend,
             values: vec![
                 ("overflows", n as f64),
-                ("length", length as f64),
-                ("limit", limit as f64),
+                ("length", look.it.length as f64),
+                ("limit", look.it.limit as f64),
                 ("full_seconds", full),
             ],
         },
     )
+}
+
+fn seen(look: &At<'_, '_>, window: &Growth<COUNTERS>) -> String {
+    let (length, limit) = (look.it.length, look.it.limit);
+    let mut seen = format!(
+        "{} overflows in {:.0} s; {length} of {limit} places taken now, full for {:.0} s",
+        window.by[OVERFLOWS],
+        window.over.as_seconds(),
+        window.by[FULL] as f64 / 1_000.0
+    );
+    let (spans, of) = look.history.spans(OVERFLOWS);
+    if 1 < spans {
+        _ = write!(seen, "; overflowed in {spans} of the last {of} spans of five minutes");
+    }
+    seen
+}
+
+/// Why, where the waits tell, and what mends it.
+fn cause(look: &At<'_, '_>) -> (Option<String>, String) {
+    match look.memory.waits.is_fast() {
+        Some(true) => {
+            let small_backlog::Reason { cause, mend } = small_backlog::reason(look);
+            (Some(format!("accept is fast, and bursts are larger than the queue: {cause}")), mend)
+        }
+        Some(false) => (
+            Some("accept is too slow: a longer queue only turns drops into waiting".to_owned()),
+            format!("backlogd explain {}", look.it.key.port),
+        ),
+        None => {
+            let small_backlog::Reason { cause, .. } = small_backlog::reason(look);
+            (Some(cause), format!("backlogd explain {}", look.it.key.port))
+        }
+    }
 }
