@@ -128,6 +128,7 @@ pub(super) fn listener(port: u16) -> Listener {
         members: vec![Member {
             cookie: Cookie(u64::from(port)),
             inode: Inode(u64::from(port)),
+            pid: Some(Pid(100)),
             length: 0,
             limit: 128,
             socket_drops: Ok(0),
@@ -212,6 +213,7 @@ fn snapshot(listeners: Vec<Listener>) -> Snapshot {
         }],
         udp: Vec::new(),
         processes: BTreeMap::from([(Pid(100), process("nginx", 10, 1024))]),
+        threads: Arc::default(),
         host: HostSample {
             open_fds: Ok(1_000),
             max_fds: Ok(1_000_000),

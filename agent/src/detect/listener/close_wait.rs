@@ -2,7 +2,12 @@
 //! (`tcp_fin`, net/ipv4/tcp_input.c). A connection whose peer has closed while it waited for accept is
 //! in that state too and is not counted here.
 
-use super::{At, Listeners, floors::Floors};
+use std::fmt::Write as _;
+
+use super::{
+    At, Listeners,
+    floors::{Floor, Floors},
+};
 use crate::{
     detect::{
         phase::{Severity, Timing},
@@ -14,7 +19,9 @@ use crate::{
 };
 
 /// Floors are those of halves of the window.
-const HALVES: usize = 2;
+const HALVES: f64 = 2.0;
+/// Floors that must rise one after the other, and the one before: what stays is not growth.
+const FLOORS: usize = 3;
 
 /// The share of a process's descriptors from which on it is critical.
 const CRITICAL_FDS: f64 = 0.8;
@@ -38,7 +45,7 @@ pub(super) const RULE: Rule<Listeners> = Rule {
             Threshold {
                 name: "window_seconds",
                 default: 600.0,
-                help: "Never fewer in half of this time; with fewer than `share`, in the half before also",
+                help: "Never fewer in half of this time; below `share`, also ever more from half to half",
             },
         ],
         inhibited_by: &[],
@@ -50,11 +57,11 @@ pub(super) const RULE: Rule<Listeners> = Rule {
 pub(super) const WINDOW: usize = 2;
 
 /// How many were in CLOSE_WAIT at least.
-pub(super) type Remembered = Floors<HALVES>;
+pub(super) type Remembered = Floors<FLOORS>;
 
 /// Takes in the newest read of the table.
 pub(super) fn see(memory: &mut Remembered, at: Monotonic, it: &Listener, window: f64) {
-    let half = Nanos::from_seconds(window / HALVES as f64).unwrap_or(minutes(5));
+    let half = Nanos::from_seconds(window / HALVES).unwrap_or(minutes(5));
     match it.connections {
         Ok(connections) => memory.see(at, connections.close_wait, [0, 0], half),
         Err(_) => *memory = Remembered::default(),
@@ -71,21 +78,26 @@ fn judge(look: &At<'_, '_>) -> Known<Sight> {
     if (n as f64) <= least {
         return Ok(if (n as f64) < least / 2.0 { Sight::Fine } else { Sight::Between });
     }
-    let [before, last] = look.memory.close_wait.all().ok_or(Absent::TooEarly)?;
+    let floors = &look.memory.close_wait;
+    let last = floors.last().ok_or(Absent::TooEarly)?;
     let is_most = share * (accepted as f64) < n as f64;
-    let grows = before.lowest < last.lowest;
+    let is_growth =
+        |floors: &[Floor; FLOORS]| floors.windows(2).all(|pair| pair[0].lowest < pair[1].lowest);
+    let grows = floors.all().is_some_and(is_growth);
     if (last.lowest as f64) <= least || !(is_most || grows) {
         return Ok(Sight::Between);
     }
     let fds = fds(look);
     let is_critical = fds.is_some_and(|fds| CRITICAL_FDS < fds);
     let severity = if is_critical { Severity::Critical } else { Severity::Warning };
-    let (half, growth) = (window / HALVES as f64, last.lowest.saturating_sub(before.lowest));
+    let half = window / HALVES;
     let mut seen = format!(
-        "{n} of {accepted} accepted connections are in CLOSE_WAIT, never fewer than {} in {half:.0} s, \
-         {growth} more than in the {half:.0} s before",
+        "{n} of {accepted} accepted connections are in CLOSE_WAIT, never fewer than {} in {half:.0} s",
         last.lowest
     );
+    if grows && let Some([first, ..]) = floors.all() {
+        _ = write!(seen, " and {} before", first.lowest);
+    }
     super::say_fds(&mut seen, look);
     wrong(
         severity,
@@ -97,7 +109,6 @@ fn judge(look: &At<'_, '_>) -> Known<Sight> {
                 ("close_wait", n as f64),
                 ("accepted_connections", accepted as f64),
                 ("lowest", last.lowest as f64),
-                ("growth", growth as f64),
             ],
         },
     )

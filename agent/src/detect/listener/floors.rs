@@ -46,6 +46,11 @@ impl<const N: usize> Floors<N> {
         }
     }
 
+    /// The newest of them.
+    pub(super) fn last(&self) -> Option<Floor> {
+        (0 < self.n).then(|| self.done[N - 1])
+    }
+
     /// All of them, the oldest first, once there are enough.
     pub(super) fn all(&self) -> Option<&[Floor; N]> {
         (self.n == N).then_some(&self.done)

@@ -26,7 +26,10 @@ const SPANS: f64 = 3.0;
 /// More accepts than so many times those of before explain growth.
 const STEADY: f64 = 1.2;
 /// Growth that slows down more than this comes to an end: connections that live long.
-const UNABATED: f64 = 0.8;
+const UNABATED: f64 = 0.9;
+/// Where fewer of those accepted were closed they may all live long. Of connections that live for
+/// random times this many are closed when growth over all floors is small or slows down as above.
+const CLOSED: f64 = 2.0 / 3.0;
 /// The share of what is open that is no leak.
 const SMALL: f64 = 0.1;
 /// Critical when descriptors last no longer.
@@ -141,7 +144,7 @@ fn judge(look: &At<'_, '_>) -> Known<Sight> {
         let is_better = !goes_on && !is_held(least_held / 2.0);
         return Ok(if is_better { Sight::Fine } else { Sight::Between });
     };
-    if rise.closed * 2 < rise.accepted {
+    if (rise.closed as f64) < CLOSED * rise.accepted as f64 {
         return Err(Absent::TooEarly);
     }
     likely(look, open, &rise, window)
@@ -183,7 +186,8 @@ fn rise(floors: &[Floor; FLOORS], least: f64) -> Option<Rise> {
     let moved = |i: usize, from: &Floor, to: &Floor| to.counters[i] - from.counters[i];
     let (early, late) = (moved(0, first, middle) as f64, moved(0, middle, last) as f64);
     let more = (late / early.max(1.0)).max(1.0);
-    let rise = last.lowest as f64 - first.lowest as f64 * more;
+    // from the first floor to the last it is twice as far as from the early half to the late one
+    let rise = last.lowest as f64 - first.lowest as f64 * more * more;
     let gained = |from: &Floor, to: &Floor| (to.lowest - from.lowest) as f64;
     let is_unabated = UNABATED * gained(first, middle) <= gained(middle, last);
     let found = Rise {

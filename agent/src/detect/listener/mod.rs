@@ -1,5 +1,6 @@
 //! Detections about one listener.
 
+mod cause;
 mod close_wait;
 mod cookies;
 mod flapping;
