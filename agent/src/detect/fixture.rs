@@ -132,7 +132,6 @@ pub(super) fn listener(port: u16) -> Listener {
             length: 0,
             limit: 128,
             socket_drops: Ok(0),
-            pid: Some(Pid(100)),
             waiting: Ok(Nanos(0)),
             stalled: Ok(false),
         }],
@@ -221,7 +220,6 @@ fn snapshot(listeners: Vec<Listener>) -> Snapshot {
             tcp_memory_limits: Err(Absent::Unreadable),
             tcp_orphans: Ok(0),
         },
-        threads: Arc::default(),
         errors: Ok(crate::input::CallErrors {
             accept: Ok(Arc::default()),
             connect: Ok(Arc::default()),
