@@ -193,3 +193,37 @@ impl<R: BufRead> Lines<R> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use flate2::{Compression, write::GzEncoder};
+
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, expected: &[Result<&str, &str>]) {
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+        gzip.write_all(text.as_bytes()).unwrap();
+        let bytes = gzip.finish().unwrap();
+        let from = BufReader::new(GzDecoder::new(&*bytes));
+        let mut lines = Lines { from, line: Vec::new() };
+        for &expected in expected {
+            let got = lines.next(6, Place::default()).map_err(|err| err.to_string());
+            let got = got.map(|line| line.map_or("end".into(), String::from_utf8_lossy));
+            assert_eq!(expected, got.as_deref().map_err(String::as_str), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_has_an_end_and_a_limit() {
+        check("", &[Ok("end"), Ok("end")]);
+        check("a\n\nb\n", &[Ok("a"), Ok(""), Ok("b"), Ok("end")]);
+        check("12345\n", &[Ok("12345"), Ok("end")]);
+        check("a\n12345", &[Ok("a"), Err("the recording is cut before its first snapshot")]);
+        let long = "the recording is refused before its first snapshot: more than 67108864 bytes in \
+                    one line";
+        check("a\n123456\n", &[Ok("a"), Err(long)]);
+    }
+}

@@ -1,6 +1,8 @@
 //! The newest snapshot while a recording is read, as JSON and as a [`Snapshot`]: only what a line
 //! changes is read anew, the rest stays shared with the snapshot before.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
@@ -46,11 +48,11 @@ impl State {
     /// Moves on to the next snapshot. After an error nothing more can be done with it.
     pub(super) fn apply(&mut self, delta: &Value) -> Result<(), StateError> {
         delta::apply(delta, &mut self.value)?;
-        match (&self.value, changes(delta)) {
-            (Value::Object(value), Some(changes)) => {
+        match parts(delta) {
+            Some(Parts { changes: Some(changes), gone: [] }) => {
                 check_listeners(&self.value)?;
                 for (name, delta) in changes {
-                    let new = value.get(name).unwrap_or(&Value::Null);
+                    let new = self.value.get(name).unwrap_or(&Value::Null);
                     refresh(&mut self.snapshot, name, new, delta)?;
                 }
             }
@@ -73,10 +75,19 @@ fn check_listeners(value: &Value) -> Result<(), StateError> {
     }
 }
 
-/// The keys that changed, where none is gone.
-fn changes(delta: &Value) -> Option<&Map<String, Value>> {
-    let delta = delta.as_object().filter(|delta| delta.len() == 1)?;
-    delta.get("~")?.as_object()
+/// What a delta does to an object.
+struct Parts<'a> {
+    /// By keys that changed or came.
+    changes: Option<&'a Map<String, Value>>,
+    /// Keys that went.
+    gone: &'a [Value],
+}
+
+/// `None` when the delta replaces the whole.
+fn parts(delta: &Value) -> Option<Parts<'_>> {
+    let delta = delta.as_object().filter(|delta| !delta.contains_key("="))?;
+    let gone = delta.get("-").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    Some(Parts { changes: delta.get("~").and_then(Value::as_object), gone })
 }
 
 /// Reads a field anew. What is none is passed over, as in a whole snapshot.
@@ -112,25 +123,35 @@ fn read<T: DeserializeOwned>(field: &mut T, new: &Value) -> Result<(), serde_jso
     Ok(())
 }
 
-/// Reads the items that changed; all of them when some came or went.
+/// Reads the items that changed or came, and drops those that went.
 fn refresh_list<T: Keyed + DeserializeOwned>(
     list: &mut Vec<T>,
     new: &Value,
     delta: &Value,
 ) -> Result<(), serde_json::Error> {
-    let items = new.as_object().filter(|items| items.len() == list.len());
-    if let (Some(items), Some(changes)) = (items, changes(delta)) {
-        let mut n_read = 0;
-        for key in changes.keys() {
-            let item = T::deserialize(items.get(key).unwrap_or(&Value::Null))?;
-            let Ok(at) = list.binary_search_by(|it| it.key().cmp(&item.key())) else { break };
-            list[at] = item;
-            n_read += 1;
-        }
-        if n_read == changes.len() {
-            return Ok(());
+    let Some(Parts { changes, gone }) = parts(delta) else {
+        *list = serial::by_key::deserialize(new)?;
+        return Ok(());
+    };
+    if !gone.is_empty() {
+        let gone: BTreeSet<_> = gone.iter().filter_map(Value::as_str).collect();
+        list.retain(|item| !gone.contains(&*item.key().to_string()));
+    }
+    let mut came = Vec::new();
+    for key in changes.into_iter().flat_map(Map::keys) {
+        let item = T::deserialize(new.get(key).unwrap_or(&Value::Null))?;
+        match list.binary_search_by_key(&item.key(), Keyed::key) {
+            Ok(at) => list[at] = item,
+            Err(_) => came.push(item),
         }
     }
-    *list = serial::by_key::deserialize(new)?;
+    if !came.is_empty() {
+        list.append(&mut came);
+        list.sort_by_key(Keyed::key);
+    }
+    // somebody gave items other keys than their own
+    if new.as_object().is_none_or(|items| items.len() != list.len()) {
+        *list = serial::by_key::deserialize(new)?;
+    }
     Ok(())
 }
