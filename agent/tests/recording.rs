@@ -17,7 +17,7 @@ use std::{
 
 use backlogd::{
     input::Absent,
-    model::snapshot::Snapshot,
+    model::snapshot::{Listener, Snapshot},
     recording::{Recording, RecordingError, Writer},
     time::{Nanos, UnixTime},
 };
@@ -446,10 +446,20 @@ fn a_record_ends_in_time_or_by_a_signal_and_leaves_other_files_alone() {
 #[ignore = "a measurement: cargo test --release -p backlogd --test recording -- --ignored --nocapture"]
 #[expect(clippy::print_stderr, reason = "what was measured")]
 fn a_recording_is_read_much_faster_than_it_was_made() {
-    for n in [20, 1000] {
+    for (n, busy) in [(20, 7), (1000, 20), (1000, 333)] {
         let base = fixture::listeners(n);
         let count = 600;
-        let written: Vec<_> = (0..count).map(|n| moved(&base, n)).collect();
+        let at = |second| {
+            let mut snapshot = moved(&base, second);
+            let still = base.listeners.get(3 * busy..).unwrap_or_default();
+            snapshot.listeners.retain(|it| still.iter().all(|still| still.key != it.key));
+            snapshot.listeners.extend(still.iter().map(|listener| Listener {
+                since_accept: listener.since_accept.map(|it| Nanos(it.0 + second * SECOND)),
+                ..listener.clone()
+            }));
+            snapshot
+        };
+        let written: Vec<_> = (0..count).map(at).collect();
         let start = Instant::now();
         let bytes = write(&written);
         let wrote = start.elapsed();
@@ -460,7 +470,7 @@ fn a_recording_is_read_much_faster_than_it_was_made() {
         assert_eq!(written.len(), read);
         let each = took / u32::try_from(count).expect("in memory");
         eprintln!(
-            "{n} listeners: {} bytes and {:?} to write, {each:?} to read a snapshot: {:.0} times \
+            "{n} listeners, {busy} busy: {} bytes and {:?} to write, {each:?} to read a snapshot: {:.0} times \
              real time",
             bytes.len() / written.len(),
             wrote / u32::try_from(count).expect("in memory"),

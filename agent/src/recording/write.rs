@@ -1,28 +1,34 @@
 //! From snapshots to a recording.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    mem,
+};
 
 use flate2::{Compression, write::GzEncoder};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use super::{
     Header, LONGEST_CHANGES, LONGEST_LINE, Limit, Line, Place, RecordingError, VERSION,
     WHOLE_EVERY, delta, to_file,
 };
 use crate::{
-    model::snapshot::Snapshot,
+    model::snapshot::{Listener, Snapshot},
     time::{Monotonic, Nanos, UnixTime},
 };
 
 /// After so many snapshots all is in the file, whatever becomes of the writer.
 const FLUSH_EVERY: u64 = 5;
 
+/// The field of a snapshot.
+const LISTENERS: &str = "listeners";
+
 /// Writes a recording.
 #[derive(Debug)]
 pub struct Writer<W: Write> {
     to: GzEncoder<W>,
-    newest: Option<Value>,
+    newest: Newest,
     /// Bytes of changes since the newest whole snapshot.
     changes: usize,
     first: Monotonic,
@@ -41,7 +47,7 @@ impl<W: Write> Writer<W> {
             unix_time_seconds: Nanos(now.0).as_seconds(),
             host: host.into(),
         };
-        let (to, newest) = (GzEncoder::new(to, Compression::default()), None);
+        let (to, newest) = (GzEncoder::new(to, Compression::default()), Newest::default());
         let (first, place) = (Monotonic::default(), Place::default());
         let mut writer = Self { to, newest, changes: 0, first, place };
         let line = writer.line(&header)?;
@@ -54,12 +60,11 @@ impl<W: Write> Writer<W> {
     /// # Errors
     /// Those of what it writes to, and [`Limit::Line`].
     pub fn push(&mut self, snapshot: &Snapshot) -> Result<(), RecordingError> {
-        let value = serde_json::to_value(to_file(snapshot.clone()));
-        let value = value.map_err(|err| RecordingError::Write(err.into()))?;
         let is_due = self.place.snapshots.is_multiple_of(WHOLE_EVERY);
-        let old = self.newest.as_ref().filter(|_| !is_due);
+        let unwritable = |err: serde_json::Error| RecordingError::Write(err.into());
+        let delta = self.newest.advance(to_file(snapshot.clone())).map_err(unwritable)?;
         // equal ones differ by nothing that a delta could say
-        let delta = old.and_then(|old| delta::diff(old, &value));
+        let delta = delta.filter(|_| !is_due);
         let changes = delta.map(|delta| self.line(&Line::Delta(&delta))).transpose()?;
         let fits = |line: &Vec<u8>| self.changes + line.len() <= LONGEST_CHANGES;
         let line = match changes.filter(fits) {
@@ -69,11 +74,10 @@ impl<W: Write> Writer<W> {
             }
             None => {
                 self.changes = 0;
-                self.line(&Line::Whole(&value))?
+                self.line(&Line::Whole(&self.newest.value))?
             }
         };
         self.put(&line).map_err(RecordingError::Write)?;
-        self.newest = Some(value);
         if self.place.snapshots == 0 {
             self.first = snapshot.at;
         }
@@ -113,4 +117,71 @@ impl<W: Write> Writer<W> {
     fn put(&mut self, line: &[u8]) -> io::Result<()> {
         self.to.write_all(line)
     }
+}
+
+/// The newest snapshot, as JSON, and its listeners: most do not change, and need not be made JSON.
+#[derive(Debug, Default)]
+struct Newest {
+    value: Value,
+    listeners: Vec<Listener>,
+}
+
+impl Newest {
+    /// Moves on to `new`; what changed, `None`: nothing.
+    fn advance(&mut self, mut new: Snapshot) -> Result<Option<Value>, serde_json::Error> {
+        let listeners = mem::take(&mut new.listeners);
+        let mut items = match self.value.get_mut(LISTENERS).map(Value::take) {
+            Some(Value::Object(items)) => items,
+            _ => Map::new(),
+        };
+        let changes = diff_listeners(&self.listeners, &listeners, &mut items)?;
+        let mut value = serde_json::to_value(new)?;
+        let listed = value.get_mut(LISTENERS).map(Value::take);
+        let delta = delta::diff(&self.value, &value);
+        if listed.is_some() {
+            value[LISTENERS] = Value::Object(items);
+        }
+        (self.value, self.listeners) = (value, listeners);
+        Ok(match (delta, changes) {
+            (Some(mut delta), Some(changes)) => {
+                delta["~"][LISTENERS] = changes;
+                Some(delta)
+            }
+            (None, Some(changes)) => Some(json!({ "~": { LISTENERS: changes } })),
+            (delta, None) => delta,
+        })
+    }
+}
+
+/// What changed from `old`, which `items` hold as JSON, to `new`, which they hold then.
+fn diff_listeners(
+    old: &[Listener],
+    new: &[Listener],
+    items: &mut Map<String, Value>,
+) -> Result<Option<Value>, serde_json::Error> {
+    let find = |among: &[Listener], key| among.binary_search_by_key(&key, |it| it.key);
+    let mut changed = Map::new();
+    for listener in new {
+        if find(old, listener.key).is_ok_and(|at| old[at] == *listener) {
+            continue;
+        }
+        let (key, item) = (listener.key.to_string(), serde_json::to_value(listener)?);
+        let delta = match items.get(&key) {
+            Some(old) => delta::diff(old, &item),
+            None => Some(json!({ "=": item })),
+        };
+        changed.extend(delta.map(|delta| (key.clone(), delta)));
+        items.insert(key, item);
+    }
+    let gone = old.iter().filter(|it| find(new, it.key).is_err());
+    let gone: Vec<String> = gone.map(|it| it.key.to_string()).collect();
+    gone.iter().for_each(|key| drop(items.remove(key)));
+    let mut delta = Map::new();
+    if !gone.is_empty() {
+        delta.insert("-".into(), json!(gone));
+    }
+    if !changed.is_empty() {
+        delta.insert("~".into(), Value::Object(changed));
+    }
+    Ok((!delta.is_empty()).then_some(Value::Object(delta)))
 }
