@@ -192,12 +192,17 @@ fn connections_whose_peers_have_closed_are_told() {
     assert!(alert.latest.seen.contains(says), "{alert:?}");
     assert_eq!("ss -tnpo state close-wait sport = :80", alert.latest.mend);
     assert_eq!(Severity::Warning, alert.severity);
-    let told = world.check(10, &["CloseWaitBuildup"], |world| {
+    let open_fds = |world: &mut World, n| {
         let process = world.now.processes.get_mut(&Pid(100)).expect("there");
-        process.now.open_fds = Ok(1_000);
+        process.now.open_fds = Ok(n);
+    };
+    let both = ["CloseWaitBuildup", "ProcessFdsNearLimit"];
+    let told = world.check(10, &both, |world| {
+        open_fds(world, 1_000);
         close_wait(|now| now / 20)(world);
     });
     assert_eq!(Severity::Critical, find(&told, "CloseWaitBuildup").severity);
+    open_fds(&mut world, 10);
     world.check(6 * 60, &[], close_wait(|_| 5));
     // many that do not become more, and few of all
     world.check(30 * 60, &[], close_wait(|_| 40));
