@@ -60,7 +60,7 @@ const LOSS_IS_PUBLISHED: Duration = Duration::from_secs(3);
 pub(crate) const SETTINGS: Settings = Settings {
     retention: Duration::from_secs(300),
     length_max_window: Duration::from_secs(60),
-    stalled_after: Duration::from_secs(10),
+    stalled_after: Duration::from_secs(4),
 };
 
 impl Agent {
