@@ -44,14 +44,16 @@ pub(super) const RULE: Rule<super::Listeners> = Rule {
 fn judge(look: &At<'_, '_>) -> Known<Sight> {
     let [per_second, completed_share] = look.thresholds();
     let counters = &look.it.counters;
-    let (cookies, _) = (counters.syncookies?, counters.syns?);
-    counters.established?;
-    let drops = super::syn_queue_drops(look.it)?;
-    if cookies == 0 && drops == 0 {
+    counters.syns.and(counters.established)?;
+    let has_cookies = super::sysctl(look, "tcp_syncookies")? != 0;
+    let (by, count) = if has_cookies {
+        (COOKIES, counters.syncookies?)
+    } else {
+        (SYN_QUEUE_DROPS, super::syn_queue_drops(look.it)?)
+    };
+    if count == 0 {
         return Ok(Sight::Fine);
     }
-    let has_cookies = super::sysctl(look, "tcp_syncookies")? != 0;
-    let by = if has_cookies { COOKIES } else { SYN_QUEUE_DROPS };
     let window = look.within(seconds(30));
     let (rate, syns) = (window.per_second(by), window.by[SYNS] as f64);
     if rate <= CLEAR * per_second {

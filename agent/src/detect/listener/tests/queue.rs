@@ -312,7 +312,10 @@ fn a_syn_queue_that_overflows_is_told_where_no_cookies_are_sent() {
         world.listener().counters.drops_by.syn_queue_full = Err(Absent::NotOnThisKernel);
     });
     check_unknown(&unknown, "SynQueueOverflow", Some(Absent::NotOnThisKernel));
-    check_unknown(&unknown, "SynFlood", Some(Absent::NotOnThisKernel));
+    // cookies are sent, and known
+    check_unknown(&unknown, "SynFlood", None);
+    sysctl(&mut world, "tcp_syncookies", 0);
+    check_unknown(&world.run(1, |_| {}), "SynFlood", Some(Absent::NotOnThisKernel));
 }
 
 #[test]
