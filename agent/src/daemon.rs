@@ -30,6 +30,7 @@ use crate::{
         fold::Caps,
         http,
         metrics::Scrape,
+        outlet::Deliveries,
     },
     sources::{Namespaces, OpenError, Options, Sources},
     sys::{clock, heap},
@@ -362,6 +363,7 @@ async fn serve(
         now: clock::monotonic,
         histograms: config.histograms,
         series_limit: config.series_limit,
+        deliveries: Deliveries::default(),
     });
     let tcp = tokio::net::TcpListener::from_std(tcp).map_err(failed("the server"))?;
     let unix = unix

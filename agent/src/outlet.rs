@@ -2,7 +2,7 @@
 
 use std::{fmt, net::Ipv6Addr, path::PathBuf, time::Duration};
 
-use axum::http::Uri;
+use hyper::Uri;
 
 /// One receiver of alerts.
 #[derive(Clone, Debug, PartialEq)]

@@ -12,6 +12,7 @@ use backlogd::{
     publish::{
         api::{Alerts, Listeners, SnapshotDocument, Source},
         http::{App, router},
+        outlet::Deliveries,
         protobuf::MetricFamily,
     },
     sys::clock,
@@ -76,6 +77,7 @@ fn limited<F: Future>(
                     now: clock::monotonic,
                     histograms: HistogramForm::Both,
                     series_limit,
+                    deliveries: Deliveries::default(),
                 }),
             )
             .await

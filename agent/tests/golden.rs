@@ -8,7 +8,13 @@ mod fixture;
 #[path = "fixtures/exposition.rs"]
 mod parser;
 
-use std::{collections::BTreeSet, fs, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use backlogd::{
     cli::doctor::report::Report,
@@ -18,6 +24,7 @@ use backlogd::{
         api::{self, Alerts, Event, Listeners, SnapshotDocument},
         exposition::{Format, encode},
         metrics::{self, FAMILIES, Scrape},
+        outlet::Delivery,
         self_process::Usage,
     },
 };
@@ -36,7 +43,9 @@ fn usage() -> Usage {
 }
 
 fn scrape(snapshot: Snapshot, format: Format) -> String {
-    let scrape = Scrape::new(fixture::judged(Arc::new(snapshot)), Some(usage()));
+    let delivery = Delivery { taken: 12, refused: 1, failed: 3, pending: 2 };
+    let scrape = Scrape::new(fixture::judged(Arc::new(snapshot)), Some(usage()))
+        .with_deliveries(BTreeMap::from([("alertmanager:9093".to_owned(), delivery)]));
     let bytes = encode(scrape, format).expect("each family gives values of its kind");
     String::from_utf8(bytes).expect("it is text")
 }

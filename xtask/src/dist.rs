@@ -1,6 +1,7 @@
 //! `cargo xtask dist`: the static release binary in target/dist, with its checksum.
 //!
-//! musl, because the agent must run on any distribution; no musl-gcc, because no crate compiles C.
+//! musl, because the agent must run on any distribution; no musl-gcc, because the C of
+//! ring, the only one, needs no libc (.cargo/config.toml).
 
 use std::{fs, process::Command};
 

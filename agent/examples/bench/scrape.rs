@@ -25,6 +25,7 @@ use backlogd::{
         exposition::{self, Format},
         http,
         metrics::Scrape,
+        outlet::Deliveries,
     },
     sources::{Options, Sources},
     sys::clock,
@@ -182,6 +183,7 @@ fn serve(
                 now: clock::monotonic,
                 histograms: HistogramForm::Both,
                 series_limit: 2000,
+                deliveries: Deliveries::default(),
             }),
         );
         tokio::select! {

@@ -62,7 +62,7 @@ impl SubjectKind {
 }
 
 /// The labels that name a subject: those of a listener, and where a connection leads.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Labels {
     /// Inode number of the network namespace.
     pub netns: Option<NetnsId>,

@@ -28,6 +28,7 @@ use super::{
     fold::Caps,
     metrics::Scrape,
     negotiate,
+    outlet::Deliveries,
     self_process::SelfProcess,
 };
 use crate::{
@@ -48,6 +49,8 @@ pub struct App {
     pub histograms: HistogramForm,
     /// How many listeners, namespaces, … have series of their own.
     pub series_limit: u32,
+    /// What receivers of alerts took.
+    pub deliveries: Deliveries,
 }
 
 /// What the handlers share.
@@ -57,6 +60,7 @@ struct Server {
     histograms: HistogramForm,
     started: Monotonic,
     process: SelfProcess,
+    deliveries: Deliveries,
     /// Whoever scrapes sees the same series.
     caps: Mutex<Caps>,
 }
@@ -69,10 +73,10 @@ const TOO_OLD_INTERVALS: u64 = 10;
 
 /// The routes of `app`.
 pub fn router(app: App) -> Router {
-    let App { snapshots, now, histograms, series_limit } = app;
+    let App { snapshots, now, histograms, series_limit, deliveries } = app;
     let (started, process) = (now(), SelfProcess::new());
     let caps = Mutex::new(Caps::new(series_limit));
-    let server = Server { snapshots, now, histograms, started, process, caps };
+    let server = Server { snapshots, now, histograms, started, process, deliveries, caps };
     Router::new()
         .route("/", get(index))
         .route("/metrics", get(metrics))
@@ -158,7 +162,8 @@ impl Server {
     fn scrape(&self) -> Option<Scrape> {
         // what is kept is whole between two scrapes, also if one of them panicked
         let mut caps = self.caps.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(Scrape::capped(self.newest()?, self.process.read(), &mut caps))
+        let scrape = Scrape::capped(self.newest()?, self.process.read(), &mut caps);
+        Some(scrape.with_deliveries(self.deliveries.all()))
     }
 
     /// Why the sampler is taken to be dead.

@@ -10,10 +10,12 @@ pub(super) mod call;
 mod host;
 mod listener;
 mod namespace;
+mod outlet;
 mod port;
 mod udp;
 
 use std::{
+    collections::BTreeMap,
     fmt::{self, Write as _},
     sync::Arc,
 };
@@ -28,6 +30,7 @@ pub(super) use self::agent::COMMIT;
 use super::{
     fold::{Caps, Rows},
     histogram::Classic,
+    outlet::Delivery,
     self_process::{self, Usage},
 };
 use crate::{
@@ -46,6 +49,7 @@ pub const FAMILIES: &[&[Family]] = &[
     namespace::FAMILIES,
     host::FAMILIES,
     alert::FAMILIES,
+    outlet::FAMILIES,
     agent::FAMILIES,
     self_process::FAMILIES,
 ];
@@ -93,6 +97,7 @@ pub struct Scrape {
     pub(super) alert_limit: usize,
     pub(super) process: Option<Usage>,
     pub(super) rows: Rows,
+    pub(super) deliveries: BTreeMap<String, Delivery>,
 }
 
 impl Scrape {
@@ -108,7 +113,15 @@ impl Scrape {
     pub fn capped(judged: impl Into<Judged>, process: Option<Usage>, caps: &mut Caps) -> Self {
         let Judged { snapshot, verdicts } = judged.into();
         let (rows, alert_limit) = (caps.rows(&snapshot), caps.limit());
-        Self { rows, snapshot, verdicts, alert_limit, process }
+        let deliveries = BTreeMap::new();
+        Self { snapshot, verdicts, alert_limit, process, rows, deliveries }
+    }
+
+    /// The same with what receivers of alerts took.
+    #[must_use]
+    pub fn with_deliveries(mut self, deliveries: BTreeMap<String, Delivery>) -> Self {
+        self.deliveries = deliveries;
+        self
     }
 
     fn encode_family(&self, family: &Family, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

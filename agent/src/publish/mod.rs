@@ -11,5 +11,6 @@ mod histogram;
 pub mod http;
 pub mod metrics;
 pub mod negotiate;
+pub mod outlet;
 pub mod protobuf;
 pub mod self_process;

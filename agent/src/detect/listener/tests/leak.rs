@@ -196,8 +196,7 @@ fn connections_whose_peers_have_closed_are_told() {
         let process = world.now.processes.get_mut(&Pid(100)).expect("there");
         process.now.open_fds = Ok(n);
     };
-    let both = ["CloseWaitBuildup", "ProcessFdsNearLimit"];
-    let told = world.check(10, &both, |world| {
+    let told = world.check(10, &["CloseWaitBuildup"], |world| {
         open_fds(world, 1_000);
         close_wait(|now| now / 20)(world);
     });

@@ -1,0 +1,245 @@
+//! The queue by virtual time, and what would be sent.
+
+use serde_json::{Value, json};
+
+use super::{
+    super::{
+        payload::{self, LARGEST, Style},
+        queue::{BATCH, MOST, Outcome, Queue, Telling},
+    },
+    THEN, alert, verdicts,
+};
+use crate::{
+    detect::{
+        alert::Verdicts,
+        phase::Severity::{self, Critical, Warning},
+    },
+    outlet::Form,
+    time::{Monotonic, Nanos, UnixTime},
+};
+
+const RESEND: Nanos = Nanos(60_000_000_000);
+
+/// A receiver and its agent.
+struct Scene {
+    queue: Queue,
+    seconds: u64,
+    told: Verdicts,
+}
+
+impl Scene {
+    fn new() -> Self {
+        Self { queue: Queue::new(RESEND, 1), seconds: 0, told: Verdicts::default() }
+    }
+
+    fn now(&self) -> Monotonic {
+        Monotonic(self.seconds * 1_000_000_000)
+    }
+
+    /// Lets time pass, a look a second; what is sent, as (second, port, severity, is over).
+    fn run(
+        &mut self,
+        seconds: u64,
+        told: &[(u16, Severity)],
+        outcome: Outcome,
+    ) -> Vec<(u64, u16, Severity, bool)> {
+        self.told = verdicts(told.iter().map(|&(port, severity)| alert(port, severity)));
+        let mut sent = Vec::new();
+        for _ in 0..seconds {
+            self.queue.look(self.now(), &self.told);
+            loop {
+                let due = self.queue.due(self.now());
+                if due.is_empty() {
+                    break;
+                }
+                assert!(self.queue.next_at().is_some_and(|at| at <= self.now()));
+                sent.extend(due.iter().map(|it| self.line(it)));
+                self.queue.answered(self.now(), &due, outcome);
+            }
+            self.seconds += 1;
+        }
+        sent
+    }
+
+    fn line(&self, it: &Telling) -> (u64, u16, Severity, bool) {
+        let port = it.alert.subject.labels.port.expect("a port");
+        (self.seconds, port, it.alert.severity, it.ended.is_some())
+    }
+}
+
+#[test]
+fn what_fires_is_sent_at_once_and_again_and_its_end_once() {
+    let mut scene = Scene::new();
+    let sent = scene.run(130, &[(80, Warning)], Outcome::Taken);
+    let expected: Vec<_> = [0, 60, 120].map(|at| (at, 80, Warning, false)).into();
+    assert_eq!(expected, sent);
+    let sent = scene.run(100, &[], Outcome::Taken);
+    assert_eq!(vec![(130, 80, Warning, true)], sent);
+    assert_eq!((None, 0), (scene.queue.next_at(), scene.queue.pending()));
+}
+
+#[test]
+fn another_severity_is_another_alert_and_ends_the_first() {
+    let mut scene = Scene::new();
+    scene.run(10, &[(80, Warning)], Outcome::Taken);
+    let sent = scene.run(1, &[(80, Critical)], Outcome::Taken);
+    assert_eq!(vec![(10, 80, Critical, false), (10, 80, Warning, true)], sent);
+}
+
+#[test]
+fn a_dead_receiver_is_tried_ever_more_seldom_and_loses_nothing_that_fires() {
+    let mut scene = Scene::new();
+    let tries: Vec<u64> =
+        scene.run(600, &[(80, Warning)], Outcome::Failed).iter().map(|it| it.0).collect();
+    let waits: Vec<u64> = tries.windows(2).map(|two| two[1] - two[0]).collect();
+    assert!(waits[0] <= 2 && waits[1] <= 4, "{waits:?}");
+    assert!(waits.iter().all(|&wait| wait <= 61), "{waits:?}");
+    assert!(waits.is_sorted() && 10 < waits.len() && waits.len() < 20, "{waits:?}");
+    // one more alert, and the receiver comes back
+    let sent = scene.run(61, &[(80, Warning), (81, Critical)], Outcome::Taken);
+    let ports: Vec<u16> = sent.iter().map(|it| it.1).collect();
+    assert_eq!(vec![81, 80], ports, "worst first");
+    // it fails anew: the first wait is short again
+    let tries = scene.run(90, &[(80, Warning), (81, Critical)], Outcome::Failed);
+    let first = tries[0].0;
+    let second = tries.iter().find(|it| it.0 != first).expect("another try").0;
+    assert!(second - first <= 2);
+}
+
+#[test]
+fn an_end_is_told_when_the_receiver_is_back_or_forgotten_after_a_while() {
+    let mut scene = Scene::new();
+    scene.run(10, &[(80, Warning)], Outcome::Taken);
+    scene.run(600, &[], Outcome::Failed);
+    let sent = scene.run(61, &[], Outcome::Taken);
+    assert!(matches!(sent[..], [(_, 80, Warning, true)]), "{sent:?}");
+    scene.run(10, &[(80, Warning)], Outcome::Taken);
+    scene.run(901, &[], Outcome::Failed);
+    assert_eq!((None, 0), (scene.queue.next_at(), scene.queue.pending()));
+}
+
+#[test]
+fn what_fires_again_before_its_end_was_told_is_no_end() {
+    let mut scene = Scene::new();
+    scene.run(10, &[(80, Warning)], Outcome::Taken);
+    scene.run(10, &[], Outcome::Failed);
+    let sent = scene.run(40, &[(80, Warning)], Outcome::Taken);
+    assert!(matches!(sent[..], [(_, 80, Warning, false)]), "{sent:?}");
+}
+
+#[test]
+fn what_changes_while_a_request_is_under_way_is_sent_after_it() {
+    let mut scene = Scene::new();
+    scene.queue.look(scene.now(), &verdicts([alert(80, Warning)]));
+    let first = scene.queue.due(scene.now());
+    scene.queue.look(scene.now(), &verdicts([]));
+    scene.queue.answered(scene.now(), &first, Outcome::Taken);
+    let second = scene.queue.due(scene.now());
+    assert_eq!(1, second.len());
+    assert!(second[0].ended.is_some());
+}
+
+#[test]
+fn what_is_refused_is_sent_again_only_when_it_is_due_and_fires() {
+    let mut scene = Scene::new();
+    let sent = scene.run(61, &[(80, Warning)], Outcome::Refused);
+    assert_eq!(vec![0, 60], sent.iter().map(|it| it.0).collect::<Vec<_>>());
+    let sent = scene.run(100, &[], Outcome::Refused);
+    assert_eq!(vec![(61, 80, Warning, true)], sent);
+}
+
+#[test]
+fn ten_thousand_alerts_are_sent_in_batches_and_no_more_are_kept() {
+    let mut queue = Queue::new(RESEND, 1);
+    let all = |n: u16| verdicts((1..=n).map(|port| alert(port, Warning)));
+    let most = u16::try_from(MOST).expect("a port");
+    assert_eq!(1, queue.look(Monotonic(0), &all(most + 1)));
+    let mut n = Vec::new();
+    loop {
+        let mut due = queue.due(Monotonic(0));
+        if due.is_empty() {
+            break;
+        }
+        let style = style(Form::Alertmanager);
+        let (body, taken) = payload::body(&style, THEN, &due).expect("it can be encoded");
+        assert!(body.len() <= LARGEST + 2, "{}", body.len());
+        due.truncate(taken);
+        queue.answered(Monotonic(0), &due, Outcome::Taken);
+        n.push(taken);
+    }
+    assert_eq!(MOST, n.iter().sum::<usize>());
+    assert_eq!(MOST / BATCH, n.len());
+    // one that is over makes room
+    let mut others = all(most + 1);
+    others.alerts.remove(0);
+    assert_eq!(1, queue.look(Monotonic(1), &others));
+    assert_eq!(0, queue.look(Monotonic(2), &others));
+    assert_eq!(1, queue.due(Monotonic(2)).len());
+}
+
+fn style(form: Form) -> Style {
+    let labels = vec![("cluster".to_owned(), "eu1".to_owned())];
+    Style { form, instance: "host1".into(), labels, resend: RESEND }
+}
+
+fn telling(ended: Option<UnixTime>) -> Telling {
+    Telling { key: 255, alert: alert(80, Critical), ended }
+}
+
+#[track_caller]
+fn check(form: Form, now: UnixTime, telling: Telling, expected: &Value) {
+    let (body, n) = payload::body(&style(form), now, &[telling]).expect("it can be encoded");
+    assert_eq!(1, n);
+    let got: Value = serde_json::from_slice(&body).expect("it is JSON");
+    assert_eq!(*expected, got);
+}
+
+#[test]
+fn an_alert_has_all_that_alertmanager_and_people_need() {
+    let mut expected = json!({
+        "labels": {
+            "alertname": "BacklogdListenerStalled", "severity": "critical", "instance": "host1",
+            "cluster": "eu1", "netns": "7", "addr": "0.0.0.0", "port": "80", "comm": "nginx",
+        },
+        "annotations": {
+            "summary": "Connections wait and nobody accepts them",
+            "description": "nginx 0.0.0.0:80: 7 connections wait",
+            "why": "Clients believe that they are connected.",
+            "cause": "the process is stopped",
+            "mend": "kill -CONT 100",
+            "pids": "100, 101",
+        },
+        "startsAt": "2023-11-14T22:13:20.000Z",
+        "endsAt": "2023-11-14T22:17:21.000Z",
+    });
+    let later = |seconds: u64| UnixTime(THEN.0 + seconds * 1_000_000_000);
+    check(Form::Alertmanager, later(1), telling(None), &json!([expected]));
+    expected["endsAt"] = "2023-11-14T22:13:50.000Z".into();
+    check(Form::Alertmanager, later(90), telling(Some(later(30))), &json!([expected]));
+    // a clock that was put back by an hour
+    let earlier = UnixTime(THEN.0 - 3600 * 1_000_000_000);
+    expected["startsAt"] = "2023-11-14T21:13:20.000Z".into();
+    expected["endsAt"] = "2023-11-14T21:13:20.000Z".into();
+    check(Form::Alertmanager, earlier, telling(Some(earlier)), &json!([expected]));
+}
+
+#[test]
+fn a_webhook_gets_the_form_of_alertmanagers_own() {
+    let (body, _) = payload::body(&style(Form::Webhook), THEN, &[telling(None)]).expect("encoded");
+    let got: Value = serde_json::from_slice(&body).expect("it is JSON");
+    assert_eq!((&json!("4"), &json!("firing")), (&got["version"], &got["status"]));
+    assert_eq!(json!({"cluster": "eu1", "instance": "host1"}), got["commonLabels"]);
+    let alert = &got["alerts"][0];
+    assert_eq!(
+        (&json!("firing"), &json!("00000000000000ff")),
+        (&alert["status"], &alert["fingerprint"])
+    );
+    assert_eq!(json!("0001-01-01T00:00:00Z"), alert["endsAt"]);
+    let (body, _) =
+        payload::body(&style(Form::Webhook), THEN, &[telling(Some(THEN))]).expect("encoded");
+    let got: Value = serde_json::from_slice(&body).expect("it is JSON");
+    assert_eq!(
+        (&json!("resolved"), &json!("resolved")),
+        (&got["status"], &got["alerts"][0]["status"])
+    );
+}
