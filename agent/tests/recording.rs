@@ -356,9 +356,14 @@ fn replay(arguments: &str) -> (Option<i32>, String, String) {
     let folder = TempDir::new().expect("a temporary folder");
     let bytes = write(&snapshots(10));
     fs::write(folder.path().join("r"), &bytes).expect("a temporary file");
-    fs::write(folder.path().join("cut"), &bytes[..bytes.len() - 9]).expect("a temporary file");
+    fs::write(folder.path().join("cut"), cut(&bytes)).expect("a temporary file");
     fs::write(folder.path().join("text"), "hello").expect("a temporary file");
     backlogd(&folder, arguments)
+}
+
+/// All but the end.
+fn cut(bytes: &[u8]) -> &[u8] {
+    &bytes[..bytes.len() - 9]
 }
 
 #[test]
@@ -387,10 +392,16 @@ fn check_replay(arguments: &str, code: i32, message: &str) {
 
 #[test]
 fn a_replay_that_cannot_tell_all_says_why() {
-    let cut = "backlogd: cut: the recording is cut after snapshot 10 (00:00:09); what is shown is \
-               from before\n";
-    check_replay("replay cut", 1, cut);
-    check_replay("replay cut list", 1, cut);
+    let bytes = write(&snapshots(10));
+    let n = read(cut(&bytes)).0.len();
+    assert!(0 < n, "something is left");
+    let said = format!(
+        "backlogd: cut: the recording is cut after snapshot {n} (00:00:{:02}); what is shown is from \
+         before\n",
+        n - 1
+    );
+    check_replay("replay cut", 1, &said);
+    check_replay("replay cut list", 1, &said);
     check_replay(
         "replay nothing",
         3,
