@@ -7,13 +7,9 @@
 
 mod guest;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, path::Path, process::Command};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use serde_json::Value;
 
 use crate::{packages, sh, tools};
@@ -79,13 +75,13 @@ fn measure(root: &Path, bench: Bench) -> Result<Value> {
     let (program, agent) = (release.join("examples/bench"), release.join("backlogd"));
     let mut command = in_own_namespace(&program);
     match bench {
-        Bench::Sample => command.arg("sample").arg(agent).arg(node_exporter(root)?),
+        Bench::Sample => command.arg("sample").arg(agent).arg(packages::unpacked(root, EXPORTER)?),
         Bench::Events => {
             packages::install(&packages::PEERS)?;
             command.arg("events").arg(agent).arg(root.join(SCRIPTS))
         }
         Bench::Scrape => command.arg("scrape").arg(agent),
-        Bench::Host => command.arg("host").arg(agent).arg(node_exporter(root)?),
+        Bench::Host => command.arg("host").arg(agent).arg(packages::unpacked(root, EXPORTER)?),
     };
     let mut document: Value = serde_json::from_str(&sh::output(&mut command)?)?;
     document["machine"] = machine()?.into();
@@ -101,32 +97,6 @@ fn in_own_namespace(program: &Path) -> Command {
     command.args(["--kill-after=5", &SECONDS_AT_MOST.to_string(), "unshare", "--net", "--mount"]);
     command.args(["sh", "-c", PREPARE]).arg(program);
     command
-}
-
-/// The installed exporter, or the package's unpacked below target/: installing it would start a
-/// service.
-fn node_exporter(root: &Path) -> Result<PathBuf> {
-    let folder = root.join("target/node_exporter");
-    let unpacked = folder.join("usr/bin").join(EXPORTER);
-    let installed = Path::new("/usr/bin").join(EXPORTER);
-    if let Some(there) = [installed, unpacked.clone()].into_iter().find(|path| path.is_file()) {
-        return Ok(there);
-    }
-    fs::create_dir_all(&folder)?;
-    let apt_get = || {
-        let mut command = Command::new("apt-get");
-        command.arg("--quiet").current_dir(&folder);
-        command
-    };
-    sh::output(apt_get().arg("update"))?;
-    // as the user `_apt` it may not write here
-    sh::output(apt_get().args(["download", "--option", "APT::Sandbox::User=root", EXPORTER]))?;
-    let is_package = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "deb");
-    let files = fs::read_dir(&folder)?.filter_map(|entry| Some(entry.ok()?.path()));
-    let package = files.into_iter().find(is_package).context("apt-get brought no package")?;
-    sh::output(Command::new("dpkg-deb").arg("--extract").arg(package).arg(&folder))?;
-    ensure!(unpacked.is_file(), "{EXPORTER}: no {}", unpacked.display());
-    Ok(unpacked)
 }
 
 /// Processor, cores, memory and kernel.

@@ -1,8 +1,12 @@
 //! Programs that others run, and the Debian packages that bring them.
 
-use std::process::Command;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::sh;
 
@@ -25,6 +29,9 @@ pub(crate) const VM: [(&str, &str); 8] = [
 /// Those that `cargo xtask bench events` measures against.
 pub(crate) const PEERS: [(&str, &str); 2] = [("tcplife", "libbpf-tools"), ("bpftrace", "bpftrace")];
 
+/// A receiver of alerts, and Debian's package of it.
+pub(crate) const ALERTMANAGER: &str = "prometheus-alertmanager";
+
 /// Installs the packages of those `programs` that are missing.
 pub(crate) fn install(programs: &[(&str, &str)]) -> Result<()> {
     let missing = programs.iter().filter(|(program, _)| !sh::is_installed(program));
@@ -40,12 +47,36 @@ pub(crate) fn install(programs: &[(&str, &str)]) -> Result<()> {
         bail!("missing, and only root installs them with apt-get: {wanted}");
     }
     eprintln!("missing, to be installed: {wanted}");
-    let apt_get = || {
-        let mut command = Command::new("apt-get");
-        command.env("DEBIAN_FRONTEND", "noninteractive").arg("--quiet");
-        command
-    };
     sh::output(apt_get().arg("update"))?;
     let install = ["install", "--yes", "--no-install-recommends"];
     sh::output(apt_get().args(install).args(&packages)).map(drop)
+}
+
+/// The program `name` of Debian's package `name`: the installed one, or the package's unpacked below
+/// target/, since installing it would start a service.
+pub(crate) fn unpacked(root: &Path, name: &str) -> Result<PathBuf> {
+    let folder = root.join("target/packages").join(name);
+    let unpacked = folder.join("usr/bin").join(name);
+    let installed = Path::new("/usr/bin").join(name);
+    if let Some(there) = [installed, unpacked.clone()].into_iter().find(|path| path.is_file()) {
+        return Ok(there);
+    }
+    ensure!(sh::is_installed("apt-get"), "missing, and only apt-get brings it: {name}");
+    fs::create_dir_all(&folder)?;
+    sh::output(apt_get().arg("update"))?;
+    // as the user `_apt` it may not write here
+    let download = ["download", "--option", "APT::Sandbox::User=root", name];
+    sh::output(apt_get().current_dir(&folder).args(download))?;
+    let is_package = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "deb");
+    let files = fs::read_dir(&folder)?.filter_map(|entry| Some(entry.ok()?.path()));
+    let package = files.into_iter().find(is_package).context("apt-get brought no package")?;
+    sh::output(Command::new("dpkg-deb").arg("--extract").arg(package).arg(&folder))?;
+    ensure!(unpacked.is_file(), "{name}: no {}", unpacked.display());
+    Ok(unpacked)
+}
+
+fn apt_get() -> Command {
+    let mut command = Command::new("apt-get");
+    command.env("DEBIAN_FRONTEND", "noninteractive").arg("--quiet");
+    command
 }

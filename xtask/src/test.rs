@@ -62,6 +62,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     session.step("clippy", clippy);
     session.step("tests", |session| session.cargo_test(&["--workspace", "--no-fail-fast"]));
     session.step("kernel tests", |session| kernel(session, arguments.no_kernel));
+    session.step("alertmanager", alertmanager);
     session.step("other kernels", |session| other_kernels(session, arguments.no_kernel));
     session.step("ebpf object", |_| ebpf::check_committed().map(|()| Outcome::Passed));
     session.step("licences", |session| deny(session, arguments.deny));
@@ -180,6 +181,22 @@ fn kernel(session: &mut Session, left_out: bool) -> Result<Outcome> {
     command.env("BACKLOGD_TEST_TIER", "syscalls");
     // no failure hides the other run
     session.run_test(command).and(all)
+}
+
+/// Debian's Alertmanager takes what the agent tells it.
+fn alertmanager(session: &mut Session) -> Result<Outcome> {
+    if !sh::is_root()? {
+        return Ok(Outcome::Skipped("not root".into()));
+    }
+    let program = match packages::unpacked(&session.root, packages::ALERTMANAGER) {
+        Ok(program) => program,
+        Err(err) if !session.is_ci => return Ok(Outcome::Skipped(format!("{err:#}"))),
+        Err(err) => return Err(err),
+    };
+    let mut command = session.cargo();
+    command.args(["test", "-p", "backlogd", "--test", "alertmanager", "--", "--ignored"]);
+    command.env("BACKLOGD_ALERTMANAGER", program);
+    session.run_test(command)
 }
 
 /// The same tests on other kernels, in virtual machines.
