@@ -528,6 +528,8 @@ pub struct HostSample {
     pub open_fds: Known<u64>,
     /// Most open files: `/proc/sys/fs/file-nr`, third number.
     pub max_fds: Known<u64>,
+    /// The highest limit of descriptors that a process can be given, `fs.nr_open`.
+    pub nr_open: Known<u64>,
     /// Bytes that TCP's buffers hold, in whole pages.
     pub tcp_memory_bytes: Known<u64>,
     /// Their limits, `net.ipv4.tcp_mem`.

@@ -21,6 +21,7 @@ pub mod sys;
 
 pub mod sources;
 
+pub mod audit;
 pub mod detect;
 pub mod model;
 pub mod publish;

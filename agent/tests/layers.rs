@@ -41,10 +41,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("sources", &["sys"]),
     ("model", &[]),
     ("detect", &["model"]),
-    ("publish", &["model", "detect"]),
+    ("audit", &["model", "detect"]),
+    ("publish", &["model", "detect", "audit"]),
     ("recording", &["model"]),
     ("daemon", &["config", "sys", "sources", "model", "detect", "publish"]),
-    ("cli", &["config", "sys", "sources", "model", "detect", "publish", "recording", "daemon"]),
+    ("cli", &["config", "sys", "sources", "model", "detect", "audit", "publish", "recording", "daemon"]),
 ];
 
 fn source_files(dir: &Path, into: &mut Vec<PathBuf>) {

@@ -116,12 +116,12 @@ pub(super) fn find<'a>(verdicts: &'a Verdicts, name: &str) -> &'a Alert {
 }
 
 /// Adds to a counter.
-pub(super) fn add(counter: &mut crate::input::Known<u64>, n: u64) {
+pub(super) fn add(counter: &mut Known<u64>, n: u64) {
     *counter = counter.map(|it| it + n);
 }
 
 /// A listener that has done nothing so far.
-pub(super) fn listener(port: u16) -> Listener {
+pub(crate) fn listener(port: u16) -> Listener {
     Listener {
         key: ListenerKey { netns: NETNS, addr: Ipv4Addr::UNSPECIFIED.into(), port },
         v6only: false,
@@ -173,7 +173,7 @@ pub(super) fn listener(port: u16) -> Listener {
 }
 
 /// A process with half of its descriptors in use.
-pub(super) fn process(comm: &str, open: u64, max: u64) -> Process {
+pub(crate) fn process(comm: &str, open: u64, max: u64) -> Process {
     Process {
         now: ProcessSample {
             comm: comm.into(),
@@ -186,7 +186,7 @@ pub(super) fn process(comm: &str, open: u64, max: u64) -> Process {
     }
 }
 
-fn snapshot(listeners: Vec<Listener>) -> Snapshot {
+pub(crate) fn snapshot(listeners: Vec<Listener>) -> Snapshot {
     let netstat = ["ListenDrops", "ListenOverflows", "TCPTimeWaitOverflow", "PassiveOpens"];
     Snapshot {
         at: Monotonic(1_000_000_000_000),
@@ -203,6 +203,7 @@ fn snapshot(listeners: Vec<Listener>) -> Snapshot {
                 ("ip_local_port_range_low", 32_768),
                 ("ip_local_port_range_high", 60_999),
             ])),
+            reserved_ports: Arc::default(),
             connected: Ok(0),
             sockstat: Err(Absent::TooEarly),
             table: Err(Absent::TooEarly),
@@ -216,6 +217,7 @@ fn snapshot(listeners: Vec<Listener>) -> Snapshot {
         host: HostSample {
             open_fds: Ok(1_000),
             max_fds: Ok(1_000_000),
+            nr_open: Ok(1_048_576),
             tcp_memory_bytes: Ok(4096),
             tcp_memory_limits: Err(Absent::Unreadable),
             tcp_orphans: Ok(0),

@@ -31,12 +31,17 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use self::{
     alert::{Alert, AlertId, Verdicts, inhibit},
-    book::{Book, Pages, Round},
+    book::{Book, Kind as _, Pages, Round},
     phase::Change,
     rule::About,
+    subject::Subject,
     tuning::Tuning,
 };
-use crate::{model::snapshot::Snapshot, time::Monotonic};
+use crate::{
+    input::Known,
+    model::snapshot::{Listener, Snapshot},
+    time::Monotonic,
+};
 
 /// A snapshot, and what the detections say of it.
 #[derive(Clone, Debug)]
@@ -154,6 +159,20 @@ fn books() -> Vec<Box<dyn Pages + Send>> {
     ]
 }
 
+/// The names of a listener, as alerts have them.
+#[must_use]
+pub fn subject_of(listener: &Listener, now: &Snapshot) -> Subject {
+    listener::Listeners::subject(listener, now)
+}
+
+/// Listen drops of a listener since its accept queue was full: by the hooks that tell it, or else all.
+///
+/// # Errors
+/// Why they are not known.
+pub fn overflows(listener: &Listener) -> Known<u64> {
+    listener::overflows(listener)
+}
+
 /// All detections, in alphabetical order.
 #[must_use]
 pub fn all() -> Vec<&'static About> {
@@ -163,6 +182,6 @@ pub fn all() -> Vec<&'static About> {
 }
 
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 #[cfg(test)]
 mod tests;

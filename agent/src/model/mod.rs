@@ -334,6 +334,7 @@ impl Model {
                 netns: namespace.netns,
                 netstat: state.netstat(namespace),
                 sysctls: namespace.sysctls.clone(),
+                reserved_ports: namespace.reserved_ports.clone(),
                 connected: namespace.connected,
                 sockstat: namespace.sockstat,
                 table: namespace.table.clone(),

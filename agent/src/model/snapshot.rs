@@ -3,7 +3,7 @@
 //! Recordings hold it too (`recording`): a field that is added later needs a serde default, so that
 //! files from before can be read (docs/recording.md).
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -268,6 +268,8 @@ pub struct Namespace {
     /// Sysctls that explain a limit, by short name.
     #[serde(deserialize_with = "intern::shared_by_name")]
     pub sysctls: Arc<BTreeMap<Name, i64>>,
+    /// Local ports that connect(2) does not choose, `ip_local_reserved_ports`.
+    pub reserved_ports: Arc<[RangeInclusive<u16>]>,
     /// Connections in ESTABLISHED or CLOSE_WAIT.
     pub connected: Known<u64>,
     /// Sockets by protocol, and TIME_WAIT.

@@ -169,6 +169,7 @@ impl World {
             host: HostSample {
                 open_fds: Ok(1),
                 max_fds: Ok(2),
+                nr_open: Ok(2),
                 tcp_memory_bytes: Err(Absent::Unreadable),
                 tcp_memory_limits: Err(Absent::Unreadable),
                 tcp_orphans: Err(Absent::Unreadable),

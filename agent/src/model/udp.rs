@@ -123,6 +123,7 @@ mod tests {
             host: HostSample {
                 open_fds: unknown,
                 max_fds: unknown,
+                nr_open: unknown,
                 tcp_memory_bytes: unknown,
                 tcp_memory_limits: Err(Absent::Unreadable),
                 tcp_orphans: unknown,

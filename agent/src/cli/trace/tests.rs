@@ -153,6 +153,7 @@ fn sample(sockets: &[Held<'_>]) -> Sample {
         host: HostSample {
             open_fds: Ok(0),
             max_fds: Ok(0),
+            nr_open: Ok(0),
             tcp_memory_bytes: Err(Absent::Unreadable),
             tcp_memory_limits: Err(Absent::Unreadable),
             tcp_orphans: Err(Absent::Unreadable),

@@ -157,7 +157,7 @@ impl Kind for Listeners {
 }
 
 /// Listen drops since the accept queue was full: by the hooks that tell it, or else all of them.
-fn overflows(listener: &Listener) -> Known<u64> {
+pub(super) fn overflows(listener: &Listener) -> Known<u64> {
     let by = &listener.counters.drops_by;
     match (by.accept_queue_full_syn, by.accept_queue_full_ack) {
         (Ok(syn), Ok(ack)) => Ok(syn + ack),

@@ -1,0 +1,78 @@
+//! Descriptors: of the host, and of the processes that own listeners.
+
+use super::{Finding, Host, of_host};
+use crate::{
+    detect::{
+        phase::Severity,
+        subject::{Labels, Subject, SubjectKind},
+    },
+    id::Pid,
+    model::snapshot::Process,
+};
+
+/// The soft limit that a process has where nobody set one.
+const USUAL: u64 = 1_024;
+/// What is proposed instead at least.
+const AMPLE: u64 = 65_536;
+
+pub(super) fn look(host: &Host<'_>, findings: &mut Vec<Finding>) {
+    findings.extend(of_all(host));
+    for (&pid, process) in &host.snapshot.processes {
+        findings.extend(of_one(host, pid, process));
+    }
+}
+
+fn of_all(host: &Host<'_>) -> Option<Finding> {
+    let (open, most) = (host.snapshot.host.open_fds.ok()?, host.snapshot.host.max_fds.ok()?);
+    let severity = match open as f64 / most.max(1) as f64 {
+        share if 0.95 <= share => Severity::Critical,
+        share if 0.8 <= share => Severity::Warning,
+        _ => return None,
+    };
+    Some(Finding {
+        name: "FileMax",
+        severity,
+        subject: of_host(),
+        seen: format!("{open} of {most} files are open (fs.file-max)"),
+        why: "At the limit open, socket and accept fail with ENFILE in every process without \
+              CAP_SYS_ADMIN."
+            .to_owned(),
+        mend: format!("sysctl -w fs.file-max={}", most.saturating_mul(2)),
+        restart: false,
+    })
+}
+
+fn of_one(host: &Host<'_>, pid: Pid, process: &Process) -> Option<Finding> {
+    let (open, most) = (process.now.open_fds.ok()?, process.now.max_fds.ok()?);
+    let share = open as f64 / most.max(1) as f64;
+    let severity = match share {
+        share if 0.8 <= share => Severity::Warning,
+        share if 0.5 <= share && most <= USUAL => Severity::Info,
+        _ => return None,
+    };
+    let wanted = most.saturating_mul(2).max(AMPLE);
+    let nr_open = host.snapshot.host.nr_open.ok().filter(|&nr_open| nr_open < wanted);
+    let raise = nr_open.map_or_else(String::new, |_| format!("sysctl -w fs.nr_open={wanted}; "));
+    let stay = match process.now.workload.unit.as_deref() {
+        Some(unit) => format!("; for good: LimitNOFILE={wanted} by systemctl edit {unit}"),
+        None => String::new(),
+    };
+    let ceiling =
+        nr_open.map_or_else(String::new, |nr_open| format!("; fs.nr_open allows {nr_open}"));
+    Some(Finding {
+        name: "DescriptorLimit",
+        severity,
+        subject: Subject {
+            kind: SubjectKind::Process,
+            name: format!("{}/{pid}", process.now.comm),
+            labels: Labels { comm: Some(process.now.comm.clone()), ..Labels::default() },
+            pids: [pid].into(),
+        },
+        seen: format!("{open} of {most} descriptors are open (RLIMIT_NOFILE){ceiling}"),
+        why: "Each connection takes one: at the limit accept fails with EMFILE, and clients wait in the \
+              accept queue for a program that looks alive."
+            .to_owned(),
+        mend: format!("{raise}prlimit --pid {pid} --nofile={wanted}:{wanted}{stay}"),
+        restart: false,
+    })
+}

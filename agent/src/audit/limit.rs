@@ -1,0 +1,178 @@
+//! Accept-queue limits of listeners: capped by somaxconn, small by the program's own argument, or 1.
+//!
+//! The limit is min(backlog argument, somaxconn) at the time of listen(2) (`__sys_listen`, net/socket.c), and
+//! stays until the program calls that again.
+
+use super::{Finding, Host};
+use crate::{
+    detect::{overflows, phase::Severity},
+    id::NetnsId,
+    model::snapshot::Listener,
+};
+
+/// The kernel's own default of somaxconn since Linux 5.4; a limit from there on is nobody's fault.
+const AMPLE: i64 = 4096;
+/// Below, a program's own backlog argument is small.
+const SMALL: u32 = 128;
+/// From so many handshakes a second on, a limit matters.
+const BUSY_PER_SECOND: f64 = 10.0;
+/// Who waits longer than this waits for a program that is slow: a longer queue does not help.
+const SLOW_SECONDS: f64 = 0.25;
+/// A queue that has been so full is near its limit.
+const NEAR: f64 = 0.8;
+
+/// Where the limit of a listening socket comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// It is somaxconn: the program asked for as much or more.
+    Somaxconn,
+    /// It is less: the program asked for no more, or somaxconn was as low when it did.
+    Argument,
+    /// It is more: somaxconn has been lowered since.
+    Lowered,
+}
+
+impl Origin {
+    pub(super) fn of(limit: u32, somaxconn: i64) -> Self {
+        match i64::from(limit).cmp(&somaxconn) {
+            std::cmp::Ordering::Less => Self::Argument,
+            std::cmp::Ordering::Equal => Self::Somaxconn,
+            std::cmp::Ordering::Greater => Self::Lowered,
+        }
+    }
+}
+
+pub(super) fn look(host: &Host<'_>, findings: &mut Vec<Finding>) {
+    for listener in &host.snapshot.listeners {
+        let Some(limit) = listener.members.iter().map(|member| member.limit).min() else {
+            continue;
+        };
+        let somaxconn = host
+            .namespace(listener.key.netns)
+            .and_then(|namespace| namespace.sysctls.get("somaxconn").copied());
+        let origin = somaxconn.map(|somaxconn| Origin::of(limit, somaxconn));
+        findings.extend(match (limit, origin) {
+            (0 | 1, _) => Some(tiny(host, listener, limit)),
+            (_, Some(Origin::Somaxconn)) => capped(host, listener, limit),
+            (_, Some(Origin::Argument)) => {
+                small(host, listener, limit, "the program asked for no more")
+            }
+            (_, Some(Origin::Lowered)) => {
+                small(host, listener, limit, "somaxconn has been lowered since")
+            }
+            (_, None) => small(host, listener, limit, "somaxconn is not known"),
+        });
+    }
+}
+
+/// What shows that the limit matters, in words, and how much it does; `None`: it does not.
+fn pressure(listener: &Listener) -> Option<(Severity, String)> {
+    let n = overflows(listener).unwrap_or(0);
+    let rate = listener.rates.established.unwrap_or(0.0);
+    let peak = listener.length_max.unwrap_or(0).max(listener.length);
+    let is_near = NEAR * listener.limit as f64 <= peak as f64;
+    if n == 0 && rate <= BUSY_PER_SECOND && !is_near {
+        return None;
+    }
+    let seen = format!(
+        "up to {peak} waited, {n} overflows since the agent watches, {rate:.0} handshakes/s"
+    );
+    Some(if 0 < n && is_short_of_room(listener) {
+        (Severity::Warning, seen)
+    } else {
+        (Severity::Info, seen)
+    })
+}
+
+/// Whether the queue is too short, and the program not too slow, as far as is known.
+fn is_short_of_room(listener: &Listener) -> bool {
+    let wait = listener.accept_wait.as_ref().ok().and_then(|waits| waits.quantile(0.99));
+    listener.stalled != Ok(true) && wait.is_none_or(|wait| wait < SLOW_SECONDS)
+}
+
+fn why(listener: &Listener) -> String {
+    let what =
+        "What comes while the queue is full is dropped, and the client retries after 1, 3, 7 s.";
+    let wait = listener.accept_wait.as_ref().ok().and_then(|waits| waits.quantile(0.99));
+    match wait {
+        _ if listener.stalled == Ok(true) => {
+            "Nobody accepts at present: a longer queue only lets more clients wait.".to_owned()
+        }
+        Some(wait) if SLOW_SECONDS <= wait => format!(
+            "{what} But 1 % wait longer than {wait:.1} s for accept: a longer queue turns drops into waiting."
+        ),
+        Some(wait) => format!(
+            "{what} 99 % are accepted within {wait:.3} s, so the program keeps up and bursts need the room."
+        ),
+        None => what.to_owned(),
+    }
+}
+
+fn capped(host: &Host<'_>, listener: &Listener, limit: u32) -> Option<Finding> {
+    if AMPLE <= i64::from(limit) {
+        return None;
+    }
+    let (severity, seen) = pressure(listener)?;
+    let netns = listener.key.netns;
+    Some(Finding {
+        name: "LimitCappedBySomaxconn",
+        severity,
+        subject: host.listener(listener),
+        seen: format!(
+            "limit {limit} is net.core.somaxconn{}; {seen}",
+            elsewhere(host, netns, i64::from(limit))
+        ),
+        why: why(listener),
+        mend: format!(
+            "{}, then restart the program: the limit is latched at listen(2)",
+            host.set(netns, "net.core.somaxconn=4096")
+        ),
+        restart: true,
+    })
+}
+
+/// That the host itself has more, where it has: somaxconn belongs to a network namespace.
+fn elsewhere(host: &Host<'_>, netns: NetnsId, here: i64) -> String {
+    let first = host.first().filter(|first| first.netns != netns);
+    match first.and_then(|first| first.sysctls.get("somaxconn")) {
+        Some(&there) if here < there => {
+            format!(" of its network namespace (the host itself has {there})")
+        }
+        Some(_) | None => String::new(),
+    }
+}
+
+fn small(host: &Host<'_>, listener: &Listener, limit: u32, origin: &str) -> Option<Finding> {
+    if SMALL <= limit {
+        return None;
+    }
+    let (severity, seen) = pressure(listener)?;
+    Some(Finding {
+        name: "SmallBacklog",
+        severity,
+        subject: host.listener(listener),
+        seen: format!("limit {limit}: {origin}; {seen}"),
+        why: why(listener),
+        mend: "set a backlog of 1024 or more in the program (nginx: listen … backlog=, Node: \
+               server.listen({backlog}), Java: ServerSocket(port, backlog)), then restart it"
+            .to_owned(),
+        restart: true,
+    })
+}
+
+fn tiny(host: &Host<'_>, listener: &Listener, limit: u32) -> Finding {
+    let n = overflows(listener).unwrap_or(0);
+    let has_room = u64::from(limit) + 1;
+    Finding {
+        name: "TinyBacklog",
+        severity: if 0 < n { Severity::Warning } else { Severity::Info },
+        subject: host.listener(listener),
+        seen: format!("limit {limit}; {n} overflows since the agent watches"),
+        why: format!(
+            "No more than {has_room} can wait for accept: of clients that come at once, the others are \
+             dropped, and retry after 1, 3, 7 s."
+        ),
+        mend: "pass a larger backlog to listen(2) in the program, then restart it".to_owned(),
+        restart: true,
+    }
+}

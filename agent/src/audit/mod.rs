@@ -1,0 +1,115 @@
+//! What is set so that it does harm, or will: limits, sysctls, descriptors; pure.
+//!
+//! In: one [`Snapshot`]. Out: [`Finding`]s, each with the listener that it concerns, or with the use that
+//! makes it matter. Not here: what happens (`detect`), and whether the agent can work (`cli/doctor`).
+//! A setting that nothing on this host suffers from is at most an info.
+
+mod file;
+mod limit;
+mod namespace;
+mod port;
+pub mod wanted;
+
+use crate::{
+    detect::{
+        phase::Severity,
+        subject::{Labels, Subject, SubjectKind},
+    },
+    id::{NetnsId, Pid},
+    model::snapshot::{Listener, Namespace, Snapshot},
+};
+
+/// A setting that does harm.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Finding {
+    /// What it is called; in CamelCase, as alerts.
+    pub name: &'static str,
+    /// How much it matters here. An info changes no exit code.
+    pub severity: Severity,
+    /// What it concerns.
+    pub subject: Subject,
+    /// What was seen, in numbers.
+    pub seen: String,
+    /// Why that matters here.
+    pub why: String,
+    /// The command that mends it.
+    pub mend: String,
+    /// Whether the program has to be started again before that helps.
+    pub restart: bool,
+}
+
+/// All findings, worst first.
+#[must_use]
+pub fn audit(snapshot: &Snapshot) -> Vec<Finding> {
+    let host = Host { snapshot };
+    let mut findings = Vec::new();
+    limit::look(&host, &mut findings);
+    namespace::look(&host, &mut findings);
+    port::look(&host, &mut findings);
+    file::look(&host, &mut findings);
+    findings.sort_by(|a, b| {
+        (b.severity.cmp(&a.severity))
+            .then_with(|| (a.name, &a.subject.name).cmp(&(b.name, &b.subject.name)))
+    });
+    findings
+}
+
+/// A snapshot, and what is asked of it more than once.
+struct Host<'a> {
+    snapshot: &'a Snapshot,
+}
+
+impl<'a> Host<'a> {
+    fn namespace(&self, netns: NetnsId) -> Option<&'a Namespace> {
+        self.snapshot.namespaces.iter().find(|it| it.netns == netns)
+    }
+
+    /// Listeners of a namespace that somebody listens on.
+    fn listeners(&self, netns: NetnsId) -> impl Iterator<Item = &'a Listener> + use<'a> {
+        let listeners = self.snapshot.listeners.iter();
+        listeners.filter(move |it| it.key.netns == netns && !it.members.is_empty())
+    }
+
+    /// The namespace of the host itself: the first one that the kernel makes has the lowest number.
+    fn first(&self) -> Option<&'a Namespace> {
+        self.snapshot.namespaces.iter().min_by_key(|it| it.netns)
+    }
+
+    /// The command that sets a sysctl in a namespace.
+    fn set(&self, netns: NetnsId, setting: &str) -> String {
+        if self.first().is_some_and(|first| first.netns == netns) {
+            return format!("sysctl -w {setting}");
+        }
+        let inside: Option<Pid> =
+            self.listeners(netns).find_map(|listener| listener.owners.first().copied());
+        match inside {
+            Some(pid) => format!("nsenter --target {pid} --net sysctl -w {setting}"),
+            None => format!("in the network namespace {netns}: sysctl -w {setting}"),
+        }
+    }
+
+    fn listener(&self, listener: &Listener) -> Subject {
+        crate::detect::subject_of(listener, self.snapshot)
+    }
+}
+
+fn of_namespace(netns: NetnsId) -> Subject {
+    Subject {
+        kind: SubjectKind::Namespace,
+        name: netns.to_string(),
+        labels: Labels { netns: Some(netns), ..Labels::default() },
+        pids: [].into(),
+    }
+}
+
+fn of_host() -> Subject {
+    Subject {
+        kind: SubjectKind::Host,
+        name: "this host".to_owned(),
+        labels: Labels::default(),
+        pids: [].into(),
+    }
+}
+
+#[cfg(test)]
+mod tests;
