@@ -21,7 +21,7 @@ use backlogd::{
     metric::Kind,
     model::snapshot::Snapshot,
     publish::{
-        api::{self, Alerts, Event, Listeners, SnapshotDocument},
+        api::{self, Alerts, Check, Event, Explanation, Listeners, SnapshotDocument},
         exposition::{Format, encode},
         metrics::{self, FAMILIES, Scrape},
         outlet::Delivery,
@@ -166,8 +166,10 @@ proptest! {
 fn committed_documents_are_what_the_code_gives() {
     check_document("METRICS.md", &metrics::markdown());
     check_document("schema/alerts.json", &schema::<Alerts>());
+    check_document("schema/check.json", &schema::<Check>());
     check_document("schema/doctor.json", &schema::<Report>());
     check_document("schema/event.json", &schema::<Event>());
+    check_document("schema/explain.json", &schema::<Explanation>());
     check_document("schema/listeners.json", &schema::<Listeners>());
     check_document("schema/snapshot.json", &schema::<SnapshotDocument>());
 }

@@ -8,12 +8,14 @@ mod file;
 mod limit;
 mod namespace;
 mod port;
+pub mod story;
 pub mod wanted;
 
 use crate::{
     detect::{
         phase::Severity,
         subject::{Labels, Subject, SubjectKind},
+        subject_of,
     },
     id::{NetnsId, Pid},
     model::snapshot::{Listener, Namespace, Snapshot},
@@ -89,7 +91,7 @@ impl<'a> Host<'a> {
     }
 
     fn listener(&self, listener: &Listener) -> Subject {
-        crate::detect::subject_of(listener, self.snapshot)
+        subject_of(listener, self.snapshot)
     }
 }
 
@@ -111,5 +113,7 @@ fn of_host() -> Subject {
     }
 }
 
+#[cfg(test)]
+pub(crate) mod fixture;
 #[cfg(test)]
 mod tests;

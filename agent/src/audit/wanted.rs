@@ -1,6 +1,11 @@
-//! Which listeners somebody asks about: an address, a port, or both.
+//! Which listeners somebody asks about: an address, a port, both, or a process.
 
 use std::{fmt, net::IpAddr, str::FromStr};
+
+use crate::{
+    id::Pid,
+    model::snapshot::{Listener, Snapshot},
+};
 
 /// One listener, or those of one address or port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +21,63 @@ impl Wanted {
     #[must_use]
     pub fn takes(&self, addr: IpAddr, port: u16) -> bool {
         self.addr.is_none_or(|it| it == addr) && self.port.is_none_or(|it| it == port)
+    }
+}
+
+/// What a story is asked of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// A port, or where no listener has that, a process.
+    Number(u32),
+    /// Listeners of a process.
+    Process(Pid),
+    /// Listeners at an address, or an address and a port.
+    Place(Wanted),
+}
+
+impl Asked {
+    /// The listeners; those where nobody listens any more are last.
+    #[must_use]
+    pub fn of<'a>(&self, snapshot: &'a Snapshot) -> Vec<&'a Listener> {
+        let at = |wanted: Wanted| select(snapshot, |it| wanted.takes(it.key.addr, it.key.port));
+        let by = |pid| select(snapshot, |it| it.owners.contains(&pid));
+        match *self {
+            Self::Process(pid) => by(pid),
+            Self::Place(wanted) => at(wanted),
+            Self::Number(n) => {
+                let port = u16::try_from(n).ok();
+                let there = port.map(|port| at(Wanted { addr: None, port: Some(port) }));
+                there.filter(|it| !it.is_empty()).unwrap_or_else(|| by(Pid(n)))
+            }
+        }
+    }
+}
+
+fn select(snapshot: &Snapshot, takes: impl Fn(&Listener) -> bool) -> Vec<&Listener> {
+    let mut listeners: Vec<_> = snapshot.listeners.iter().filter(|it| takes(it)).collect();
+    listeners.sort_by_key(|it| it.members.is_empty());
+    listeners
+}
+
+impl FromStr for Asked {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.parse() {
+            Ok(0) => Err("expected a port or a process id, from 1"),
+            Ok(n) => Ok(Self::Number(n)),
+            Err(_) => text.parse().map(Self::Place),
+        }
+    }
+}
+
+impl fmt::Display for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(n) => n.fmt(f),
+            Self::Process(pid) => pid.fmt(f),
+            Self::Place(wanted) => wanted.fmt(f),
+        }
     }
 }
 

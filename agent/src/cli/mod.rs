@@ -3,11 +3,14 @@
 //! Results go to standard output, everything else to standard error. A verb gives an [`Exit`] or
 //! an error; [`Exit::of`] has the code of an error, and only `main` ends the process.
 
+mod check;
 mod config;
 pub mod doctor;
 mod exit;
+mod explain;
 mod flags;
 mod http;
+mod judged;
 mod list;
 pub mod log;
 pub mod out;
@@ -31,6 +34,8 @@ pub use self::exit::Exit;
     disable_help_subcommand = true,
     after_help = "Examples:\n  \
         backlogd list                      every listener, busiest first\n  \
+        backlogd check                     what is wrong, and what mends it\n  \
+        backlogd explain 443               one listener's story\n  \
         sudo backlogd run                  the daemon; metrics at http://127.0.0.1:10511/metrics\n\n\
         Exit codes: 0 fine, 1 a warning, 2 critical, 3 cannot tell, 64 wrong usage, 78 wrong \
         configuration.\n\
@@ -65,6 +70,8 @@ struct Common {
 enum Verb {
     Run(run::Run),
     List(list::List),
+    Check(check::Check),
+    Explain(explain::Explain),
     Doctor(doctor::Doctor),
     Trace(trace::Trace),
     Record(record::Record),
@@ -95,6 +102,14 @@ impl Cli {
             Verb::List(list) => {
                 log::for_verb(verbose, color)?;
                 list.run(color, 0 < verbose)
+            }
+            Verb::Check(check) => {
+                log::for_verb(verbose, color)?;
+                check.run(color, 0 < verbose)
+            }
+            Verb::Explain(explain) => {
+                log::for_verb(verbose, color)?;
+                explain.run(color, 0 < verbose)
             }
             Verb::Doctor(doctor) => {
                 log::for_verb(verbose, color)?;

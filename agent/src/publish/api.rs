@@ -6,8 +6,10 @@
 //! Long because it is a flat list of types.
 
 mod alert;
+mod check;
 mod duration;
 mod event;
+mod explanation;
 mod listener;
 mod namespace;
 mod threads;
@@ -21,8 +23,10 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     alert::{Alert, Alerts, Unknown},
+    check::{Check, Checked, Finding, Status},
     duration::Durations,
     event::{Event, Task},
+    explanation::{Explained, Explanation, Section},
     listener::{Aborted, Connections, DropsByReason, Listener, Member, RatesPerSecond, address},
     namespace::{Namespace, PortUse, Sockets, Table},
     threads::{ThreadGroup, Threads},

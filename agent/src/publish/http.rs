@@ -13,7 +13,7 @@ use std::{
 use axum::{
     Router,
     body::Body,
-    extract::State,
+    extract::{RawQuery, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
@@ -23,7 +23,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use super::{
-    api::{Alerts, Listeners, SnapshotDocument, Source},
+    api::{Alerts, Check, Explanation, Listeners, SnapshotDocument, Source},
     exposition,
     fold::Caps,
     metrics::Scrape,
@@ -32,7 +32,9 @@ use super::{
     self_process::SelfProcess,
 };
 use crate::{
+    audit::wanted::Asked,
     detect::Judged,
+    id::Pid,
     metric::HistogramForm,
     time::{Monotonic, Nanos},
 };
@@ -85,6 +87,8 @@ pub fn router(app: App) -> Router {
         .route("/api/v1/snapshot", get(snapshot))
         .route("/api/v1/listeners", get(listeners))
         .route("/api/v1/alerts", get(alerts))
+        .route("/api/v1/check", get(check))
+        .route("/api/v1/explain", get(explain))
         .fallback(async || text(StatusCode::NOT_FOUND, "not found\n"))
         .method_not_allowed_fallback(async || {
             text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are served\n")
@@ -130,6 +134,43 @@ async fn alerts(State(server): State<Arc<Server>>, request: HeaderMap) -> Respon
     match server.newest() {
         Some(judged) => json(&request, &Alerts::new(&judged, Source::Daemon)),
         None => too_early(),
+    }
+}
+
+async fn check(State(server): State<Arc<Server>>, request: HeaderMap) -> Response {
+    match server.newest() {
+        Some(judged) => json(&request, &Check::new(&judged, Source::Daemon, None)),
+        None => too_early(),
+    }
+}
+
+/// `?of=PORT`, `?of=PID`, `?of=ADDR:PORT` or `?pid=PID`.
+async fn explain(
+    State(server): State<Arc<Server>>,
+    RawQuery(query): RawQuery,
+    request: HeaderMap,
+) -> Response {
+    let Some(asked) = query.as_deref().and_then(asked) else {
+        let expected = "expected ?of=PORT, ?of=PID, ?of=ADDR:PORT or ?pid=PID\n";
+        return text(StatusCode::BAD_REQUEST, expected);
+    };
+    match server.newest() {
+        Some(judged) => json(&request, &Explanation::new(&judged, &asked, Source::Daemon)),
+        None => too_early(),
+    }
+}
+
+/// The one pair of a query.
+fn asked(query: &str) -> Option<Asked> {
+    let (name, value) = query.split_once('=')?;
+    // what clients escape of an address
+    let escaped =
+        [("%3A", ":"), ("%3a", ":"), ("%5B", "["), ("%5b", "["), ("%5D", "]"), ("%5d", "]")];
+    let value = escaped.iter().fold(value.to_owned(), |text, (from, to)| text.replace(from, to));
+    match name {
+        "of" => value.parse().ok(),
+        "pid" => Some(Asked::Process(Pid(value.parse().ok()?))),
+        _ => None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Output: standard output that may be closed, colours, JSON, YAML and tables.
 
 mod table;
+mod wrap;
 
 use std::{
     env,
@@ -10,7 +11,10 @@ use std::{
 use clap::ValueEnum;
 use serde::Serialize;
 
-pub use self::table::{Align, Cell, Column, Paint, Table, printable};
+pub use self::{
+    table::{Align, Cell, Column, Paint, Table, printable},
+    wrap::wrap,
+};
 
 /// The form of printed data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

@@ -69,6 +69,12 @@ impl Cell {
         Self::new("-")
     }
 
+    /// The text alone, in its colour where there are colours.
+    #[must_use]
+    pub fn inline(&self, terminal: &Terminal) -> String {
+        self.paint.apply(&self.text, terminal.color)
+    }
+
     /// The same in a colour.
     #[must_use]
     pub fn painted(self, paint: Paint) -> Self {

@@ -1,0 +1,60 @@
+//! What was dropped, and what clients see of it.
+
+use super::some;
+use crate::{input::Known, model::snapshot::Listener};
+
+pub(super) fn drops(listener: &Listener) -> Vec<String> {
+    let counters = &listener.counters;
+    let n = match counters.drops {
+        Ok(0) => return vec!["Nothing has been dropped since the agent watches.".to_owned()],
+        Ok(n) => n,
+        Err(why) => return vec![format!("Whether anything is dropped is not known: {why}.")],
+    };
+    let drops = some(n, "listen drop", "listen drops");
+    let rate = match listener.rates.drops {
+        Ok(rate) if 0.0 < rate => format!(", {rate:.1}/s in the last ten seconds"),
+        Ok(_) => ", none in the last ten seconds".to_owned(),
+        Err(_) => String::new(),
+    };
+    let mut lines = vec![format!(
+        "{drops} since the agent watches{rate}. A drop is not a client: each retries several times."
+    )];
+    let by = &counters.drops_by;
+    let told: [(Known<u64>, &str); 5] = [
+        (
+            by.accept_queue_full_syn,
+            "SYNs refused since the accept queue was full: the client sends the SYN again after 1, 3, 7 s, and \
+             sees a slow connect or a timeout.",
+        ),
+        (
+            by.accept_queue_full_ack,
+            "last ACKs refused since the accept queue was full: the client believes that it is connected, \
+             and gets no answer; it comes through when the handshake is repeated and there is room.",
+        ),
+        (
+            by.syn_queue_full,
+            "SYNs refused since the SYN queue was full and no cookies are sent: the client sends the SYN \
+             again after 1, 3, 7 s.",
+        ),
+        (
+            by.other,
+            "for another reason: no memory, no route back, or a security module or program that refused.",
+        ),
+        (
+            by.unspecified,
+            "of which the reason is not told here; most often the accept queue was full.",
+        ),
+    ];
+    lines.extend(told.into_iter().filter_map(|(n, what)| match n {
+        Ok(0) | Err(_) => None,
+        Ok(n) => Some(format!("{n} {what}")),
+    }));
+    if let (Ok(1..), Ok(cookies @ 1..)) = (by.accept_queue_full_ack, counters.syncookies) {
+        let cookies = some(cookies, "SYN was", "SYNs were");
+        lines.push(format!(
+            "{cookies} answered with a cookie. After a cookie the handshake is not repeated: such a refused ACK \
+             is invisible to the client until it sends something."
+        ));
+    }
+    lines
+}

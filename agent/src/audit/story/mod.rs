@@ -1,0 +1,287 @@
+//! One listener's story in plain words, with its numbers; pure.
+//!
+//! In: a snapshot, what the detections say of it, the findings. Out: [`Section`]s of sentences. What is not
+//! known is left out, or the sentence says why.
+
+mod drop;
+mod serve;
+
+use std::sync::Arc;
+
+use self::{
+    drop::drops,
+    serve::{acceptors, connections, look_closer, waits},
+};
+use super::{Finding, limit::Origin};
+use crate::{
+    detect::alert::{Alert, Verdicts},
+    model::snapshot::{Listener, Snapshot},
+};
+
+/// Most members of a group that are told one by one.
+const MEMBERS: usize = 8;
+
+/// A part of a story.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Section {
+    /// `who`, `limit`, `queue`, `traffic`, `drops`, `accept`, `connections`, `wrong`, `todo`.
+    pub name: &'static str,
+    /// Sentences that belong together, in order.
+    pub lines: Vec<String>,
+}
+
+/// What is told about a listener by alerts; those that others say better are not.
+#[must_use]
+pub fn alerts_of<'a>(listener: &Listener, verdicts: &'a Verdicts) -> Vec<&'a Arc<Alert>> {
+    let key = listener.key;
+    let is_ours = |alert: &&Arc<Alert>| {
+        let labels = &alert.subject.labels;
+        let is_at = (labels.netns, labels.addr, labels.port)
+            == (Some(key.netns), Some(key.addr), Some(key.port));
+        let is_of = labels.port.is_none()
+            && alert.subject.pids.iter().any(|pid| listener.owners.contains(pid));
+        is_at || is_of
+    };
+    verdicts.told().filter(is_ours).collect()
+}
+
+/// Findings about a listener, its namespace, or the processes behind it.
+#[must_use]
+pub fn findings_of<'a>(listener: &Listener, findings: &'a [Finding]) -> Vec<&'a Finding> {
+    let key = listener.key;
+    let is_ours = |finding: &&Finding| {
+        let (labels, pids) = (&finding.subject.labels, &finding.subject.pids);
+        match labels.port {
+            Some(port) => {
+                (labels.netns, labels.addr, port) == (Some(key.netns), Some(key.addr), key.port)
+            }
+            None => {
+                labels.netns == Some(key.netns)
+                    || pids.iter().any(|it| listener.owners.contains(it))
+            }
+        }
+    };
+    findings.iter().filter(is_ours).collect()
+}
+
+/// The story of one listener; empty sections are left out.
+#[must_use]
+pub fn tell(
+    listener: &Listener,
+    now: &Snapshot,
+    alerts: &[&Arc<Alert>],
+    findings: &[&Finding],
+) -> Vec<Section> {
+    let is_gone = listener.members.is_empty();
+    let section = |name, lines| Section { name, lines };
+    let mut sections = vec![section("who", who(listener, now))];
+    if !is_gone {
+        sections.push(section("limit", limit(listener, now)));
+        sections.push(section("queue", queue(listener)));
+    }
+    sections.extend([
+        section("traffic", [traffic(listener), waits(listener)].concat()),
+        section("drops", drops(listener)),
+        section("accept", if is_gone { Vec::new() } else { acceptors(listener, now) }),
+        section("connections", connections(listener, now)),
+        section("wrong", wrong(alerts)),
+        section("todo", todo(listener, alerts, findings)),
+    ]);
+    sections.retain(|section| !section.lines.is_empty());
+    sections
+}
+
+/// A number and what it counts.
+fn some(n: u64, one: &str, many: &str) -> String {
+    if n == 1 { format!("1 {one}") } else { format!("{n} {many}") }
+}
+
+fn who(listener: &Listener, now: &Snapshot) -> Vec<String> {
+    let comm = listener.comm.as_deref();
+    let name = comm.unwrap_or("a process that is not known");
+    let pids: Vec<String> =
+        listener.owners.iter().take(MEMBERS).map(|pid| pid.0.to_string()).collect();
+    let more = listener.owners.len().saturating_sub(MEMBERS);
+    let pids = match (&pids[..], more) {
+        ([], _) => String::new(),
+        ([pid], _) => format!(" (pid {pid})"),
+        (pids, 0) => format!(" (pids {})", pids.join(", ")),
+        (pids, more) => format!(" (pids {} and {more} more)", pids.join(", ")),
+    };
+    let work = &listener.workload;
+    let pod = work.pod.as_deref().map(|pod| {
+        let namespace = work.namespace.as_deref().map_or_else(String::new, |it| format!("{it}/"));
+        let container = work.container.as_deref();
+        let container = container.map_or_else(String::new, |it| format!(", container {it}"));
+        format!(" in pod {namespace}{pod}{container}")
+    });
+    let place = pod.or_else(|| work.unit.as_deref().map(|unit| format!(" of {unit}")));
+    let place = place.unwrap_or_default();
+    let address = super::subject_of(listener, now).name;
+    let address = address.rsplit(' ').next().unwrap_or_default();
+    if listener.members.is_empty() {
+        let aborted = listener.counters.aborted_listener_closed.unwrap_or(0);
+        let mut lines = vec![format!(
+            "Nobody listens on {address} any more; {name}{place} did. Clients that connect are refused."
+        )];
+        if 0 < aborted {
+            let aborted =
+                some(aborted, "connection that waited was", "connections that waited were");
+            lines.push(format!("{aborted} reset when it closed."));
+        }
+        return lines;
+    }
+    let mut lines = vec![format!("{name}{pids}{place} listens on {address}.")];
+    if listener.owners.is_empty() {
+        lines.push("Which process that is cannot be seen without more privileges.".to_owned());
+    }
+    if 1 < listener.members.len() {
+        let n = listener.members.len();
+        lines.push(format!(
+            "{n} sockets share the address (SO_REUSEPORT): the kernel gives each connection to one of them, \
+             and a socket that nobody serves keeps its share."
+        ));
+    }
+    lines
+}
+
+fn limit(listener: &Listener, now: &Snapshot) -> Vec<String> {
+    let mut limits: Vec<u32> = listener.members.iter().map(|member| member.limit).collect();
+    limits.sort_unstable();
+    limits.dedup();
+    let namespace = now.namespaces.iter().find(|it| it.netns == listener.key.netns);
+    let somaxconn = namespace.and_then(|it| it.sysctls.get("somaxconn").copied());
+    let each = if 1 < listener.members.len() { " in each socket" } else { "" };
+    let tell = |limit: u32| {
+        let what = format!(
+            "{limit} connections may wait for accept{each} (and one more: the kernel refuses above the limit)"
+        );
+        match somaxconn.map(|somaxconn| (Origin::of(limit, somaxconn), somaxconn)) {
+            None => format!("{what}; net.core.somaxconn of its network namespace is not known."),
+            Some((Origin::Somaxconn, _)) => format!(
+                "{what}. That is net.core.somaxconn: the program asked for as much or more, and the sysctl \
+                 caps it."
+            ),
+            Some((Origin::Argument, somaxconn)) => format!(
+                "{what}. net.core.somaxconn is {somaxconn}, so that is what the program asked for: the \
+                 backlog argument of listen(2) (or somaxconn was lower then)."
+            ),
+            Some((Origin::Lowered, somaxconn)) => format!(
+                "{what}. net.core.somaxconn is {somaxconn} and was higher when the program called listen(2)."
+            ),
+        }
+    };
+    let mut lines: Vec<String> = limits.into_iter().take(MEMBERS).map(tell).collect();
+    lines.push(
+        "The limit is latched at listen(2): a change of either shows after a restart.".to_owned(),
+    );
+    lines
+}
+
+fn queue(listener: &Listener) -> Vec<String> {
+    let (length, limit) = (listener.length, listener.limit);
+    let is_full = listener.members.iter().any(|member| member.limit < member.length);
+    let state = match (length, is_full) {
+        (0, _) => format!("Nobody waits now, of {limit} that may"),
+        (_, true) if listener.members.len() == 1 => {
+            format!("It is full: {length} wait, limit {limit}")
+        }
+        (_, true) => format!("A socket is full; {length} wait in all, of {limit} that may"),
+        (_, false) => format!("{length} of {limit} places are taken now"),
+    };
+    let peak = match listener.length_max {
+        Ok(peak) => format!("; the most at once in the last minute was {peak}."),
+        Err(why) => {
+            format!(". A queue that fills and drains between two samples is not seen here ({why}).")
+        }
+    };
+    let mut lines = vec![state + &peak];
+    let full = listener.counters.full.as_seconds();
+    if 0.0 < full {
+        lines.push(format!("It has been full for {full:.0} s since the agent watches."));
+    }
+    if let Ok(n @ 1..) = listener.syn_queue {
+        let handshakes = some(n, "handshake waits", "handshakes wait");
+        lines.push(format!("{handshakes} for the last ACK (SYN queue)."));
+    }
+    lines.extend(members(listener));
+    lines
+}
+
+/// The members of a group that are fuller than the others.
+fn members(listener: &Listener) -> Vec<String> {
+    let n = listener.members.len();
+    let mut waiting: Vec<_> = listener.members.iter().filter(|it| 0 < it.length).collect();
+    if n < 2 || waiting.is_empty() {
+        return Vec::new();
+    }
+    waiting.sort_by_key(|it| std::cmp::Reverse(it.length));
+    let idle = n - waiting.len();
+    let each = waiting.iter().take(MEMBERS).map(|it| {
+        let full = if it.limit < it.length { ", full" } else { "" };
+        format!("{} of {}{full} in the socket with inode {}", it.length, it.limit, it.inode)
+    });
+    let list = each.collect::<Vec<_>>().join("; ");
+    vec![match idle {
+        0 => format!("By socket: {list}."),
+        idle => format!("By socket: {list}; none in the other {idle}."),
+    }]
+}
+
+fn traffic(listener: &Listener) -> Vec<String> {
+    let counters = &listener.counters;
+    match (counters.established, counters.accepted) {
+        (Ok(established), Ok(accepted)) => {
+            let rates = match (listener.rates.established, listener.rates.accepted) {
+                (Ok(came), Ok(accepted)) if !listener.members.is_empty() => format!(
+                    "In the last ten seconds {came:.1} connections/s came (handshake complete) and \
+                     {accepted:.1}/s were accepted. "
+                ),
+                (Ok(_) | Err(_), _) => String::new(),
+            };
+            vec![format!(
+                "{rates}Since the agent watches, {established} came and {accepted} were accepted."
+            )]
+        }
+        (Err(why), _) | (_, Err(why)) => {
+            vec![format!("How many connections come and are accepted is not known: {why}.")]
+        }
+    }
+}
+
+fn wrong(alerts: &[&Arc<Alert>]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for alert in alerts {
+        let (name, severity) = (alert.about.name, alert.severity.name());
+        lines.push(format!("{name} ({severity}): {}. {}", alert.latest.seen, alert.about.why));
+        lines.extend(alert.latest.cause.as_ref().map(|cause| format!("Cause: {cause}.")));
+    }
+    if lines.is_empty() {
+        lines.push("No alert is about this listener.".to_owned());
+    }
+    lines
+}
+
+fn todo(listener: &Listener, alerts: &[&Arc<Alert>], findings: &[&Finding]) -> Vec<String> {
+    let mut lines: Vec<String> = look_closer(listener).into_iter().collect();
+    for alert in alerts {
+        let mend = &alert.latest.mend;
+        // which brought the reader here
+        if !mend.starts_with("backlogd explain") && !lines.contains(mend) {
+            lines.push(mend.clone());
+        }
+    }
+    for finding in findings {
+        let line = format!("{} ({}): {}", finding.name, finding.seen, finding.mend);
+        if !lines.contains(&line) {
+            lines.push(line);
+        }
+    }
+    if lines.is_empty() {
+        lines.push("Nothing.".to_owned());
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,206 @@
+//! The texts, as committed.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::{
+    audit::{audit, fixture::judged},
+    detect::{fixture, phase::Severity},
+    errno::Errno,
+    histogram::Histogram,
+    id::{Inode, Pid},
+    input::{Absent, CallErrors, Connections, Table, TableRead, Workload},
+    model::snapshot::{Counters, DropsBy, Rates},
+    time::Nanos,
+};
+use backlogd_abi::histogram::{BUCKETS, bucket};
+
+/// An alert of the case, about its first listener.
+type Fires<'a> = (&'a str, Severity, usize, &'a str);
+
+/// The story of the first listener after `change`.
+fn story(fires: &[Fires<'_>], change: impl FnOnce(&mut Snapshot)) -> String {
+    let mut now = fixture::snapshot(vec![fixture::listener(80)]);
+    change(&mut now);
+    let judged = judged(now, fires);
+    let (now, findings) = (&judged.snapshot, audit(&judged.snapshot));
+    let listener = &now.listeners[0];
+    let alerts = alerts_of(listener, &judged.verdicts);
+    let sections = tell(listener, now, &alerts, &findings_of(listener, &findings));
+    let text = |section: &Section| format!("{}\n  {}\n", section.name, section.lines.join("\n  "));
+    sections.iter().map(text).collect()
+}
+
+fn waits(nanos: &[u64]) -> Arc<Histogram> {
+    let mut buckets = [0; BUCKETS];
+    nanos.iter().for_each(|&it| buckets[bucket(it)] += 1);
+    Arc::new(Histogram::new(buckets, Nanos(nanos.iter().sum())))
+}
+
+fn seconds(n: u64) -> Nanos {
+    Nanos(n * 1_000_000_000)
+}
+
+/// A thousand connections a second, accepted at once.
+fn busy(now: &mut Snapshot) {
+    let it = &mut now.listeners[0];
+    it.workload = Arc::new(Workload { unit: Some("nginx.service".into()), ..Workload::default() });
+    it.members[0].limit = 511;
+    (it.limit, it.length, it.length_max) = (511, 3, Ok(40));
+    it.members[0].length = 3;
+    it.rates = Rates { established: Ok(1000.2), accepted: Ok(1000.0), drops: Ok(0.0) };
+    it.counters.established = Ok(3_600_000);
+    it.counters.accepted = Ok(3_599_997);
+    it.accept_wait = Ok(waits(&[30_000, 40_000, 90_000]));
+    it.since_accept = Ok(Nanos(1_000_000));
+    it.open = Ok(220);
+    let connections = Connections { accepted: 220, time_wait: 31, ..Connections::default() };
+    it.connections = Ok(connections);
+    let read = TableRead { at: now.at, table: Table::default() };
+    now.namespaces[0].table = Ok(Arc::new(read));
+    now.at = now.at + seconds(4);
+}
+
+#[test]
+fn a_busy_listener_that_is_well() {
+    insta::assert_snapshot!(story(&[], busy));
+}
+
+#[test]
+fn a_queue_that_nobody_serves() {
+    let seen = "129 connections wait; nobody has accepted for 75 s";
+    let fires = [("ListenerStalled", Severity::Critical, 0, seen)];
+    insta::assert_snapshot!(story(&fires, |now| {
+        busy(now);
+        let it = &mut now.listeners[0];
+        (it.members[0].length, it.length, it.stalled) = (512, 512, Ok(true));
+        it.since_accept = Ok(seconds(75));
+        it.rates = Rates { established: Ok(0.0), accepted: Ok(0.0), drops: Ok(2.5) };
+        it.counters.drops = Ok(61);
+        it.counters.full = seconds(70);
+        it.counters.drops_by.accept_queue_full_syn = Ok(61);
+        it.syn_queue = Ok(1);
+    }));
+}
+
+#[test]
+fn bursts_that_somaxconn_cuts_with_cookies_among_them() {
+    let seen = "137 overflows in 300 s; 0 of 128 places taken now, full for 2 s";
+    let fires = [("AcceptQueueOverflow", Severity::Warning, 0, seen)];
+    insta::assert_snapshot!(story(&fires, |now| {
+        now.namespaces[0].sysctls = Arc::new([("somaxconn", 128), ("tcp_syncookies", 1)].into());
+        let it = &mut now.listeners[0];
+        it.length_max = Ok(129);
+        it.accept_wait = Ok(waits(&[300_000, 2_000_000]));
+        it.since_accept = Ok(seconds(2));
+        it.counters = Counters {
+            drops: Ok(138),
+            drops_by: DropsBy {
+                accept_queue_full_syn: Ok(120),
+                accept_queue_full_ack: Ok(17),
+                syn_queue_full: Ok(0),
+                other: Ok(1),
+                unspecified: Err(Absent::NotOnThisKernel),
+            },
+            syncookies: Ok(12),
+            established: Ok(5_000),
+            accepted: Ok(5_000),
+            ..it.counters
+        };
+    }));
+}
+
+#[test]
+fn a_program_without_a_descriptor_left() {
+    insta::assert_snapshot!(story(&[], |now| {
+        let it = &mut now.listeners[0];
+        (it.members[0].length, it.length, it.stalled) = (20, 20, Ok(true));
+        it.length_max = Ok(20);
+        it.since_accept = Ok(seconds(9));
+        it.open = Ok(58);
+        it.connections = Ok(Connections {
+            accepted: 58,
+            close_wait: 50,
+            unread_bytes: 50,
+            ..Connections::default()
+        });
+        now.processes = [(Pid(100), fixture::process("nginx", 64, 64))].into();
+        let errors = [(("nginx".into(), Errno(24)), 9_120), (("nginx".into(), Errno::AGAIN), 3)];
+        let accept = Ok(Arc::new(errors.into()));
+        now.errors = Ok(CallErrors { accept, connect: Err(Absent::NotOnThisKernel) });
+    }));
+}
+
+#[test]
+fn a_listener_that_is_gone() {
+    insta::assert_snapshot!(story(&[], |now| {
+        let it = &mut now.listeners[0];
+        it.members.clear();
+        it.owners = Arc::default();
+        it.workload = Arc::new(Workload {
+            namespace: Some("shop".into()),
+            pod: Some("web-0".into()),
+            container: Some("nginx".into()),
+            ..Workload::default()
+        });
+        it.limit = 0;
+        it.counters.aborted_listener_closed = Ok(4);
+        it.counters.established = Ok(104);
+        it.counters.accepted = Ok(100);
+        it.rates = Rates { established: Ok(0.0), accepted: Ok(0.0), drops: Ok(0.0) };
+    }));
+}
+
+#[test]
+fn a_group_with_a_member_that_is_stuck() {
+    insta::assert_snapshot!(story(&[], |now| {
+        let it = &mut now.listeners[0];
+        let member = it.members[0];
+        it.members = (0..8)
+            .map(|n| crate::model::snapshot::Member { inode: Inode(800 + n), ..member })
+            .collect();
+        it.members[5].length = 129;
+        it.members[2].length = 1;
+        it.owners = (100..108).map(Pid).collect();
+        (it.length, it.limit, it.stalled) = (130, 1_024, Ok(true));
+        it.length_max = Ok(131);
+        it.since_accept = Ok(Nanos(3_000_000));
+        it.rates = Rates { established: Ok(70.0), accepted: Ok(69.0), drops: Ok(3.0) };
+        it.counters.established = Ok(9_000);
+        it.counters.accepted = Ok(8_870);
+        it.counters.drops = Ok(33);
+        it.counters.drops_by.accept_queue_full_syn = Ok(33);
+    }));
+}
+
+#[test]
+fn without_ebpf_the_story_says_what_is_not_known() {
+    insta::assert_snapshot!(story(&[], |now| {
+        let it = &mut now.listeners[0];
+        let no = Err(Absent::NoEbpf);
+        (it.comm, it.owners) = (None, Arc::default());
+        (it.members[0].length, it.length, it.length_max) = (7, 7, no);
+        it.counters = Counters {
+            established: no,
+            accepted: no,
+            syns: no,
+            syncookies: no,
+            drops: Ok(5),
+            drops_by: DropsBy {
+                accept_queue_full_syn: no,
+                accept_queue_full_ack: no,
+                syn_queue_full: no,
+                other: no,
+                unspecified: Ok(5),
+            },
+            ..it.counters
+        };
+        it.accept_wait = Err(Absent::NoEbpf);
+        it.rates = Rates {
+            established: Err(Absent::NoEbpf),
+            accepted: Err(Absent::NoEbpf),
+            drops: Ok(0.5),
+        };
+        (it.open, it.stalled, it.syn_queue) = (no, Err(Absent::NoEbpf), no);
+    }));
+}

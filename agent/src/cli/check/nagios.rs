@@ -1,0 +1,51 @@
+//! One line for monitoring programs, as the Monitoring Plugins guidelines have it; pure.
+
+use crate::publish::api::{Check, Checked};
+
+/// How full a queue is when it gets worth a look.
+const NEARLY_FULL: f64 = 0.8;
+
+/// Status, what is wrong, and performance data after a bar.
+pub(super) fn render(report: &Check) -> String {
+    let told = report.told().find(|alert| alert.severity != "info");
+    let finding = report.findings.iter().find(|finding| finding.severity != "info");
+    let seen = told.map(|it| &it.seen).or(finding.map(|it| &it.seen));
+    let seen = seen.map_or_else(String::new, |seen| format!(": {seen}"));
+    let summary = report.summary.replacen(": ", " - ", 1);
+    let alerts = report.told().count();
+    let fill = report.listeners.iter().filter_map(|it| it.fill_ratio_max).reduce(f64::max);
+    let listening = || report.listeners.iter().filter(|it| 0 < it.sockets);
+    let drops: Option<u64> = listening().map(|it| it.drops).sum();
+    let data = [
+        format!("'alerts'={alerts};;;0"),
+        format!("'findings'={};;;0", report.findings.len()),
+        format!("'listeners'={};;;0", listening().count()),
+        format!("'queue_length'={};;;0", listening().map(|it: &Checked| it.length).sum::<u64>()),
+        format!(
+            "'queue_fill_max'={};{NEARLY_FULL};1;0",
+            or_unknown(fill.map(|it| format!("{it:.2}")))
+        ),
+        format!("'drops'={};;;0", or_unknown(drops.map(|it| format!("{it}c")))),
+    ];
+    format!("BACKLOGD {}{} | {}\n", escaped(&summary), escaped(&seen), data.join(" "))
+}
+
+/// The same when nothing can be told.
+pub(super) fn failed(why: &str) -> String {
+    format!("BACKLOGD UNKNOWN - {}\n", escaped(why))
+}
+
+/// A value that is not known.
+fn or_unknown(value: Option<String>) -> String {
+    value.unwrap_or_else(|| "U".to_owned())
+}
+
+/// Without what ends the text: a bar, and the end of the line.
+fn escaped(text: &str) -> String {
+    let escape = |c: char| match c {
+        '|' => '/',
+        c if c.is_control() => ' ',
+        c => c,
+    };
+    text.chars().map(escape).collect()
+}

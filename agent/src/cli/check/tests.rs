@@ -1,0 +1,101 @@
+use std::sync::Arc;
+
+use super::*;
+use crate::{
+    audit,
+    detect::{self, phase::Severity},
+    input::Absent,
+    model::snapshot::Snapshot,
+    time::Nanos,
+};
+
+const PIPE: Terminal = Terminal { size: None, color: false, redraws: false };
+const NARROW: Terminal = Terminal { size: Some((80, 24)), ..PIPE };
+
+fn report(change: impl FnOnce(&mut Snapshot)) -> Report {
+    let mut now = detect::fixture::snapshot([80, 443].map(detect::fixture::listener).into());
+    change(&mut now);
+    let seen = "17 connections wait; nobody has accepted for 75 s";
+    let stalled = [("ListenerStalled", Severity::Critical, 1, seen)];
+    let n = usize::from(now.listeners[1].stalled == Ok(true));
+    let judged = audit::fixture::judged(now, &stalled[..n]);
+    Report::new(&judged, Source::Daemon, None)
+}
+
+/// Nobody accepts on port 443, whose backlog is small.
+fn stalled(now: &mut Snapshot) {
+    let it = &mut now.listeners[1];
+    it.comm = Some("a|b\nc".into());
+    it.members[0].limit = 16;
+    (it.length, it.limit, it.fill_ratio_max) = (17, 16, Some(17.0 / 16.0));
+    it.stalled = Ok(true);
+    it.since_accept = Ok(Nanos(75_000_000_000));
+    it.counters.drops_by.accept_queue_full_syn = Ok(40);
+    it.counters.drops = Ok(40);
+}
+
+fn blind(now: &mut Snapshot) {
+    let it = &mut now.listeners[0];
+    it.length = 3;
+    it.stalled = Err(Absent::NoEbpf);
+    now.degraded.insert("owners", "needs CAP_SYS_PTRACE".to_owned());
+}
+
+#[track_caller]
+fn check(change: impl FnOnce(&mut Snapshot), wanted: &str, expected: Option<(Status, &str)>) {
+    let report = report(change);
+    let report = match wanted {
+        "" => Some(report),
+        wanted => report.only(wanted.parse().expect("the case is right")),
+    };
+    let got = report.as_ref().map(|it| (it.status, it.summary.as_str()));
+    assert_eq!(expected, got, "{wanted:?}: {report:#?}");
+}
+
+#[test]
+fn the_summary_has_the_worst_and_how_many() {
+    check(|_| {}, "", Some((Status::Fine, "OK: 2 listeners, nothing is wrong")));
+    let first = "CRITICAL: 1 alert, 1 info: ListenerStalled a|b\nc 0.0.0.0:443";
+    check(stalled, "", Some((Status::Critical, first)));
+    check(stalled, "443", Some((Status::Critical, first)));
+    check(stalled, "0.0.0.0", Some((Status::Critical, first)));
+    check(stalled, "80", Some((Status::Fine, "OK: 1 listener, nothing is wrong")));
+    check(stalled, "127.0.0.1:443", None);
+    check(stalled, "8080", None);
+    let unknown = "UNKNOWN: 2 listeners: whether anybody accepts on 0.0.0.0:80 cannot be told: \
+                   no eBPF program runs";
+    check(blind, "", Some((Status::Unknown, unknown)));
+    check(blind, "443", Some((Status::Fine, "OK: 1 listener, nothing is wrong")));
+    let gone = |now: &mut Snapshot| now.listeners[0].members.clear();
+    check(gone, "80", None);
+    let cookies = |now: &mut Snapshot| {
+        now.namespaces[0].sysctls = Arc::new([("tcp_syncookies", 0)].into());
+    };
+    let finding = "WARNING: 1 finding: SynCookiesOff net:[7]";
+    check(cookies, "", Some((Status::Warning, finding)));
+    check(cookies, "443", Some((Status::Fine, "OK: 1 listener, nothing is wrong")));
+}
+
+#[test]
+fn people_read_what_is_wrong_and_what_mends_it() {
+    insta::assert_snapshot!(text::render(&report(stalled), &NARROW, false));
+}
+
+#[test]
+fn wide_has_infos_in_full_and_what_other_alerts_say_better() {
+    insta::assert_snapshot!(text::render(&report(stalled), &PIPE, true));
+}
+
+#[test]
+fn what_could_not_be_judged_is_told_with_what_is_missing() {
+    insta::assert_snapshot!(text::render(&report(blind), &PIPE, false));
+}
+
+#[test]
+fn a_plugin_prints_one_line_with_one_bar() {
+    insta::assert_snapshot!(nagios::render(&report(stalled)));
+    insta::assert_snapshot!(nagios::render(&report(|now| {
+        now.listeners[0].counters.drops = Err(Absent::NoEbpf);
+    })));
+    insta::assert_snapshot!(nagios::failed("no | such\nlistener"));
+}

@@ -1,0 +1,141 @@
+//! Where verbs that judge get their answer: a document of the daemon, or what own samples show.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, IsTerminal as _},
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, ensure};
+use serde::{Deserialize, de::DeserializeOwned};
+
+use super::{
+    http::{self, AskError},
+    out,
+};
+use crate::{
+    config::Config,
+    daemon,
+    detect::{Detector, Judged},
+    id::ListenerKey,
+    input::{Absent, Known},
+    model::{Model, snapshot::Snapshot},
+    publish::api::{SCHEMA_VERSION, Source},
+    sources::Sources,
+    time::Nanos,
+};
+
+/// Longest time between two own samples.
+const STEP: Duration = Duration::from_secs(1);
+
+/// How to get an answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Request<'a> {
+    /// Leave the daemon alone.
+    pub(super) standalone: bool,
+    /// Say so when the daemon cannot be reached; otherwise a missing one is passed over.
+    pub(super) insist: bool,
+    /// What to ask the daemon for.
+    pub(super) target: &'a str,
+    /// How long to watch without it.
+    pub(super) span: Duration,
+}
+
+/// The daemon's document, or what `own` makes of own samples and the time that they cover.
+pub(super) fn answer<T: DeserializeOwned>(
+    config: &Config,
+    request: Request<'_>,
+    own: impl FnOnce(&Judged, Nanos) -> T,
+) -> anyhow::Result<T> {
+    if let Some(socket) = config.socket.as_deref().filter(|_| !request.standalone) {
+        match ask(socket, request.target) {
+            Ok(document) => return Ok(document),
+            Err(err) if is_nobody(&err) && !request.insist => {}
+            Err(err) => out::note(&format!("{err:#}; taking own samples")),
+        }
+    }
+    let (judged, watched) = watch(config, request.span)?;
+    Ok(own(&judged, watched))
+}
+
+/// Tells people whose answer it is; JSON and YAML say it in `source`.
+pub(super) fn describe(source: Source, verbose: bool) {
+    if verbose || io::stderr().is_terminal() {
+        out::note(match source {
+            Source::Daemon => "from the daemon",
+            Source::Standalone => "from own samples",
+        });
+    }
+}
+
+/// One question to the daemon.
+fn ask<T: DeserializeOwned>(socket: &Path, target: &str) -> anyhow::Result<T> {
+    #[derive(Deserialize)]
+    struct Version {
+        schema_version: u32,
+    }
+    let place = || format!("the daemon at {}", socket.display());
+    let bytes = http::get(socket, target).with_context(place)?;
+    let Version { schema_version } = serde_json::from_slice(&bytes).with_context(place)?;
+    ensure!(
+        schema_version == SCHEMA_VERSION,
+        "{}: got schema version {schema_version}, expected {SCHEMA_VERSION}",
+        place(),
+    );
+    serde_json::from_slice(&bytes).with_context(place)
+}
+
+fn is_nobody(err: &anyhow::Error) -> bool {
+    err.downcast_ref().is_some_and(AskError::is_nobody)
+}
+
+/// Samples for `span`, and longer while a queue may turn out to be stalled.
+fn watch(config: &Config, span: Duration) -> anyhow::Result<(Judged, Nanos)> {
+    let options = daemon::options(config);
+    let mut sources = Sources::open(&options).context("cannot take own samples")?;
+    let mut model = Model::new(daemon::settings(config), sources.hooks());
+    let mut detector = Detector::new(config.tuning.clone());
+    let step = STEP.min(span / 3);
+    let longest = span.max(config.stalled_after + 2 * step);
+    let start = Instant::now();
+    let mut turn = 0;
+    let (mut first, mut unserved) = (None, None);
+    loop {
+        let snapshot = model.apply(&sources.sample());
+        sources.look_closer(model.wants_closer_look());
+        let verdicts = detector.judge(&snapshot);
+        let first = *first.get_or_insert(snapshot.at);
+        let still = Unserved::next(unserved.as_ref(), &snapshot);
+        let until = if still.0.is_empty() { span } else { longest };
+        if until <= start.elapsed() {
+            let watched = snapshot.at - first;
+            return Ok((Judged { snapshot: snapshot.into(), verdicts: verdicts.into() }, watched));
+        }
+        unserved = Some(still);
+        turn += 1;
+        thread::sleep((step * turn).saturating_sub(start.elapsed()));
+    }
+}
+
+/// Listeners where connections waited in each sample so far and nobody accepted, with what had been
+/// accepted.
+struct Unserved(BTreeMap<ListenerKey, Known<u64>>);
+
+impl Unserved {
+    fn next(before: Option<&Self>, now: &Snapshot) -> Self {
+        let waits = now.listeners.iter().filter(|it| {
+            let can_be_told = it.stalled.is_ok() || it.stalled == Err(Absent::TooEarly);
+            0 < it.length && can_be_told
+        });
+        let waits = waits.map(|it| (it.key, it.counters.accepted));
+        Self(
+            waits
+                .filter(|(key, accepted)| {
+                    before.is_none_or(|before| before.0.get(key) == Some(accepted))
+                })
+                .collect(),
+        )
+    }
+}

@@ -1,0 +1,293 @@
+//! `/api/v1/check`: what is wrong, what is set so that it does harm, and what could not be judged.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Alert, Alerts, SCHEMA_VERSION, Source, Unknown, address};
+use crate::{
+    audit::{self, wanted::Wanted},
+    detect::{self, Judged, subject::SubjectKind},
+    id::NetnsId,
+    input::{Absent, Tier},
+    model::snapshot::{self, Snapshot},
+    time::Nanos,
+};
+
+/// The state of this host, or of the listeners that were asked about.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Check {
+    /// Version of this form.
+    pub schema_version: u32,
+    /// When the last sample was taken, in seconds since 1970.
+    pub unix_time_seconds: f64,
+    /// Who took it.
+    pub source: Source,
+    /// The worst of all that follows.
+    pub status: Status,
+    /// The same in one line.
+    pub summary: String,
+    /// What fires, worst first; what another alert says better is among it.
+    pub alerts: Vec<Alert>,
+    /// Settings that do harm, worst first.
+    pub findings: Vec<Finding>,
+    /// Detections that could not judge all of their subjects.
+    pub unknown: Vec<Unknown>,
+    /// Detections that need a longer time than was watched.
+    pub need_longer: Vec<String>,
+    /// What keeps the agent from seeing more.
+    pub missing: Vec<String>,
+    /// What was checked, by netns, address and port.
+    pub listeners: Vec<Checked>,
+}
+
+/// How it stands.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Nothing is wrong; there may be something worth a look.
+    Fine,
+    /// Nothing is known to be wrong, and it is not known whether connections are accepted.
+    Unknown,
+    /// Somebody has to act, not at once.
+    Warning,
+    /// Somebody has to act at once.
+    Critical,
+}
+
+/// A setting that does harm.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Finding {
+    /// What it is called.
+    pub finding: String,
+    /// `info`, `warning` or `critical`.
+    pub severity: String,
+    /// What it concerns: `listener`, `process`, …
+    pub kind: String,
+    /// Its name, for people.
+    pub subject: String,
+    /// Its names, as the metrics' labels.
+    pub labels: BTreeMap<String, String>,
+    /// Processes behind it.
+    pub pids: Vec<u32>,
+    /// What was seen, in numbers.
+    pub seen: String,
+    /// Why that matters here.
+    pub why: String,
+    /// The command that mends it.
+    pub mend: String,
+    /// Whether the program has to be started again before that helps.
+    pub restart: bool,
+}
+
+/// A listener that was checked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Checked {
+    /// Inode number of the network namespace.
+    pub netns: u32,
+    /// Local address.
+    pub addr: std::net::IpAddr,
+    /// Local port.
+    pub port: u16,
+    /// Address and port as `ss` prints them.
+    pub address: String,
+    /// Name of the owner with the lowest pid; null: not known.
+    pub comm: Option<String>,
+    /// Processes that hold one of the sockets.
+    pub pids: Vec<u32>,
+    /// Number of sockets; 0: nobody listens there any more.
+    pub sockets: usize,
+    /// Connections that wait for accept.
+    pub length: u64,
+    /// Accept-queue limit.
+    pub limit: u64,
+    /// length / limit of the fullest socket; null: no socket.
+    pub fill_ratio_max: Option<f64>,
+    /// Listen drops since the agent watches; null: not known.
+    pub drops: Option<u64>,
+    /// Why it is not known whether anybody accepts there; null: it is known.
+    pub cannot_tell: Option<Absent>,
+}
+
+impl Check {
+    /// What a snapshot shows. `watched`: the time that all samples together cover, where that is short.
+    #[must_use]
+    pub fn new(judged: &Judged, source: Source, watched: Option<Nanos>) -> Self {
+        let Judged { snapshot, .. } = judged;
+        let Alerts { alerts, unknown, .. } = Alerts::new(judged, source);
+        let findings = audit::audit(snapshot);
+        let check = Self {
+            schema_version: SCHEMA_VERSION,
+            unix_time_seconds: Duration::from_nanos(snapshot.unix_time.0).as_secs_f64(),
+            source,
+            status: Status::Fine,
+            summary: String::new(),
+            need_longer: watched.map_or_else(Vec::new, |watched| need_longer(watched, &alerts)),
+            alerts,
+            findings: findings.iter().map(Finding::new).collect(),
+            unknown,
+            missing: missing(snapshot),
+            listeners: snapshot.listeners.iter().map(Checked::new).collect(),
+        };
+        check.summed_up()
+    }
+
+    /// Of this, what concerns the listeners that are asked for and the processes behind them; `None`:
+    /// there is no such listener.
+    #[must_use]
+    pub fn only(mut self, wanted: Wanted) -> Option<Self> {
+        self.listeners.retain(|it| wanted.takes(it.addr, it.port));
+        let pids: Vec<u32> = self.listeners.iter().flat_map(|it| it.pids.iter().copied()).collect();
+        let comms: Vec<&str> = self.listeners.iter().filter_map(|it| it.comm.as_deref()).collect();
+        let concerns = |kind: &str, labels: &BTreeMap<String, String>, of: &[u32]| {
+            let addr = labels.get("addr").and_then(|it| it.parse().ok());
+            let port = labels.get("port").and_then(|it| it.parse().ok());
+            let comm = labels.get("comm").map(String::as_str);
+            match (addr, port) {
+                (Some(addr), Some(port)) => {
+                    kind != SubjectKind::Udp.name() && wanted.takes(addr, port)
+                }
+                _ if kind == SubjectKind::Process.name() => of.iter().any(|it| pids.contains(it)),
+                _ if kind == SubjectKind::Caller.name() => {
+                    comm.is_some_and(|it| comms.contains(&it))
+                }
+                _ => false,
+            }
+        };
+        self.alerts.retain(|it| concerns(&it.kind, &it.labels, &it.pids));
+        self.findings.retain(|it| concerns(&it.kind, &it.labels, &it.pids));
+        let is_there = self.listeners.iter().any(|it| 0 < it.sockets) || !self.alerts.is_empty();
+        is_there.then(|| self.summed_up())
+    }
+
+    /// What is told: what fires, and nothing else says it better.
+    pub fn told(&self) -> impl Iterator<Item = &Alert> {
+        self.alerts.iter().filter(|alert| alert.inhibited_by.is_none())
+    }
+
+    /// With status and summary as the rest has them.
+    fn summed_up(self) -> Self {
+        let alerts = self.told().map(|it| (of(&it.severity), &it.alert, &it.subject));
+        let findings = self.findings.iter();
+        let findings = findings.map(|it| (of(&it.severity), &it.finding, &it.subject));
+        let worst = alerts.chain(findings).min_by_key(|it| std::cmp::Reverse(it.0));
+        let worst = worst.filter(|it| it.0 != Status::Fine);
+        let unclear = self.listeners.iter().find(|it| it.cannot_tell.is_some());
+        let (status, what) = match (worst, unclear) {
+            (Some((status, name, subject)), _) => (status, format!(": {name} {subject}")),
+            (None, Some(Checked { address, cannot_tell, .. })) => {
+                let why = cannot_tell.map_or_else(String::new, |why| format!(": {why}"));
+                let what = format!(": whether anybody accepts on {address} cannot be told{why}");
+                (Status::Unknown, what)
+            }
+            (None, None) => (Status::Fine, ", nothing is wrong".to_owned()),
+        };
+        let summary = format!("{}: {}{what}", status.word(), self.counted());
+        Self { status, summary, ..self }
+    }
+
+    /// How many of what there are: `2 alerts, 1 finding, 1 info`.
+    fn counted(&self) -> String {
+        let bad = |severity: &str| of(severity) != Status::Fine;
+        let (alerts, calm): (Vec<_>, Vec<_>) = self.told().partition(|it| bad(&it.severity));
+        let findings = self.findings.iter().filter(|it| bad(&it.severity)).count();
+        let infos = calm.len() + self.findings.len() - findings;
+        let some = |n, what| if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") };
+        let counts = [(alerts.len(), "alert"), (findings, "finding"), (infos, "info")];
+        let counts = counts.into_iter().filter(|(n, _)| 0 < *n).map(|(n, what)| some(n, what));
+        let listeners = self.listeners.iter().filter(|it| 0 < it.sockets).count();
+        let checked = (alerts.len() + findings == 0).then(|| some(listeners, "listener"));
+        checked.into_iter().chain(counts).collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl Status {
+    /// As monitoring plugins have it.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Fine => "OK",
+            Self::Unknown => "UNKNOWN",
+            Self::Warning => "WARNING",
+            Self::Critical => "CRITICAL",
+        }
+    }
+}
+
+/// What a severity makes of the whole.
+fn of(severity: &str) -> Status {
+    match severity {
+        "critical" => Status::Critical,
+        "warning" => Status::Warning,
+        _ => Status::Fine,
+    }
+}
+
+impl Finding {
+    /// One finding.
+    #[must_use]
+    pub fn new(finding: &audit::Finding) -> Self {
+        let subject = &finding.subject;
+        let labels = subject.labels.pairs().into_iter();
+        Self {
+            finding: finding.name.to_owned(),
+            severity: finding.severity.name().to_owned(),
+            kind: subject.kind.name().to_owned(),
+            subject: subject.name.clone(),
+            labels: labels.map(|(name, value)| (name.to_owned(), value)).collect(),
+            pids: subject.pids.iter().map(|pid| pid.0).collect(),
+            seen: finding.seen.clone(),
+            why: finding.why.clone(),
+            mend: finding.mend.clone(),
+            restart: finding.restart,
+        }
+    }
+}
+
+impl Checked {
+    fn new(listener: &snapshot::Listener) -> Self {
+        let key = listener.key;
+        let NetnsId(netns) = key.netns;
+        // with an empty queue nobody has to accept
+        let cannot_tell =
+            listener.stalled.err().filter(|&why| 0 < listener.length && why != Absent::TooEarly);
+        Self {
+            netns,
+            addr: key.addr,
+            port: key.port,
+            address: address(key, listener.v6only),
+            comm: listener.comm.as_deref().map(str::to_owned),
+            pids: listener.owners.iter().map(|pid| pid.0).collect(),
+            sockets: listener.members.len(),
+            length: listener.length,
+            limit: listener.limit,
+            fill_ratio_max: listener.fill_ratio_max,
+            drops: listener.counters.drops.ok(),
+            cannot_tell,
+        }
+    }
+}
+
+/// Detections that cannot have judged within `watched`, and of which none fires.
+fn need_longer(watched: Nanos, alerts: &[Alert]) -> Vec<String> {
+    let all = detect::all().into_iter();
+    let longer = all.filter(|about| watched < about.min_age + about.timing.raise_for);
+    let names = longer.map(|about| about.name.to_owned());
+    names.filter(|name| alerts.iter().all(|alert| alert.alert != *name)).collect()
+}
+
+/// What could not be read, and why no program sees handshakes.
+fn missing(snapshot: &Snapshot) -> Vec<String> {
+    let degraded = snapshot.degraded.iter().map(|(source, why)| format!("{source}: {why}"));
+    let unseen = snapshot.hooks.iter().find(|hook| {
+        hook.event == "established" && matches!(hook.tier, Tier::Sampled | Tier::None)
+    });
+    let unseen = unseen.map(|hook| {
+        let reasons = hook.reasons();
+        format!("no eBPF program runs: {reasons} (see: backlogd doctor)")
+    });
+    degraded.chain(unseen).collect()
+}
