@@ -30,7 +30,7 @@ use crate::{
         fold::Caps,
         http,
         metrics::Scrape,
-        outlet::Deliveries,
+        outlet::{Deliveries, Outlets},
     },
     sources::{Namespaces, OpenError, Options, Sources},
     sys::{clock, heap},
@@ -109,6 +109,8 @@ pub fn run(
         seen,
         &sampler,
     ));
+    // a receiver's name that is just being resolved is waited for by nobody
+    runtime.shutdown_background();
     sampler.stop();
     result
 }
@@ -358,12 +360,18 @@ async fn serve(
     sampler: &Sampler,
 ) -> Result<(), DaemonError> {
     let failed = |what| move |source| DaemonError::Start { what, source };
+    let (deliveries, (verdicts, to_tell)) = (Deliveries::default(), watch::channel(Arc::default()));
+    let instance = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let mut receivers = Receivers {
+        outlets: Outlets::start(&config.outlets, instance, to_tell, deliveries.clone()),
+        verdicts,
+    };
     let router = http::router(http::App {
         snapshots: snapshots.clone(),
         now: clock::monotonic,
         histograms: config.histograms,
         series_limit: config.series_limit,
-        deliveries: Deliveries::default(),
+        deliveries,
     });
     let tcp = tokio::net::TcpListener::from_std(tcp).map_err(failed("the server"))?;
     let unix = unix
@@ -386,14 +394,20 @@ async fn serve(
     tokio::pin!(servers);
     let result = tokio::select! {
         ended = &mut servers => return ended.map(drop).map_err(failed("the server")),
-        result = watch_over(config, signals, &reload, snapshots, sampler) => result,
+        result = watch_over(config, signals, &reload, snapshots, (sampler, &mut receivers)) => result,
     };
     tracing::info!("stopping");
     // it fails when nobody is served any more
     let _ = stop.send(());
     // what is still under way then is cut off
-    let _ = tokio::time::timeout(GRACE, servers).await;
+    let _ = tokio::join!(tokio::time::timeout(GRACE, servers), receivers.outlets.stop());
     result
+}
+
+/// Who is told of alerts, and by which channel.
+struct Receivers {
+    outlets: Outlets,
+    verdicts: watch::Sender<Arc<Verdicts>>,
 }
 
 /// Answers signals and writes the textfile until the agent is told to stop.
@@ -402,7 +416,7 @@ async fn watch_over(
     mut signals: Signals,
     reload: &impl Fn() -> Result<Config, ConfigError>,
     mut snapshots: watch::Receiver<Option<Judged>>,
-    sampler: &Sampler,
+    (sampler, receivers): (&Sampler, &mut Receivers),
 ) -> Result<(), DaemonError> {
     let newest = snapshots.clone();
     let mut textfile = tokio::time::interval(TEXTFILE_EVERY);
@@ -411,9 +425,16 @@ async fn watch_over(
         tokio::select! {
             _ = signals.terminate.recv() => return Ok(()),
             _ = signals.interrupt.recv() => return Ok(()),
-            _ = signals.hangup.recv() => config = reloaded(config, reload, sampler),
-            changed = snapshots.changed() => if changed.is_err() {
-                return Err(DaemonError::SamplerDied);
+            _ = signals.hangup.recv() => {
+                config = reloaded(config, reload, sampler);
+                receivers.outlets.configure(&config.outlets);
+            }
+            changed = snapshots.changed() => match (changed, &*snapshots.borrow()) {
+                (Err(_), _) => return Err(DaemonError::SamplerDied),
+                (Ok(()), Some(judged)) => {
+                    receivers.verdicts.send_replace(judged.verdicts.clone());
+                }
+                (Ok(()), None) => {}
             },
             _ = textfile.tick() => match (&config.textfile, newest.borrow().clone()) {
                 (Some(dir), Some(newest)) => write_textfile(dir, newest, &mut caps),

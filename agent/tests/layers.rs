@@ -45,7 +45,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("publish", &["model", "detect", "audit"]),
     ("recording", &["model"]),
     ("daemon", &["config", "sys", "sources", "model", "detect", "publish"]),
-    ("cli", &["config", "sys", "sources", "model", "detect", "audit", "publish", "recording", "daemon"]),
+    (
+        "cli",
+        &["config", "sys", "sources", "model", "detect", "audit", "publish", "recording", "daemon"],
+    ),
 ];
 
 fn source_files(dir: &Path, into: &mut Vec<PathBuf>) {

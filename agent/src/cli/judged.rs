@@ -66,6 +66,7 @@ pub(super) fn describe(source: Source, verbose: bool) {
         out::note(match source {
             Source::Daemon => "from the daemon",
             Source::Standalone => "from own samples",
+            Source::Recording => "from the recording",
         });
     }
 }
@@ -105,6 +106,7 @@ fn watch(config: &Config, span: Duration) -> anyhow::Result<(Judged, Nanos)> {
     loop {
         let snapshot = model.apply(&sources.sample());
         sources.look_closer(model.wants_closer_look());
+        sources.look_at_threads(model.wants_threads_of());
         let verdicts = detector.judge(&snapshot);
         let first = *first.get_or_insert(snapshot.at);
         let still = Unserved::next(unserved.as_ref(), &snapshot);
