@@ -1,4 +1,4 @@
-//! `cargo xtask bench sample|events|scrape|host`: what backlogd costs, against the real peers in the
+//! `cargo xtask bench sample|events|scrape|host|detect`: what backlogd costs, against the real peers in the
 //! same run.
 //!
 //! The measuring is in agent/examples/bench, a program of the agent's own crate; here it is built,
@@ -43,6 +43,8 @@ enum Bench {
     Scrape,
     /// A host with 250 network namespaces
     Host,
+    /// All detections over 1,000 listeners, and replays
+    Detect,
 }
 
 /// Builds, measures and shows.
@@ -81,6 +83,7 @@ fn measure(root: &Path, bench: Bench) -> Result<Value> {
             command.arg("events").arg(agent).arg(root.join(SCRIPTS))
         }
         Bench::Scrape => command.arg("scrape").arg(agent),
+        Bench::Detect => command.arg("detect"),
         Bench::Host => command.arg("host").arg(agent).arg(packages::unpacked(root, EXPORTER)?),
     };
     let mut document: Value = serde_json::from_str(&sh::output(&mut command)?)?;

@@ -6,6 +6,7 @@
 )]
 
 mod child;
+mod detect;
 mod events;
 mod hold;
 mod host;
@@ -41,6 +42,8 @@ fn main() -> Result<()> {
         }
         ["space", n, per_second] => host::space(n.parse()?, per_second.parse()?)?,
         ["listen", first_port, n] => hold::listeners(first_port.parse()?, n.parse()?)?,
+        ["detect"] => println!("{}", detect::run()?.to_json()),
+        ["judge"] => println!("{}", detect::judge()?),
         ["measure"] => println!("{}", sample::measure()?),
         _ => bail!("not a bench or one of its parts: {words:?}"),
     }

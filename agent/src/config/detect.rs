@@ -33,7 +33,7 @@ const NETNS: &str = "the inode number of a network namespace such as 4026531840"
 const LASTS: &str = "a number of seconds, 0 to 604800";
 const LIMIT: &str = "a number of at least 0";
 /// How long a listener may be missing unless something else is configured.
-const WITHIN: Nanos = Nanos(10_000_000_000);
+const WITHIN: Nanos = Nanos(60_000_000_000);
 
 /// One `[[detect]]`.
 pub(super) fn detect(entry: &table::Entry<'_>) -> Result<Entry, ConfigError> {

@@ -79,7 +79,7 @@ const OTHERS: &str = r#"
 #addr = "0.0.0.0"
 #port = 443
 #namespace = "shop"
-#within_seconds = 10
+#within_seconds = 60
 
 # [[alertmanager]]: who is told of alerts, by version 2 of Alertmanager's API; one table for each
 # Alertmanager of a cluster. url may have a path prefix. Without ca_file those are trusted that the

@@ -9,7 +9,7 @@ use crate::{
     detect::{
         phase::{Change, Severity},
         rule::{About, Evidence},
-        subject::{Subject, SubjectKind},
+        subject::{Labels, Subject, SubjectKind},
     },
     input::Absent,
     time::{Monotonic, UnixTime},
@@ -63,6 +63,8 @@ pub struct Verdicts {
     pub changes: Vec<(Change, Arc<Alert>)>,
     /// Detections that could not judge.
     pub unknown: Vec<Unknown>,
+    /// The listeners that the configuration wants to be there, and whether they are.
+    pub expected: Vec<(Labels, bool)>,
     /// Places of the entries of the configuration that have taken no subject so far.
     pub idle: Vec<Arc<str>>,
 }

@@ -119,6 +119,7 @@ impl Detector {
             alerts,
             changes,
             unknown,
+            expected: expected::all(now, &tuning),
             idle: idle.map(|(entry, _)| entry.place.as_str().into()).collect(),
         }
     }

@@ -4,7 +4,7 @@ use super::At;
 use crate::{
     detect::{
         phase::{Severity, Timing},
-        rule::{About, Evidence, Rule, Sight, minutes, seconds, wrong},
+        rule::{About, Evidence, Rule, Sight, seconds, wrong},
     },
     input::Known,
 };
@@ -15,8 +15,7 @@ pub(super) const RULE: Rule<super::ExpectedListeners> = Rule {
         summary: "Nobody listens where somebody should",
         why: "Connections are refused at once.",
         timing: Timing { raise_for: seconds(0), clear_for: seconds(5) },
-        // when the host starts, the agent can be earlier than what it watches
-        min_age: minutes(1),
+        min_age: seconds(0),
         outlives: seconds(0),
         thresholds: &[],
         inhibited_by: &[],

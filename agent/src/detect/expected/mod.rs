@@ -94,15 +94,27 @@ impl Kind for ExpectedListeners {
                 Some(namespace) => format!("{place} in {namespace}"),
                 None => place,
             },
-            labels: Labels {
-                addr: expected.addr,
-                port: Some(expected.port),
-                namespace,
-                ..Labels::default()
-            },
+            labels: labels(expected),
             pids: Arc::default(),
         }
     }
+}
+
+/// By what it is named: no two that are judged have the same.
+fn labels(expected: &Expected) -> Labels {
+    Labels {
+        addr: expected.addr,
+        port: Some(expected.port),
+        namespace: expected.namespace.as_ref().map(|pattern| pattern.0.clone()),
+        ..Labels::default()
+    }
+}
+
+/// All of them, each once, and whether they are there.
+pub(super) fn all(now: &Snapshot, tuning: &Tuning) -> Vec<(Labels, bool)> {
+    let mut all = Vec::new();
+    ExpectedListeners::each(now, tuning, &mut |_, it| all.push((labels(it), is_up(now, it))));
+    all
 }
 
 /// Whether somebody listens there.

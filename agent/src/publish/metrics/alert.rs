@@ -5,29 +5,46 @@ use std::{collections::BTreeMap, fmt};
 use super::{Family, Scrape, Sink, Value, emit};
 use crate::metric::{Descriptor, Kind};
 
-pub(super) const FAMILIES: &[Family] = &[Family {
-    descriptor: Descriptor {
-        name: "backlogd_alert_firing",
-        kind: Kind::Gauge,
-        labels: &[
-            "alert",
-            "severity",
-            "netns",
-            "addr",
-            "port",
-            "comm",
-            "namespace",
-            "pod",
-            "container",
-            "dst",
-            "dst_port",
-        ],
-        help: "1 for each alert that fires and that no other one says better; beyond the limit of series the number of the others, with addr other",
-        source: "the detections (agent/src/detect)",
+pub(super) const FAMILIES: &[Family] = &[
+    Family {
+        descriptor: Descriptor {
+            name: "backlogd_alert_firing",
+            kind: Kind::Gauge,
+            labels: &[
+                "alert",
+                "severity",
+                "netns",
+                "addr",
+                "port",
+                "comm",
+                "namespace",
+                "pod",
+                "container",
+                "dst",
+                "dst_port",
+            ],
+            help: "1 for each alert that fires and that no other one says better; beyond the limit of series the number of the others, with addr other",
+            source: "the detections (agent/src/detect)",
+        },
+        folds: None,
+        emit: firing,
     },
-    folds: None,
-    emit: firing,
-}];
+    Family {
+        descriptor: Descriptor {
+            name: "backlogd_expected_listener_up",
+            kind: Kind::Gauge,
+            labels: &["addr", "port", "namespace"],
+            help: "1 while somebody listens where [[expect]] of the configuration wants it, else 0",
+            source: "LISTEN sockets of sock_diag",
+        },
+        folds: None,
+        emit: |scrape, sink| {
+            scrape.verdicts.expected.iter().try_for_each(|(labels, is_up)| {
+                emit(sink, &labels.pairs(), None, Value::Unsigned(u64::from(*is_up)))
+            })
+        },
+    },
+];
 
 /// Worst first, so that the rest is the least bad.
 fn firing(scrape: &Scrape, sink: Sink<'_>) -> fmt::Result {
