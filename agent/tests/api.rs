@@ -10,7 +10,7 @@ use backlogd::{
     metric::HistogramForm,
     model::snapshot::{Rates, Snapshot},
     publish::{
-        api::{Alerts, Listeners, SnapshotDocument, Source},
+        api::{Alerts, Check, Explanation, Listeners, SnapshotDocument, Source},
         http::{App, router},
         outlet::Deliveries,
         protobuf::MetricFamily,
@@ -204,6 +204,22 @@ fn the_api_gives_what_the_types_say() {
         let alerts: Alerts = serde_json::from_slice(&answer.body).expect("it is the type");
         assert_eq!(alerts, Alerts::new(&judged, Source::Daemon));
         assert_eq!(alerts.alerts[0].alert, "ListenerStalled");
+
+        let answer = request(address, "GET /api/v1/check", &[]).await;
+        let check: Check = serde_json::from_slice(&answer.body).expect("it is the type");
+        assert_eq!(check, Check::new(&judged, Source::Daemon, None));
+
+        let answer = request(address, "GET /api/v1/explain?of=%5B::1%5D%3A5432", &[]).await;
+        let stories: Explanation = serde_json::from_slice(&answer.body).expect("it is the type");
+        let asked = "[::1]:5432".parse().expect("an address and a port");
+        assert_eq!(stories, Explanation::new(&judged, &asked, Source::Daemon));
+        let answer = request(address, "GET /api/v1/explain?pid=101", &[]).await;
+        let stories: Explanation = serde_json::from_slice(&answer.body).expect("it is the type");
+        assert_eq!(1, stories.listeners.len(), "{stories:?}");
+        for wrong in ["", "?of=", "?of=nginx", "?port=80", "?pid=x"] {
+            let answer = request(address, &format!("GET /api/v1/explain{wrong}"), &[]).await;
+            assert_eq!(400, answer.status, "{wrong}");
+        }
     });
 }
 
@@ -211,9 +227,15 @@ fn the_api_gives_what_the_types_say() {
 fn before_the_first_sample_only_the_index_and_healthz_are_fine() {
     let (_sampler, snapshots) = watch::channel(None);
     serve(snapshots, async |address| {
-        for path in
-            ["/metrics", "/readyz", "/api/v1/snapshot", "/api/v1/listeners", "/api/v1/alerts"]
-        {
+        for path in [
+            "/metrics",
+            "/readyz",
+            "/api/v1/snapshot",
+            "/api/v1/listeners",
+            "/api/v1/alerts",
+            "/api/v1/check",
+            "/api/v1/explain?of=80",
+        ] {
             let answer = request(address, &format!("GET {path}"), &[]).await;
             assert_eq!((answer.status, answer.text()), (503, "no sample has been taken yet\n"));
         }

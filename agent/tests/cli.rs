@@ -123,6 +123,11 @@ fn wrong_usage_is_64() {
     check_usage(&["list", "--port", "90-80"], "expected a port or a range of ports");
     check_usage(&["list", "--netns", "blue"], "expected an inode number, or a path such as");
     check_usage(&["list", "--interval", "0.2"], "expected a time such as 200ms");
+    check_usage(&["check", "nginx"], "expected a port, an address, or both");
+    check_usage(&["check", "--for", "3"], "expected a time such as 200ms");
+    check_usage(&["explain"], "<PORT|PID>");
+    check_usage(&["explain", "0"], "expected a port or a process id, from 1");
+    check_usage(&["explain", "80", "--pid", "1"], "cannot be used with");
     check_usage(&["trace", "--port", "0"], "invalid value '0' for '--port <PORT>'");
     check_usage(&["trace", "--comm", ""], "expected the name of a process");
     check_usage(&["trace", "--netns", "blue"], "expected an inode number, or a path such as");
@@ -189,8 +194,9 @@ fn config_show_tells_where_each_value_came_from() {
 fn each_verb_has_help_with_an_example() {
     const CONFIG: [&[&str]; 2] = [&["config", "check"], &["config", "show"]];
     const REPLAY: [&[&str]; 2] = [&["replay"], &["replay", "FILE", "list"]];
-    let verbs = [&[][..], &["run"], &["list"], &["trace"], &["doctor"], &["record"]];
-    for verb in verbs.into_iter().chain(CONFIG).chain(REPLAY) {
+    let verbs = ["run", "list", "check", "explain", "trace", "doctor", "record"];
+    let verbs = verbs.iter().map(std::slice::from_ref);
+    for verb in [&[][..]].into_iter().chain(verbs).chain(CONFIG).chain(REPLAY) {
         let (code, stdout, stderr) = output(&mut backlogd(&[verb, &["--help"]].concat()));
         assert_eq!((code, stderr.as_str()), (Some(0), ""), "{verb:?}");
         assert!(stdout.contains("Example"), "{verb:?}");
@@ -287,6 +293,37 @@ fn list_shows_a_queue_without_a_daemon_and_without_ebpf() {
         assert!(Instant::now() < end, "{stdout}");
     }
     drop(clients);
+}
+
+#[test]
+fn check_and_explain_without_ebpf_cannot_tell_whether_a_queue_is_served_and_say_so() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let clients = [(); 2].map(|()| TcpStream::connect(address).expect("it listens"));
+    let place = address.to_string();
+    let own = ["--standalone", "--no-ebpf", "--own-netns-only", "--for", "60ms"];
+    let run = |words: &[&str]| output(&mut backlogd(&[words, &own].concat()));
+    let (code, stdout, stderr) = run(&["check", &place]);
+    assert_eq!((code, stderr.as_str()), (Some(3), ""), "{stdout}");
+    let summary = format!(
+        "UNKNOWN: 1 listener: whether anybody accepts on {place} cannot be told: no eBPF program runs\n"
+    );
+    assert!(stdout.starts_with(&summary), "{stdout}");
+    let (code, stdout, _) = run(&["check", &place, "-o", "nagios"]);
+    assert_eq!(code, Some(3), "{stdout}");
+    assert!(stdout.starts_with("BACKLOGD UNKNOWN - 1 listener: "), "{stdout}");
+    assert!(stdout.contains(" | 'alerts'=0;;;0 "), "{stdout}");
+    let (code, stdout, stderr) = run(&["explain", &place]);
+    assert_eq!((code, stderr.as_str()), (Some(0), ""), "{stdout}");
+    assert!(stdout.contains("2 connections wait; whether anybody accepts cannot"), "{stdout}");
+    drop((clients, listener));
+    let (code, stdout, stderr) = run(&["check", &place]);
+    let nobody = format!("backlogd: nobody listens on {place}\n");
+    assert_eq!((code, stdout.as_str(), stderr), (Some(3), "", nobody));
+    let (code, stdout, _) = run(&["check", &place, "-o", "nagios"]);
+    let nobody = format!("BACKLOGD UNKNOWN - nobody listens on {place}\n");
+    assert_eq!((code, stdout), (Some(3), nobody));
+    assert_eq!(run(&["explain", &place]).0, Some(3));
 }
 
 #[test]

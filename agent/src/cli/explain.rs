@@ -119,6 +119,7 @@ mod tests {
 
     fn stories(asked: &str) -> Explanation {
         let mut now = fixture::snapshot([80, 443, 100].map(fixture::listener).into());
+        now.samples = 4;
         now.listeners[2].owners = [Pid(7)].into();
         let alert = ("ListenerStalled", Severity::Critical, 0, "9 connections wait");
         let asked = asked.parse().expect("the case is right");

@@ -1,9 +1,12 @@
 //! What was dropped, and what clients see of it.
 
-use super::some;
-use crate::{input::Known, model::snapshot::Listener};
+use super::{lately, some};
+use crate::{
+    input::Known,
+    model::snapshot::{Listener, Snapshot},
+};
 
-pub(super) fn drops(listener: &Listener) -> Vec<String> {
+pub(super) fn drops(listener: &Listener, now: &Snapshot) -> Vec<String> {
     let counters = &listener.counters;
     let n = match counters.drops {
         Ok(0) => return vec!["Nothing has been dropped since the agent watches.".to_owned()],
@@ -12,8 +15,8 @@ pub(super) fn drops(listener: &Listener) -> Vec<String> {
     };
     let drops = some(n, "listen drop", "listen drops");
     let rate = match listener.rates.drops {
-        Ok(rate) if 0.0 < rate => format!(", {rate:.1}/s in the last ten seconds"),
-        Ok(_) => ", none in the last ten seconds".to_owned(),
+        Ok(rate) if 0.0 < rate => format!(", {rate:.1}/s in the {}", lately(now)),
+        Ok(_) => format!(", none in the {}", lately(now)),
         Err(_) => String::new(),
     };
     let mut lines = vec![format!(

@@ -14,8 +14,12 @@ use self::{
 };
 use super::{Finding, limit::Origin};
 use crate::{
-    detect::alert::{Alert, Verdicts},
+    detect::{
+        alert::{Alert, Verdicts},
+        phase::Severity,
+    },
     model::snapshot::{Listener, Snapshot},
+    time::Nanos,
 };
 
 /// Most members of a group that are told one by one.
@@ -45,7 +49,7 @@ pub fn alerts_of<'a>(listener: &Listener, verdicts: &'a Verdicts) -> Vec<&'a Arc
     verdicts.told().filter(is_ours).collect()
 }
 
-/// Findings about a listener, its namespace, or the processes behind it.
+/// Findings about a listener, and those that matter about its namespace or the processes behind it.
 #[must_use]
 pub fn findings_of<'a>(listener: &Listener, findings: &'a [Finding]) -> Vec<&'a Finding> {
     let key = listener.key;
@@ -56,8 +60,8 @@ pub fn findings_of<'a>(listener: &Listener, findings: &'a [Finding]) -> Vec<&'a 
                 (labels.netns, labels.addr, port) == (Some(key.netns), Some(key.addr), key.port)
             }
             None => {
-                labels.netns == Some(key.netns)
-                    || pids.iter().any(|it| listener.owners.contains(it))
+                let is_of_ours = pids.iter().any(|it| listener.owners.contains(it));
+                is_of_ours || (labels.netns == Some(key.netns) && Severity::Info < finding.severity)
             }
         }
     };
@@ -80,8 +84,8 @@ pub fn tell(
         sections.push(section("queue", queue(listener)));
     }
     sections.extend([
-        section("traffic", [traffic(listener), waits(listener)].concat()),
-        section("drops", drops(listener)),
+        section("traffic", [traffic(listener, now), waits(listener)].concat()),
+        section("drops", drops(listener, now)),
         section("accept", if is_gone { Vec::new() } else { acceptors(listener, now) }),
         section("connections", connections(listener, now)),
         section("wrong", wrong(alerts)),
@@ -228,14 +232,15 @@ fn members(listener: &Listener) -> Vec<String> {
     }]
 }
 
-fn traffic(listener: &Listener) -> Vec<String> {
+fn traffic(listener: &Listener, now: &Snapshot) -> Vec<String> {
     let counters = &listener.counters;
     match (counters.established, counters.accepted) {
         (Ok(established), Ok(accepted)) => {
             let rates = match (listener.rates.established, listener.rates.accepted) {
                 (Ok(came), Ok(accepted)) if !listener.members.is_empty() => format!(
-                    "In the last ten seconds {came:.1} connections/s came (handshake complete) and \
-                     {accepted:.1}/s were accepted. "
+                    "In the {} {came:.1} connections/s came (handshake complete) and \
+                     {accepted:.1}/s were accepted. ",
+                    lately(now)
                 ),
                 (Ok(_) | Err(_), _) => String::new(),
             };
@@ -247,6 +252,13 @@ fn traffic(listener: &Listener) -> Vec<String> {
             vec![format!("How many connections come and are accepted is not known: {why}.")]
         }
     }
+}
+
+/// What rates are of: the last ten seconds, or as long as there are samples.
+fn lately(now: &Snapshot) -> String {
+    let interval = now.interval.map_or(1.0, Nanos::as_seconds);
+    let seconds = (now.samples.saturating_sub(1) as f64 * interval).clamp(1.0, 10.0);
+    format!("last {seconds:.0} s")
 }
 
 fn wrong(alerts: &[&Arc<Alert>]) -> Vec<String> {
@@ -271,7 +283,8 @@ fn todo(listener: &Listener, alerts: &[&Arc<Alert>], findings: &[&Finding]) -> V
             lines.push(mend.clone());
         }
     }
-    for finding in findings {
+    let matters = |it: &&&Finding| Severity::Info < it.severity || listener.stalled != Ok(true);
+    for finding in findings.iter().filter(matters) {
         let line = format!("{} ({}): {}", finding.name, finding.seen, finding.mend);
         if !lines.contains(&line) {
             lines.push(line);

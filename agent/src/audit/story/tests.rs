@@ -21,6 +21,7 @@ type Fires<'a> = (&'a str, Severity, usize, &'a str);
 /// The story of the first listener after `change`.
 fn story(fires: &[Fires<'_>], change: impl FnOnce(&mut Snapshot)) -> String {
     let mut now = fixture::snapshot(vec![fixture::listener(80)]);
+    now.samples = 100;
     change(&mut now);
     let judged = judged(now, fires);
     let (now, findings) = (&judged.snapshot, audit(&judged.snapshot));
