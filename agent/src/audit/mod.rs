@@ -63,18 +63,22 @@ struct Host<'a> {
 
 impl<'a> Host<'a> {
     fn namespace(&self, netns: NetnsId) -> Option<&'a Namespace> {
-        self.snapshot.namespaces.iter().find(|it| it.netns == netns)
+        let namespaces = &self.snapshot.namespaces;
+        let at = namespaces.binary_search_by_key(&netns, |it| it.netns);
+        at.ok().map(|at| &namespaces[at])
     }
 
     /// Listeners of a namespace that somebody listens on.
     fn listeners(&self, netns: NetnsId) -> impl Iterator<Item = &'a Listener> + use<'a> {
-        let listeners = self.snapshot.listeners.iter();
-        listeners.filter(move |it| it.key.netns == netns && !it.members.is_empty())
+        let all = &self.snapshot.listeners;
+        let first = all.partition_point(|it| it.key.netns < netns);
+        let ours = all[first..].iter().take_while(move |it| it.key.netns == netns);
+        ours.filter(|it| !it.members.is_empty())
     }
 
     /// The namespace of the host itself: the first one that the kernel makes has the lowest number.
     fn first(&self) -> Option<&'a Namespace> {
-        self.snapshot.namespaces.iter().min_by_key(|it| it.netns)
+        self.snapshot.namespaces.first()
     }
 
     /// The command that sets a sysctl in a namespace.

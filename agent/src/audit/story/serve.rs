@@ -36,7 +36,11 @@ pub(super) fn waits(listener: &Listener) -> Vec<String> {
 /// Who should accept, and whether anybody does.
 pub(super) fn acceptors(listener: &Listener, now: &Snapshot) -> Vec<String> {
     let waiting = listener.length;
-    let since = listener.since_accept.ok().map(|since| short(since.as_seconds()));
+    // a sample is no finer
+    let since = listener.since_accept.ok().map(|since| match since.as_seconds() {
+        seconds if seconds < 1.0 => "less than 1 s".to_owned(),
+        seconds => short(seconds),
+    });
     let waits = some(waiting, "connection waits", "connections wait");
     let mut lines = vec![match (listener.stalled, since) {
         (Ok(true), since) if 1 < listener.members.len() => {
