@@ -141,3 +141,31 @@ impl Unserved {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::detect::fixture;
+
+    /// Length and accepted of one listener in each sample; whether it may turn out to be stalled.
+    #[track_caller]
+    fn check(samples: &[(u64, u64)], expected: bool) {
+        let mut before = None;
+        for &(length, accepted) in samples {
+            let mut now = fixture::snapshot(vec![fixture::listener(80)]);
+            now.listeners[0].length = length;
+            now.listeners[0].counters.accepted = Ok(accepted);
+            before = Some(Unserved::next(before.as_ref(), &now));
+        }
+        let last = before.expect("the case has samples");
+        assert_eq!(expected, !last.0.is_empty(), "{samples:?}");
+    }
+
+    #[test]
+    fn a_queue_is_watched_for_longer_while_nobody_has_accepted_since_the_first_sample() {
+        check(&[(1, 5), (2, 5), (9, 5)], true);
+        check(&[(1, 5), (2, 6), (9, 6)], false);
+        check(&[(1, 5), (0, 5), (9, 5)], false);
+        check(&[(0, 5), (2, 5), (9, 5)], false);
+    }
+}

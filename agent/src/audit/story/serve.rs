@@ -73,6 +73,14 @@ pub(super) fn acceptors(listener: &Listener, now: &Snapshot) -> Vec<String> {
 /// How to see what the owner of a stalled listener does.
 pub(super) fn look_closer(listener: &Listener) -> Option<String> {
     let pid = listener.owners.first().filter(|_| listener.stalled == Ok(true))?;
+    if 1 < listener.members.len() {
+        let worst = listener.members.iter().max_by_key(|member| member.length)?;
+        return Some(format!(
+            "Find who holds the socket with the longest queue: ss -ltnpe sport = :{} (ino:{}); then see what \
+             it does: grep . /proc/PID/task/*/wchan",
+            listener.key.port, worst.inode
+        ));
+    }
     Some(format!(
         "See what it does: grep State /proc/{pid}/status (T: it is stopped, and kill -CONT {pid} lets it go \
          on); grep . /proc/{pid}/task/*/wchan (where its threads wait)"
