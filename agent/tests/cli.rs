@@ -367,7 +367,8 @@ fn unprivileged(binary: &fs::File, arguments: &[&str]) -> Command {
 #[test]
 fn doctor_without_privileges_is_3_and_names_the_capabilities() {
     let binary = fs::File::open(env!("CARGO_BIN_EXE_backlogd")).expect("it was built");
-    let (code, stdout, stderr) = output(&mut unprivileged(&binary, &["doctor", "--own-netns-only"]));
+    let (code, stdout, stderr) =
+        output(&mut unprivileged(&binary, &["doctor", "--own-netns-only"]));
     assert_eq!((code, stderr.as_str()), (Some(3), ""), "{stdout}");
     assert!(stdout.starts_with("verdict "), "{stdout}");
     for said in [

@@ -1,4 +1,4 @@
-//! The agent cannot read something that it should.
+//! The agent cannot read any more what it could.
 
 use super::At;
 use crate::{
@@ -7,12 +7,13 @@ use crate::{
         rule::{About, Evidence, Rule, Sight, minutes, seconds, wrong},
     },
     input::Known,
+    intern::Name,
 };
 
 pub(super) const RULE: Rule<super::Agent> = Rule {
     about: About {
         name: "AgentDegraded",
-        summary: "The agent cannot read all that it should",
+        summary: "The agent cannot read what it could before",
         why: "What it cannot read is unknown, and so are the detections that need it.",
         timing: Timing { raise_for: minutes(1), clear_for: minutes(1) },
         min_age: seconds(0),
@@ -24,10 +25,11 @@ pub(super) const RULE: Rule<super::Agent> = Rule {
 };
 
 fn judge(look: &At<'_, '_>) -> Known<Sight> {
-    let degraded = &look.now.degraded;
-    let Some((what, why)) = degraded.first_key_value() else { return Ok(Sight::Fine) };
+    let is_new = |(source, _): &(&Name, _)| !look.memory.from_start.contains(*source);
+    let mut degraded = look.now.degraded.iter().filter(is_new);
+    let Some((what, why)) = degraded.next() else { return Ok(Sight::Fine) };
+    let others: Vec<&str> = degraded.map(|(source, _)| &**source).collect();
     let mut seen = format!("not readable: {what} ({why})");
-    let others: Vec<&str> = degraded.keys().skip(1).copied().collect();
     if !others.is_empty() {
         seen.push_str(&format!(", {}", others.join(", ")));
     }
@@ -37,7 +39,7 @@ fn judge(look: &At<'_, '_>) -> Known<Sight> {
             seen,
             cause: None,
             mend: "backlogd doctor".to_owned(),
-            values: vec![("sources", degraded.len() as f64)],
+            values: vec![("sources", (1 + others.len()) as f64)],
         },
     )
 }

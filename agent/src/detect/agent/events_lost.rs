@@ -40,7 +40,7 @@ fn judge(look: &At<'_, '_>) -> Known<Sight> {
         count?;
     }
     let by = look.within(WINDOW).by;
-    let sums = look.memory.growth_within(WINDOW).by;
+    let sums = look.memory.sums.growth_within(WINDOW).by;
     let unseen = sums[LOST] + by[STALE];
     // one listener without a slot is not seen at all, and one entry stands for all events of its kind
     let whole = by[NO_SLOT] + by[MAP_FULL];

@@ -5,6 +5,7 @@ mod events_lost;
 mod sample_slow;
 
 use std::{
+    collections::BTreeSet,
     hash::{DefaultHasher, Hash, Hasher as _},
     sync::Arc,
 };
@@ -13,13 +14,15 @@ use crate::{
     detect::{
         book::Kind,
         history::History,
-        rule::{COUNTERS, Look, Rule},
+        rule::{COUNTERS, Look, Rule, minutes},
         subject::{Labels, Subject, SubjectKind},
         sums::Sums,
         tuning::{Target, Tuning},
     },
     input::Source,
+    intern::Name,
     model::snapshot::{self, Snapshot},
+    time::{Monotonic, Nanos},
 };
 
 /// The agent: one subject.
@@ -27,6 +30,19 @@ pub(super) struct Agent;
 
 /// A look at it.
 type At<'i, 'a> = Look<'i, 'a, Agent>;
+
+/// What is remembered of it.
+#[derive(Default)]
+pub(super) struct Memory {
+    sums: Sums<2>,
+    /// Sources that could not be read when the agent started, and not since: that is how it was
+    /// installed, or how the host is, and `doctor` and `check` say so.
+    from_start: BTreeSet<Name>,
+    first: Option<Monotonic>,
+}
+
+/// What belongs to the start.
+const START: Nanos = minutes(1);
 
 /// What the counters are, by place.
 const NO_SLOT: usize = 0;
@@ -43,7 +59,7 @@ const OPENS: usize = 1;
 impl Kind for Agent {
     type Key = ();
     type Item<'a> = &'a snapshot::Agent;
-    type Memory = Sums<2>;
+    type Memory = Memory;
 
     const RULES: &'static [Rule<Self>] = &[degraded::RULE, events_lost::RULE, sample_slow::RULE];
 
@@ -62,7 +78,16 @@ impl Kind for Agent {
         counters
     }
 
-    fn remember(sums: &mut Sums<2>, _: &snapshot::Agent, _: &History<COUNTERS>, now: &Snapshot) {
+    fn remember(
+        Memory { sums, from_start, first }: &mut Memory,
+        _: &snapshot::Agent,
+        _: &History<COUNTERS>,
+        now: &Snapshot,
+    ) {
+        if now.at - *first.get_or_insert(now.at) <= START {
+            from_start.extend(now.degraded.keys().copied());
+        }
+        from_start.retain(|source| now.degraded.contains_key(source));
         let mut who = DefaultHasher::new();
         let (mut lost, mut opens) = (0, 0);
         for namespace in &now.namespaces {

@@ -12,6 +12,9 @@ fn what_cannot_be_read_for_a_minute_is_told() {
     let degraded = |world: &mut World| {
         world.now.degraded.insert("owners", "needs CAP_SYS_PTRACE".to_owned());
     };
+    // so it was when the agent started
+    world.check(300, &[], degraded);
+    world.check(10, &[], |world| world.now.degraded.clear());
     world.check(60, &[], degraded);
     let told = world.check(1, &["AgentDegraded"], degraded);
     assert_eq!(
