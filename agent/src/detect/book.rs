@@ -8,7 +8,7 @@ use crate::{
         alert::{Alert, AlertId, Unknown},
         history::History,
         phase::{Change, Phase, Timing},
-        rule::{About, COUNTERS, Evidence, Look, Rule, Sight, minutes},
+        rule::{About, COUNTERS, Evidence, Look, Rule, Sight, minutes, seconds},
         subject::Subject,
         tuning::{Target, Tuned, Tuning},
     },
@@ -17,8 +17,11 @@ use crate::{
     time::{Monotonic, Nanos, UnixTime},
 };
 
-/// Subjects that are seen no more and still fire.
+/// Subjects that are seen no more and are kept.
 const MAX_OUTLIVING: usize = 1_024;
+
+/// How long a subject is remembered that nothing fires for: what cannot be read once is there again.
+const MISSED: Nanos = seconds(30);
 
 /// A subject that was away for longer is judged as a new one.
 const GAP: Nanos = minutes(5);
@@ -159,7 +162,8 @@ impl<K: Kind> Book<K> {
                 away < about.outlives.max(about.timing.clear_for)
             });
             outliving += 1;
-            !tracked.firing.is_empty() && outliving <= MAX_OUTLIVING
+            let stays = !tracked.firing.is_empty() || away < MISSED;
+            stays && outliving <= MAX_OUTLIVING
         });
     }
 }
