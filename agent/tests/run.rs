@@ -5,7 +5,7 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, ChildStderr, Command, Stdio},
     thread,
@@ -140,6 +140,60 @@ fn a_bad_file_at_sighup_keeps_the_old_one_and_a_good_one_is_taken() {
     daemon.signal("HUP");
     daemon.wait_for_line("reloaded");
     assert!(daemon.get("/healthz").starts_with("HTTP/1.1 200"));
+}
+
+/// Takes one POST and returns what was posted.
+fn posted(receiver: &TcpListener) -> String {
+    let (mut stream, _) = receiver.accept().unwrap();
+    let mut request = String::new();
+    let mut bytes = [0; 4096];
+    while !request.ends_with("]}") {
+        let n = stream.read(&mut bytes).unwrap();
+        assert_ne!(0, n, "cut: {request}");
+        request.push_str(std::str::from_utf8(&bytes[..n]).unwrap());
+    }
+    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+    request
+}
+
+#[test]
+fn an_alert_is_logged_and_shown_and_told_to_a_receiver_that_a_reload_brings() {
+    let mut daemon = Daemon::start(&[]);
+    let receiver = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = receiver.local_addr().unwrap();
+    let free = TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port();
+    let text = format!(
+        "sample_interval_seconds = 0.1\n\
+         [[expect]]\nport = {free}\nwithin_seconds = 0.3\n\
+         [[detect]]\nmatch = {{ comm = \"nobody\" }}\nsilence = true\n\
+         [[webhook]]\nurl = \"http://{addr}/hook\"\n"
+    );
+    fs::write(daemon.dir.path().join("backlogd.toml"), text).unwrap();
+    daemon.signal("HUP");
+    let line = daemon.wait_for_line("Nobody listens where somebody should");
+    assert!(line.contains("alert=\"ExpectedListenerDown\" severity=\"critical\""), "{line}");
+    daemon.wait_for_line("this entry matches nothing on this host so far place=");
+    let request = posted(&receiver);
+    assert!(request.starts_with("POST /hook HTTP/1.1\r\n"), "{request}");
+    for said in
+        ["BacklogdExpectedListenerDown", "\"status\":\"firing\"", "\"severity\":\"critical\""]
+    {
+        assert!(request.contains(said), "{said}: {request}");
+    }
+    let metrics = daemon.get("/metrics");
+    for series in [
+        format!(
+            "backlogd_alert_firing{{alert=\"ExpectedListenerDown\",severity=\"critical\",port=\"{free}\"}} 1"
+        ),
+        format!("backlogd_expected_listener_up{{port=\"{free}\"}} 0"),
+    ] {
+        assert!(metrics.contains(&series), "{series}: {metrics}");
+    }
+    assert!(daemon.get("/api/v1/alerts").contains("\"alert\":\"ExpectedListenerDown\""));
+    let ours = TcpListener::bind(("0.0.0.0", free)).unwrap();
+    daemon.wait_for_line("cleared alert=\"ExpectedListenerDown\"");
+    drop(ours);
+    assert!(posted(&receiver).contains("\"status\":\"resolved\""));
 }
 
 #[test]
