@@ -24,8 +24,14 @@ pub(super) const RULE: Rule<super::Agent> = Rule {
     judge,
 };
 
+/// The source that is tried first when a listener stalls: what it needs, tracefs, may never have been
+/// there.
+const CLOSER_LOOK: &str = "closer look";
+
 fn judge(look: &At<'_, '_>) -> Known<Sight> {
-    let is_new = |(source, _): &(&Name, _)| !look.memory.from_start.contains(*source);
+    let is_new = |(source, _): &(&Name, _)| {
+        **source != CLOSER_LOOK && !look.memory.from_start.contains(*source)
+    };
     let mut degraded = look.now.degraded.iter().filter(is_new);
     let Some((what, why)) = degraded.next() else { return Ok(Sight::Fine) };
     let others: Vec<&str> = degraded.map(|(source, _)| &**source).collect();

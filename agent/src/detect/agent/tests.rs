@@ -15,6 +15,10 @@ fn what_cannot_be_read_for_a_minute_is_told() {
     // so it was when the agent started
     world.check(300, &[], degraded);
     world.check(10, &[], |world| world.now.degraded.clear());
+    world.check(120, &[], |world| {
+        world.now.degraded.insert("closer look", "tracefs not found".to_owned());
+    });
+    world.now.degraded.clear();
     world.check(60, &[], degraded);
     let told = world.check(1, &["AgentDegraded"], degraded);
     assert_eq!(
