@@ -2,6 +2,9 @@
 
 use crate::time::{Monotonic, Nanos};
 
+/// The part of the time by which a sample may come too soon: by milliseconds one always may.
+const EARLY: u64 = 20;
+
 /// What one sample showed of a listening socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Seen {
@@ -47,15 +50,16 @@ impl AcceptLoop {
         matches!(self, Self::Stalled { .. })
     }
 
-    /// The state after one more sample.
+    /// The state after one more sample. One that comes a little before its turn is not waited for again.
     #[must_use]
     pub(super) fn next(self, seen: Seen, stalled_after: Nanos) -> Self {
         if seen.length == 0 || 0 < seen.accepted {
             return Self::Running;
         }
+        let long_enough = Nanos(stalled_after.0 - stalled_after.0 / EARLY);
         match self {
             Self::Running => Self::Waiting { since: seen.at },
-            Self::Waiting { since } if since + stalled_after <= seen.at => Self::Stalled { since },
+            Self::Waiting { since } if since + long_enough <= seen.at => Self::Stalled { since },
             Self::Waiting { .. } | Self::Stalled { .. } => self,
         }
     }
@@ -80,5 +84,16 @@ mod tests {
         check(&[(0, 1, 0), (5, 1, 1), (10, 1, 0), (19, 1, 0)], false);
         check(&[(0, 1, 0), (5, 0, 0), (10, 1, 0), (19, 1, 0)], false);
         check(&[(0, 1, 0), (20, 1, 0), (30, 1, 2)], false);
+    }
+
+    #[test]
+    fn a_sample_that_comes_a_little_too_soon_is_soon_enough() {
+        let stalled = |at| {
+            let after = Nanos(4_000_000_000);
+            let state = AcceptLoop::Waiting { since: Monotonic(0) };
+            state.next(Seen { at: Monotonic(at), length: 1, accepted: 0 }, after).is_stalled()
+        };
+        assert!(stalled(3_999_000_000));
+        assert!(!stalled(3_700_000_000));
     }
 }

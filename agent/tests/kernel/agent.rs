@@ -121,6 +121,14 @@ impl Agent {
         snapshot
     }
 
+    /// One sample, and what the daemon does after each: looks at what the model wants to know more of.
+    pub(crate) fn look_closer(&mut self) -> Snapshot {
+        let snapshot = self.look();
+        self.sources.look_closer(self.model.wants_closer_look());
+        self.sources.look_at_threads(self.model.wants_threads_of());
+        snapshot
+    }
+
     /// The kernel's view at this instant.
     pub(crate) fn truth(&self) -> Seen {
         self.truth.now()

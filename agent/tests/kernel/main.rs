@@ -4,6 +4,7 @@
 //! what it is about with a named offender and compares. The eBPF programs see the whole host, so
 //! the tests run one at a time: `cargo test --test kernel -- --ignored --test-threads=1`, as root.
 
+mod actors;
 mod agent;
 mod binary;
 mod burst;
@@ -13,6 +14,7 @@ mod crowd;
 mod escalation;
 mod exhaustion;
 mod failures;
+mod incidents;
 mod killed;
 mod life;
 mod members;

@@ -87,6 +87,11 @@ impl NeverAccepts {
         (0..n).map(|_| self.socket.accept().expect("accept").0).collect()
     }
 
+    /// The socket alone, for whoever accepts in another way.
+    pub(crate) fn into_socket(self) -> Socket {
+        self.socket
+    }
+
     /// The socket, for what nobody else needs.
     pub(crate) fn socket(&self) -> &Socket {
         &self.socket

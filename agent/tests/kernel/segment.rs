@@ -83,6 +83,11 @@ pub(crate) fn lone_syn(from: SocketAddrV4, to: SocketAddrV4) {
     segment.packet().send(&raw());
 }
 
+/// A SYN that no socket stands behind.
+pub(crate) fn syn(from: SocketAddrV4, to: SocketAddrV4) -> Packet {
+    Segment { from, to, flags: SYN, sequence: 0, acknowledged: 0, data: b"" }.packet()
+}
+
 /// The handshake of a client on [`ELSEWHERE`], but for its last ACK, which this returns. The answer
 /// is seen by a socket of [`listening_in`].
 pub(crate) fn half_a_handshake(port: u16, to: SocketAddrV4, answers: &Socket) -> Packet {
