@@ -105,7 +105,11 @@ pub fn owners(
                 held.0.insert(pid, (n_fds, inodes));
             }
             Err(Errno::NOENT | Errno::SRCH) => {}
-            Err(_) => found.unreadable += 1,
+            Err(_) => {
+                // readlink of one that has ended is refused, too (`proc_fd_access_allowed`, fs/proc/base.c)
+                path.truncate(path.len() - "/fd".len());
+                found.unreadable += u64::from(statat(&proc, &path, AtFlags::empty()).is_ok());
+            }
         }
     }
     found.owners.values_mut().for_each(|pids| pids.sort_unstable());
