@@ -130,7 +130,8 @@ impl Actor {
     pub(crate) fn stop(&self) {
         self.signal(Signal::STOP);
         let stat = |task: PathBuf| fs::read_to_string(task.join("stat")).expect("it stays");
-        let is_stopped = |stat: String| stat.rsplit_once(") ").expect("the name ends").1.starts_with('T');
+        let is_stopped =
+            |stat: String| stat.rsplit_once(") ").expect("the name ends").1.starts_with('T');
         wait_for("the server to stop", || {
             let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("alive");
             tasks.into_iter().all(|task| is_stopped(stat(task.expect("a thread").path())))

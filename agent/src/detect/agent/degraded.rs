@@ -8,6 +8,7 @@ use crate::{
     },
     input::Known,
     intern::Name,
+    model::snapshot::{Listener, Snapshot},
 };
 
 pub(super) const RULE: Rule<super::Agent> = Rule {
@@ -30,7 +31,9 @@ const CLOSER_LOOK: &str = "closer look";
 
 fn judge(look: &At<'_, '_>) -> Known<Sight> {
     let is_new = |(source, _): &(&Name, _)| {
-        **source != CLOSER_LOOK && !look.memory.from_start.contains(*source)
+        **source != CLOSER_LOOK
+            && !look.memory.from_start.contains(*source)
+            && !is_harmless(source, look.now)
     };
     let mut degraded = look.now.degraded.iter().filter(is_new);
     let Some((what, why)) = degraded.next() else { return Ok(Sight::Fine) };
@@ -48,4 +51,11 @@ fn judge(look: &At<'_, '_>) -> Known<Sight> {
             values: vec![("sources", (1 + others.len()) as f64)],
         },
     )
+}
+
+/// Whether nothing is unknown for it. Some process of most hosts may not be looked into, as by a
+/// security module; that matters when it may be the one that listens.
+fn is_harmless(what: &str, now: &Snapshot) -> bool {
+    let is_known = |it: &Listener| it.members.is_empty() || !it.owners.is_empty();
+    what == "owners" && now.listeners.iter().all(is_known)
 }

@@ -10,7 +10,7 @@ use crate::{
 fn what_cannot_be_read_for_a_minute_is_told() {
     let mut world = World::new();
     let degraded = |world: &mut World| {
-        world.now.degraded.insert("owners", "needs CAP_SYS_PTRACE".to_owned());
+        world.now.degraded.insert("namespaces", "needs CAP_SYS_ADMIN".to_owned());
     };
     // so it was when the agent started
     world.check(300, &[], degraded);
@@ -22,10 +22,22 @@ fn what_cannot_be_read_for_a_minute_is_told() {
     world.check(60, &[], degraded);
     let told = world.check(1, &["AgentDegraded"], degraded);
     assert_eq!(
-        "not readable: owners (needs CAP_SYS_PTRACE)",
+        "not readable: namespaces (needs CAP_SYS_ADMIN)",
         find(&told, "AgentDegraded").latest.seen
     );
     world.check(61, &[], |world| world.now.degraded.clear());
+}
+
+#[test]
+fn processes_that_own_no_listener_may_be_unreadable() {
+    let mut world = World::new();
+    let owners = world.now.listeners[0].owners.clone();
+    assert!(!owners.is_empty());
+    world.check(60, &[], |_| {});
+    world.now.degraded.insert("owners", "needs CAP_SYS_PTRACE".to_owned());
+    world.check(600, &[], |_| {});
+    world.check(61, &["AgentDegraded"], |world| world.now.listeners[0].owners = [].into());
+    world.check(61, &[], |world| world.now.listeners[0].owners = owners.clone());
 }
 
 #[test]
