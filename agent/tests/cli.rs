@@ -193,7 +193,13 @@ fn config_show_tells_where_each_value_came_from() {
 #[test]
 fn each_verb_has_help_with_an_example() {
     const CONFIG: [&[&str]; 2] = [&["config", "check"], &["config", "show"]];
-    const REPLAY: [&[&str]; 2] = [&["replay"], &["replay", "FILE", "list"]];
+    const REPLAY: [&[&str]; 5] = [
+        &["replay"],
+        &["replay", "FILE", "list"],
+        &["replay", "FILE", "check"],
+        &["replay", "FILE", "explain"],
+        &["replay", "FILE", "alerts"],
+    ];
     let verbs = ["run", "list", "check", "explain", "trace", "doctor", "record"];
     let verbs = verbs.iter().map(std::slice::from_ref);
     for verb in [&[][..]].into_iter().chain(verbs).chain(CONFIG).chain(REPLAY) {

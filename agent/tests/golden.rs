@@ -1,4 +1,5 @@
-//! The published forms as committed: the whole scrape, the JSON, their schemas, docs/METRICS.md.
+//! The published forms as committed: the whole scrape, the JSON, their schemas, docs/METRICS.md,
+//! docs/DETECTIONS.md.
 //!
 //! `BACKLOGD_BLESS=1 cargo test -p backlogd --test golden` rewrites the documents;
 //! `INSTA_UPDATE=always` the snapshots.
@@ -18,10 +19,11 @@ use std::{
 
 use backlogd::{
     cli::doctor::report::Report,
+    detect,
     metric::Kind,
     model::snapshot::Snapshot,
     publish::{
-        api::{self, Alerts, Check, Event, Explanation, Listeners, SnapshotDocument},
+        api::{self, Alerts, Check, Event, Explanation, Listeners, SnapshotDocument, Timeline},
         exposition::{Format, encode},
         metrics::{self, FAMILIES, Scrape},
         outlet::Delivery,
@@ -164,6 +166,7 @@ proptest! {
 
 #[test]
 fn committed_documents_are_what_the_code_gives() {
+    check_document("DETECTIONS.md", &detect::markdown());
     check_document("METRICS.md", &metrics::markdown());
     check_document("schema/alerts.json", &schema::<Alerts>());
     check_document("schema/check.json", &schema::<Check>());
@@ -171,6 +174,7 @@ fn committed_documents_are_what_the_code_gives() {
     check_document("schema/event.json", &schema::<Event>());
     check_document("schema/explain.json", &schema::<Explanation>());
     check_document("schema/listeners.json", &schema::<Listeners>());
+    check_document("schema/timeline.json", &schema::<Timeline>());
     check_document("schema/snapshot.json", &schema::<SnapshotDocument>());
 }
 

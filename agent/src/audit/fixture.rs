@@ -19,10 +19,12 @@ pub(crate) fn judged(now: Snapshot, alerts: &[(&str, Severity, usize, &str)]) ->
     let alert = |&(name, severity, at, seen): &(&str, Severity, usize, &str)| {
         let about = detect::all().into_iter().find(|it| it.name == name).expect("there is one");
         let listener = &now.listeners[at];
+        let known = detect::why_unserved(listener, &now).filter(|_| name == "ListenerStalled");
+        let (cause, mend) = known.unzip();
         let evidence = Arc::new(Evidence {
             seen: seen.to_owned(),
-            cause: None,
-            mend: format!("backlogd explain {}", listener.key.port),
+            cause,
+            mend: mend.unwrap_or_else(|| format!("backlogd explain {}", listener.key.port)),
             values: Vec::new(),
         });
         Arc::new(Alert {

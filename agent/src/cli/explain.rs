@@ -32,16 +32,8 @@ const WIDEST: usize = 100;
     daemon runs; without one, since this command began.\n\n\
     Exit codes: 0 told, 3 there is no such listener, or nothing can be read.")]
 pub(super) struct Explain {
-    /// A port, a process id, an address, or an address and a port
-    #[arg(value_name = "PORT|PID", required_unless_present = "pid")]
-    asked: Option<Asked>,
-    /// The listeners of this process
-    #[arg(long, value_name = "PID", conflicts_with = "asked",
-          value_parser = clap::value_parser!(u32).range(1..))]
-    pid: Option<u32>,
-    /// Form of the output
-    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
-    output: Format,
+    #[command(flatten)]
+    view: View,
     /// How long to watch where no daemon is asked
     #[arg(long = "for", default_value = "3s", value_parser = span::parse, value_name = "TIME")]
     span: Duration,
@@ -52,13 +44,28 @@ pub(super) struct Explain {
     flags: Flags<false>,
 }
 
+/// Whose stories, and how they are told.
+#[derive(Args, Debug)]
+pub(super) struct View {
+    /// A port, a process id, an address, or an address and a port
+    #[arg(value_name = "PORT|PID", required_unless_present = "pid")]
+    asked: Option<Asked>,
+    /// The listeners of this process
+    #[arg(long, value_name = "PID", conflicts_with = "asked",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pid: Option<u32>,
+    /// Form of the output
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    output: Format,
+}
+
 impl Explain {
     pub(super) fn run(&self, color: Color, verbose: bool) -> anyhow::Result<Exit> {
         let config = self.flags.load_readable()?.config;
-        let (asked, query) = match (self.asked, self.pid) {
-            (_, Some(pid)) => (Asked::Process(Pid(pid)), "pid"),
-            (Some(asked), None) => (asked, "of"),
-            (None, None) => bail!("neither a port nor a process id was given"),
+        let asked = self.view.asked()?;
+        let query = match asked {
+            Asked::Process(_) => "pid",
+            Asked::Number(_) | Asked::Place(_) => "of",
         };
         let request = Request {
             standalone: self.standalone,
@@ -70,14 +77,30 @@ impl Explain {
             Explanation::new(judged, &asked, Source::Standalone)
         })?;
         judged::describe(stories.source, verbose);
+        self.view.print(&stories, color)
+    }
+}
+
+impl View {
+    /// Whose stories.
+    pub(super) fn asked(&self) -> anyhow::Result<Asked> {
+        match (self.asked, self.pid) {
+            (_, Some(pid)) => Ok(Asked::Process(Pid(pid))),
+            (Some(asked), None) => Ok(asked),
+            (None, None) => bail!("neither a port nor a process id was given"),
+        }
+    }
+
+    /// Prints them.
+    pub(super) fn print(&self, stories: &Explanation, color: Color) -> anyhow::Result<Exit> {
         if stories.listeners.is_empty() {
-            bail!("no listener has the port, the address or the process id {asked}");
+            bail!("no listener has the port, the address or the process id {}", self.asked()?);
         }
         let terminal = Terminal::new(color);
         out::print(&match self.output {
-            Format::Table | Format::Wide => render(&stories, &terminal),
-            Format::Json => out::json(&stories)?,
-            Format::Yaml => out::yaml(&stories)?,
+            Format::Table | Format::Wide => render(stories, &terminal),
+            Format::Json => out::json(stories)?,
+            Format::Yaml => out::yaml(stories)?,
         })?;
         Ok(Exit::Fine)
     }

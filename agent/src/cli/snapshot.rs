@@ -113,6 +113,11 @@ impl Sampler {
         self.sources.look_at_threads(self.model.wants_threads_of());
         snapshot
     }
+
+    /// Has the accepts of a listener that stalls looked at, where that is due.
+    pub(super) fn look_closer(&mut self) {
+        self.sources.look_closer(self.model.wants_closer_look());
+    }
 }
 
 /// One question to the daemon.

@@ -9,7 +9,7 @@ use crate::{
         history::History,
         phase::{Change, Phase, Timing},
         rule::{About, COUNTERS, Evidence, Look, Rule, Sight, minutes, seconds},
-        subject::Subject,
+        subject::{Subject, SubjectKind},
         tuning::{Target, Tuned, Tuning},
     },
     input::Absent,
@@ -34,6 +34,8 @@ pub(super) trait Kind: Sized + 'static {
     type Item<'a>: Copy;
     /// What is remembered of one beside counters.
     type Memory: Default + Send;
+    /// What its subjects are.
+    const KIND: SubjectKind;
     /// The detections.
     const RULES: &'static [Rule<Self>];
 
@@ -109,6 +111,9 @@ pub(super) trait Pages {
     /// What is configured has changed.
     fn tune_anew(&mut self);
 
+    /// What its subjects are.
+    fn kind(&self) -> SubjectKind;
+
     /// Its detections.
     fn abouts(&self) -> Vec<&'static About>;
 }
@@ -141,6 +146,10 @@ impl<K: Kind> Pages for Book<K> {
         for tracked in self.subjects.values_mut() {
             tracked.tuned = None;
         }
+    }
+
+    fn kind(&self) -> SubjectKind {
+        K::KIND
     }
 
     fn abouts(&self) -> Vec<&'static About> {

@@ -18,6 +18,7 @@ pub mod history;
 mod host;
 mod listener;
 mod namespace;
+mod page;
 pub mod phase;
 mod process;
 pub mod rule;
@@ -34,7 +35,7 @@ use self::{
     book::{Book, Kind as _, Pages, Round},
     phase::Change,
     rule::About,
-    subject::Subject,
+    subject::{Subject, SubjectKind},
     tuning::Tuning,
 };
 use crate::{
@@ -42,6 +43,12 @@ use crate::{
     model::snapshot::{Listener, Snapshot},
     time::Monotonic,
 };
+
+/// `docs/DETECTIONS.md`.
+#[must_use]
+pub fn markdown() -> String {
+    page::markdown()
+}
 
 /// A snapshot, and what the detections say of it.
 #[derive(Clone, Debug)]
@@ -174,10 +181,23 @@ pub fn overflows(listener: &Listener) -> Known<u64> {
     listener::overflows(listener)
 }
 
+/// Why nobody accepts on a listener that is stalled, and what shows or mends that. `None`: nobody has
+/// looked at the processes that should, or somebody accepts.
+#[must_use]
+pub fn why_unserved(listener: &Listener, now: &Snapshot) -> Option<(String, String)> {
+    listener::why_unserved(listener, now)
+}
+
+/// The kinds of subjects, and what is detected of each.
+#[must_use]
+pub fn kinds() -> Vec<(SubjectKind, Vec<&'static About>)> {
+    books().iter().map(|book| (book.kind(), book.abouts())).collect()
+}
+
 /// All detections, in alphabetical order.
 #[must_use]
 pub fn all() -> Vec<&'static About> {
-    let mut all: Vec<&About> = books().iter().flat_map(|book| book.abouts()).collect();
+    let mut all: Vec<&About> = kinds().into_iter().flat_map(|(_, abouts)| abouts).collect();
     all.sort_by_key(|about| about.name);
     all
 }

@@ -13,6 +13,7 @@ mod explanation;
 mod listener;
 mod namespace;
 mod threads;
+mod timeline;
 mod udp;
 mod workload;
 
@@ -30,6 +31,7 @@ pub use self::{
     listener::{Aborted, Connections, DropsByReason, Listener, Member, RatesPerSecond, address},
     namespace::{Namespace, PortUse, Sockets, Table},
     threads::{ThreadGroup, Threads},
+    timeline::{Changed, Timeline},
     udp::UdpListener,
     workload::Workload,
 };

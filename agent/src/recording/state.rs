@@ -106,6 +106,7 @@ fn refresh(
         "namespaces" => refresh_list(&mut snapshot.namespaces, new, delta),
         "udp" => refresh_list(&mut snapshot.udp, new, delta),
         "processes" => read(&mut snapshot.processes, new),
+        "threads" => read(&mut snapshot.threads, new),
         "host" => read(&mut snapshot.host, new),
         "errors" => read(&mut snapshot.errors, new),
         "agent" => read(&mut snapshot.agent, new),

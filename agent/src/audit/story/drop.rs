@@ -23,35 +23,44 @@ pub(super) fn drops(listener: &Listener, now: &Snapshot) -> Vec<String> {
         "{drops} since the agent watches{rate}. A drop is not a client: each retries several times."
     )];
     let by = &counters.drops_by;
-    let told: [(Known<u64>, &str); 5] = [
+    let told: [(Known<u64>, [&str; 2], &str); 4] = [
         (
             by.accept_queue_full_syn,
-            "SYNs refused since the accept queue was full: the client sends the SYN again after 1, 3, 7 s, and \
+            ["SYN", "SYNs"],
+            "refused since the accept queue was full: the client sends the SYN again after 1, 3, 7 s, and \
              sees a slow connect or a timeout.",
         ),
         (
             by.accept_queue_full_ack,
-            "last ACKs refused since the accept queue was full: the client believes that it is connected, \
+            ["last ACK", "last ACKs"],
+            "refused since the accept queue was full: the client believes that it is connected, \
              and gets no answer; it comes through when the handshake is repeated and there is room.",
         ),
         (
             by.syn_queue_full,
-            "SYNs refused since the SYN queue was full and no cookies are sent: the client sends the SYN \
+            ["SYN", "SYNs"],
+            "refused since the SYN queue was full and no cookies are sent: the client sends the SYN \
              again after 1, 3, 7 s.",
         ),
         (
             by.other,
+            ["drop", "drops"],
             "for another reason: no memory, no route back, or a security module or program that refused.",
         ),
-        (
-            by.unspecified,
-            "of which the reason is not told here; most often the accept queue was full.",
-        ),
     ];
-    lines.extend(told.into_iter().filter_map(|(n, what)| match n {
+    lines.extend(told.into_iter().filter_map(|(count, [one, many], what)| match count {
         Ok(0) | Err(_) => None,
-        Ok(n) => Some(format!("{n} {what}")),
+        Ok(count) => Some(format!("{} {what}", some(count, one, many))),
     }));
+    match by.unspecified {
+        Ok(0) | Err(_) => {}
+        Ok(rest) => {
+            let whose = if rest == n { "Their".to_owned() } else { format!("Of {rest} the") };
+            lines.push(format!(
+                "{whose} reason is not told here; most often the accept queue was full."
+            ));
+        }
+    }
     if let (Ok(1..), Ok(cookies @ 1..)) = (by.accept_queue_full_ack, counters.syncookies) {
         let cookies = some(cookies, "SYN was", "SYNs were");
         lines.push(format!(

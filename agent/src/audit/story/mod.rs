@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use self::{
     drop::drops,
-    serve::{acceptors, connections, look_closer, waits},
+    serve::{Unserved, acceptors, connections, waits},
 };
 use super::{Finding, limit::Origin};
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
         alert::{Alert, Verdicts},
         phase::Severity,
     },
-    model::snapshot::{Listener, Snapshot},
+    model::snapshot::{Listener, Member, Snapshot},
     time::Nanos,
 };
 
@@ -83,13 +83,14 @@ pub fn tell(
         sections.push(section("limit", limit(listener, now)));
         sections.push(section("queue", queue(listener)));
     }
+    let unserved = Unserved::new(listener, now, alerts);
     sections.extend([
         section("traffic", [traffic(listener, now), waits(listener)].concat()),
         section("drops", drops(listener, now)),
-        section("accept", if is_gone { Vec::new() } else { acceptors(listener, now) }),
+        section("accept", if is_gone { Vec::new() } else { acceptors(listener, now, &unserved) }),
         section("connections", connections(listener, now)),
-        section("wrong", wrong(alerts)),
-        section("todo", todo(listener, alerts, findings)),
+        section("wrong", wrong(alerts, &unserved)),
+        section("todo", todo(listener, alerts, findings, unserved)),
     ]);
     sections.retain(|section| !section.lines.is_empty());
     sections
@@ -102,7 +103,11 @@ fn some(n: u64, one: &str, many: &str) -> String {
 
 fn who(listener: &Listener, now: &Snapshot) -> Vec<String> {
     let comm = listener.comm.as_deref();
-    let name = comm.unwrap_or("a process that is not known");
+    let name = comm.unwrap_or(if listener.members.is_empty() {
+        "a process that is not known"
+    } else {
+        "A process that is not known"
+    });
     let pids: Vec<String> =
         listener.owners.iter().take(MEMBERS).map(|pid| pid.0.to_string()).collect();
     let more = listener.owners.len().saturating_sub(MEMBERS);
@@ -222,8 +227,8 @@ fn members(listener: &Listener) -> Vec<String> {
     waiting.sort_by_key(|it| std::cmp::Reverse(it.length));
     let idle = n - waiting.len();
     let each = waiting.iter().take(MEMBERS).map(|it| {
-        let full = if it.limit < it.length { ", full" } else { "" };
-        format!("{} of {}{full} in the socket with inode {}", it.length, it.limit, it.inode)
+        let full = if it.limit < it.length { " (full)" } else { "" };
+        format!("{} of {}{full} in {}", it.length, it.limit, name(listener, it))
     });
     let list = each.collect::<Vec<_>>().join("; ");
     vec![match idle {
@@ -232,11 +237,25 @@ fn members(listener: &Listener) -> Vec<String> {
     }]
 }
 
+/// A member of a group, by who holds it where that is one process.
+fn name(listener: &Listener, member: &Member) -> String {
+    let inode = member.inode;
+    let is_alone = || listener.members.iter().filter(|it| it.pid == member.pid).count() == 1;
+    match member.pid.filter(|_| is_alone()) {
+        Some(pid) => format!("the socket of pid {pid} (inode {inode})"),
+        None => format!("the socket with inode {inode}"),
+    }
+}
+
 fn traffic(listener: &Listener, now: &Snapshot) -> Vec<String> {
     let counters = &listener.counters;
     match (counters.established, counters.accepted) {
+        (Ok(0), Ok(0)) => vec!["No connection has come since the agent watches.".to_owned()],
         (Ok(established), Ok(accepted)) => {
             let rates = match (listener.rates.established, listener.rates.accepted) {
+                (Ok(0.0), Ok(0.0)) if !listener.members.is_empty() => {
+                    format!("In the {} nothing came and nothing was accepted. ", lately(now))
+                }
                 (Ok(came), Ok(accepted)) if !listener.members.is_empty() => format!(
                     "In the {} {came:.1} connections/s came (handshake complete) and \
                      {accepted:.1}/s were accepted. ",
@@ -245,7 +264,8 @@ fn traffic(listener: &Listener, now: &Snapshot) -> Vec<String> {
                 (Ok(_) | Err(_), _) => String::new(),
             };
             vec![format!(
-                "{rates}Since the agent watches, {established} came and {accepted} were accepted."
+                "{rates}Since the agent watches, {} and {accepted} were accepted.",
+                some(established, "connection came", "connections came")
             )]
         }
         (Err(why), _) | (_, Err(why)) => {
@@ -261,12 +281,14 @@ fn lately(now: &Snapshot) -> String {
     format!("last {seconds:.0} s")
 }
 
-fn wrong(alerts: &[&Arc<Alert>]) -> Vec<String> {
+fn wrong(alerts: &[&Arc<Alert>], unserved: &Unserved) -> Vec<String> {
     let mut lines = Vec::new();
     for alert in alerts {
         let (name, severity) = (alert.about.name, alert.severity.name());
         lines.push(format!("{name} ({severity}): {}. {}", alert.latest.seen, alert.about.why));
-        lines.extend(alert.latest.cause.as_ref().map(|cause| format!("Cause: {cause}.")));
+        // who should accept was told why nobody does
+        let cause = alert.latest.cause.as_ref().filter(|cause| !unserved.tells(cause));
+        lines.extend(cause.map(|cause| format!("Cause: {cause}.")));
     }
     if lines.is_empty() {
         lines.push("No alert is about this listener.".to_owned());
@@ -274,8 +296,13 @@ fn wrong(alerts: &[&Arc<Alert>]) -> Vec<String> {
     lines
 }
 
-fn todo(listener: &Listener, alerts: &[&Arc<Alert>], findings: &[&Finding]) -> Vec<String> {
-    let mut lines: Vec<String> = look_closer(listener).into_iter().collect();
+fn todo(
+    listener: &Listener,
+    alerts: &[&Arc<Alert>],
+    findings: &[&Finding],
+    unserved: Unserved,
+) -> Vec<String> {
+    let mut lines: Vec<String> = unserved.todo.into_iter().collect();
     for alert in alerts {
         let mend = &alert.latest.mend;
         // which brought the reader here

@@ -1,17 +1,23 @@
 //! Who accepts, how long that takes, and what becomes of the connections.
 
-use super::some;
+use std::sync::Arc;
+
+use super::{name, some};
 use crate::{
+    detect::{self, alert::Alert},
     errno::Errno,
     id::Pid,
     input::Absent,
-    model::snapshot::{Listener, Process, Snapshot},
+    model::snapshot::{Listener, Member, Process, Snapshot},
+    time::Nanos,
 };
 
 /// Who waits longer than this waits for a program that is slow.
 const SLOW_SECONDS: f64 = 0.25;
 /// Most owners whose descriptors are told.
 const OWNERS: usize = 4;
+/// Most members that nobody serves and that are told one by one.
+const STUCK: usize = 3;
 
 pub(super) fn waits(listener: &Listener) -> Vec<String> {
     let waits = match &listener.accept_wait {
@@ -33,57 +39,128 @@ pub(super) fn waits(listener: &Listener) -> Vec<String> {
     vec![format!("Half waited at most {half} for accept, 99 of 100 at most {most}. {verdict}")]
 }
 
+/// Why nobody accepts on a listener that is stalled, as far as that is known.
+pub(super) struct Unserved {
+    /// In words.
+    why: Option<String>,
+    /// What shows or mends it.
+    pub(super) todo: Option<String>,
+    /// Whether an alert tells what clients see of it.
+    is_told: bool,
+}
+
+impl Unserved {
+    pub(super) fn new(listener: &Listener, now: &Snapshot, alerts: &[&Arc<Alert>]) -> Self {
+        let fires = |name: &str| alerts.iter().any(|alert| alert.about.name == name);
+        let is_told = fires("ListenerStalled");
+        if fires("AcceptErrors") {
+            // which says why
+            return Self { why: None, todo: None, is_told };
+        }
+        match detect::why_unserved(listener, now) {
+            Some((why, todo)) => Self { why: Some(why), todo: Some(todo), is_told },
+            None => Self { why: None, todo: look_closer(listener), is_told },
+        }
+    }
+
+    /// Whether that is what it says.
+    pub(super) fn tells(&self, cause: &str) -> bool {
+        self.why.as_deref() == Some(cause)
+    }
+}
+
 /// Who should accept, and whether anybody does.
-pub(super) fn acceptors(listener: &Listener, now: &Snapshot) -> Vec<String> {
-    let waiting = listener.length;
+pub(super) fn acceptors(listener: &Listener, now: &Snapshot, unserved: &Unserved) -> Vec<String> {
     // a sample is no finer
     let since = listener.since_accept.ok().map(|since| match since.as_seconds() {
         seconds if seconds < 1.0 => "less than 1 s".to_owned(),
         seconds => short(seconds),
     });
-    let waits = some(waiting, "connection waits", "connections wait");
-    let mut lines = vec![match (listener.stalled, since) {
-        (Ok(true), since) if 1 < listener.members.len() => {
-            let since = since.map_or_else(String::new, |since| format!("; on others, {since} ago"));
-            format!(
-                "Nobody accepts on a socket of the group{since}. {waits}: the kernel completes handshakes \
-                 for the program, so these clients believe that they are connected."
-            )
-        }
+    let waits = some(listener.length, "connection waits", "connections wait");
+    let mut lines = match (listener.stalled, since) {
+        (Ok(true), since) if 1 < listener.members.len() => stuck(listener, since),
         (Ok(true), since) => {
             let since = since.map_or_else(String::new, |since| format!(" for {since}"));
-            format!(
-                "Nobody has accepted{since} while {waits}: the kernel completes handshakes for the program, \
-                 so these clients believe that they are connected."
-            )
+            vec![format!("Nobody has accepted{since} while {waits}.")]
         }
-        (Ok(false), Some(since)) => format!("Somebody accepted {since} ago."),
-        (Ok(false), None) => "No accept has been seen so far.".to_owned(),
-        (Err(_), _) if waiting == 0 => "Nobody waits, so nobody has to accept.".to_owned(),
+        (Ok(false), Some(since)) => vec![format!("Somebody accepted {since} ago.")],
+        (Ok(false), None) => vec!["No accept has been seen so far.".to_owned()],
+        (Err(_), _) if listener.length == 0 => {
+            vec!["Nobody waits, so nobody has to accept.".to_owned()]
+        }
         (Err(why), _) => {
-            format!("{waits}; whether anybody accepts cannot be told: {why}.")
+            vec![format!("{waits}; whether anybody accepts cannot be told: {why}.")]
         }
-    }];
+    };
+    if listener.stalled == Ok(true) && !unserved.is_told {
+        lines.push(
+            "The kernel completes handshakes for the program, so these clients believe that they are \
+             connected."
+                .to_owned(),
+        );
+    }
+    lines.extend(unserved.why.as_ref().map(|why| format!("Why: {why}.")));
     lines.extend(failed(listener, now));
     let owners = listener.owners.iter().take(OWNERS);
     lines.extend(owners.filter_map(|&pid| descriptors(pid, now.processes.get(&pid)?)));
     lines
 }
 
-/// How to see what the owner of a stalled listener does.
-pub(super) fn look_closer(listener: &Listener) -> Option<String> {
-    let pid = listener.owners.first().filter(|_| listener.stalled == Ok(true))?;
-    if 1 < listener.members.len() {
-        let worst = listener.members.iter().max_by_key(|member| member.length)?;
-        return Some(format!(
-            "Find who holds the socket with the longest queue: ss -ltnpe sport = :{} (ino:{}); then see what \
-             it does: grep . /proc/PID/task/*/wchan",
-            listener.key.port, worst.inode
-        ));
+/// The members of a group that nobody serves.
+fn stuck(listener: &Listener, since: Option<String>) -> Vec<String> {
+    let stuck: Vec<&Member> = stalled(listener).collect();
+    let (n, all) = (stuck.len(), listener.members.len());
+    let waiting = |members: &[&Member]| {
+        let length = members.iter().map(|it| u64::from(it.length)).sum();
+        some(length, "connection waits", "connections wait")
+    };
+    let each = |it: &Member| {
+        let time = it.waiting.unwrap_or(Nanos(0)).as_seconds();
+        format!(
+            "Nobody has accepted for {} on {}, where {}.",
+            short(time),
+            name(listener, it),
+            waiting(&[it])
+        )
+    };
+    let mut lines: Vec<String> = stuck.iter().take(STUCK).map(|it| each(it)).collect();
+    if STUCK < n {
+        let more = waiting(&stuck[STUCK..]);
+        lines.push(format!("Nor on {} more, where {more}.", n - STUCK));
     }
+    let longest = stuck.iter().filter_map(|it| it.waiting.ok()).max();
+    let is_served = listener.since_accept.ok() < longest;
+    if let Some(since) = since.filter(|_| n < all && is_served) {
+        let others = some((all - n) as u64, "other socket", "other sockets");
+        lines.push(format!("On the {others} somebody accepted {since} ago."));
+    }
+    lines
+}
+
+fn stalled(listener: &Listener) -> impl Iterator<Item = &Member> {
+    listener.members.iter().filter(|it| it.stalled == Ok(true))
+}
+
+/// How to see what the owner of a stalled listener does, where nobody has looked.
+fn look_closer(listener: &Listener) -> Option<String> {
+    let first = listener.owners.first().filter(|_| listener.stalled == Ok(true))?;
+    let pid = if listener.members.len() == 1 {
+        *first
+    } else {
+        let worst = stalled(listener).max_by_key(|member| member.length)?;
+        let of_same = listener.members.iter().filter(|it| it.pid == worst.pid).count();
+        let Some(pid) = worst.pid.filter(|_| of_same == 1) else {
+            return Some(format!(
+                "Find who holds the socket with the longest queue: ss -ltnpe sport = :{} (ino:{}); then see what \
+             it does: grep . /proc/PID/task/*/wchan",
+                listener.key.port, worst.inode
+            ));
+        };
+        pid
+    };
     Some(format!(
-        "See what it does: grep State /proc/{pid}/status (T: it is stopped, and kill -CONT {pid} lets it go \
-         on); grep . /proc/{pid}/task/*/wchan (where its threads wait)"
+        "See what pid {pid} does: grep State /proc/{pid}/status (T: it is stopped, and kill -CONT {pid} lets \
+         it go on); grep . /proc/{pid}/task/*/wchan (where its threads wait)"
     ))
 }
 
@@ -121,7 +198,11 @@ fn descriptors(pid: Pid, process: &Process) -> Option<String> {
 /// What is open, and what its peers have left behind.
 pub(super) fn connections(listener: &Listener, now: &Snapshot) -> Vec<String> {
     let open = match listener.open {
-        Ok(n) => vec![format!("{} open (accepted, not closed).", some(n, "is", "are"))],
+        Ok(0) => vec!["No connection is open.".to_owned()],
+        Ok(n) => {
+            let are = some(n, "connection is", "connections are");
+            vec![format!("{are} open (accepted, not closed).")]
+        }
         Err(_) => Vec::new(),
     };
     let table = match listener.connections {
@@ -151,7 +232,8 @@ pub(super) fn connections(listener: &Listener, now: &Snapshot) -> Vec<String> {
         lines.push(format!("The table of sockets{age}: {}.", counts.join(", ")));
     }
     if 0 < table.unread_bytes {
-        lines.push(format!("The program has {} bytes to read.", table.unread_bytes));
+        let bytes = some(table.unread_bytes, "byte", "bytes");
+        lines.push(format!("The program has not read {bytes} that came."));
     }
     lines
 }

@@ -10,7 +10,8 @@ use crate::{
     histogram::Histogram,
     id::{Inode, Pid},
     input::{Absent, CallErrors, Connections, Table, TableRead, Workload},
-    model::snapshot::{Counters, DropsBy, Rates},
+    model::snapshot::{Counters, DropsBy, Member, Rates},
+    threads::{Call, ThreadGroup, ThreadState, Threads},
     time::Nanos,
 };
 use backlogd_abi::histogram::{BUCKETS, bucket};
@@ -67,21 +68,78 @@ fn a_busy_listener_that_is_well() {
     insta::assert_snapshot!(story(&[], busy));
 }
 
+/// What the detection says of it.
+const STALLED: Fires<'_> = (
+    "ListenerStalled",
+    Severity::Critical,
+    0,
+    "pid 100: 512 of 511 places taken, nobody has accepted for 75 s",
+);
+
+/// The same, and nobody has accepted for 75 s.
+fn stalled(now: &mut Snapshot) {
+    busy(now);
+    let it = &mut now.listeners[0];
+    (it.members[0].length, it.length, it.length_max) = (512, 512, Ok(512));
+    (it.stalled, it.members[0].stalled) = (Ok(true), Ok(true));
+    (it.since_accept, it.members[0].waiting) = (Ok(seconds(75)), Ok(seconds(75)));
+    it.rates = Rates { established: Ok(0.0), accepted: Ok(0.0), drops: Ok(2.5) };
+    it.counters.drops = Ok(61);
+    it.counters.full = seconds(70);
+    it.counters.drops_by.accept_queue_full_syn = Ok(61);
+    it.syn_queue = Ok(1);
+}
+
+/// What somebody who looked found that the threads of a process do.
+fn found(now: &mut Snapshot, pid: u32, groups: &[(ThreadState, Option<Call>, &str, u64)]) {
+    let groups = groups.iter().map(|&(state, call, wchan, count)| ThreadGroup {
+        state,
+        wchan: Some(wchan.into()),
+        call,
+        count,
+    });
+    let groups: Vec<ThreadGroup> = groups.collect();
+    let total = groups.iter().map(|it| it.count).sum();
+    let threads =
+        Threads { at: now.at, total, looked_at: total, traced: false, frozen: Some(false), groups };
+    Arc::make_mut(&mut now.threads).insert(Pid(pid), Ok(threads));
+}
+
 #[test]
-fn a_queue_that_nobody_serves() {
-    let seen = "129 connections wait; nobody has accepted for 75 s";
-    let fires = [("ListenerStalled", Severity::Critical, 0, seen)];
-    insta::assert_snapshot!(story(&fires, |now| {
-        busy(now);
-        let it = &mut now.listeners[0];
-        (it.members[0].length, it.length, it.stalled) = (512, 512, Ok(true));
-        it.since_accept = Ok(seconds(75));
-        it.rates = Rates { established: Ok(0.0), accepted: Ok(0.0), drops: Ok(2.5) };
-        it.counters.drops = Ok(61);
-        it.counters.full = seconds(70);
-        it.counters.drops_by.accept_queue_full_syn = Ok(61);
-        it.syn_queue = Ok(1);
+fn a_queue_that_nobody_serves_where_nobody_has_looked() {
+    insta::assert_snapshot!(story(&[STALLED], stalled));
+}
+
+#[test]
+fn a_queue_whose_owner_is_stopped() {
+    insta::assert_snapshot!(story(&[STALLED], |now| {
+        stalled(now);
+        found(now, 100, &[(ThreadState::Stopped, None, "do_signal_stop", 4)]);
     }));
+}
+
+#[test]
+fn a_queue_whose_owner_has_all_its_threads_at_work() {
+    insta::assert_snapshot!(story(&[STALLED], |now| {
+        stalled(now);
+        let pool = (ThreadState::Sleeping, Some(Call::Futex), "futex_wait_queue", 32);
+        let one = (ThreadState::Sleeping, Some(Call::Read), "wait_woken", 1);
+        found(now, 100, &[pool, one]);
+    }));
+}
+
+/// A sentence that is told once in an alert is not told again.
+#[test]
+fn no_sentence_is_twice_in_a_story() {
+    let stop = |now: &mut Snapshot| {
+        stalled(now);
+        found(now, 100, &[(ThreadState::Stopped, None, "do_signal_stop", 4)]);
+    };
+    for text in [story(&[STALLED], stop), story(&[], stop), story(&[STALLED], stalled)] {
+        for once in ["is stopped by a signal", "kernel completes handshakes", "kill -CONT 100"] {
+            assert!(text.matches(once).count() <= 1, "{once}: {text}");
+        }
+    }
 }
 
 #[test]
@@ -113,11 +171,17 @@ fn bursts_that_somaxconn_cuts_with_cookies_among_them() {
 
 #[test]
 fn a_program_without_a_descriptor_left() {
-    insta::assert_snapshot!(story(&[], |now| {
+    let seen = "9120 accepts failed with EMFILE in 5 s";
+    let fires = [("AcceptErrors", Severity::Critical, 0, seen)];
+    insta::assert_snapshot!(story(&fires, |now| {
+        let epoll = (ThreadState::Sleeping, Some(Call::EpollWait), "ep_poll", 1);
+        found(now, 100, &[epoll]);
         let it = &mut now.listeners[0];
-        (it.members[0].length, it.length, it.stalled) = (20, 20, Ok(true));
+        (it.members[0].length, it.length) = (20, 20);
+        (it.stalled, it.members[0].stalled) = (Ok(true), Ok(true));
         it.length_max = Ok(20);
-        it.since_accept = Ok(seconds(9));
+        (it.since_accept, it.members[0].waiting) = (Ok(seconds(9)), Ok(seconds(9)));
+        (it.counters.established, it.counters.accepted) = (Ok(78), Ok(58));
         it.open = Ok(58);
         it.connections = Ok(Connections {
             accepted: 58,
@@ -152,26 +216,41 @@ fn a_listener_that_is_gone() {
     }));
 }
 
+/// Of eight workers the sixth is stuck; `holders`: with a socket each, or all with all.
+fn group(now: &mut Snapshot, holders: bool) {
+    let it = &mut now.listeners[0];
+    let member = it.members[0];
+    let pid = |n: u32| Some(Pid(if holders { 100 + n } else { 100 }));
+    let each = |n| Member { inode: Inode(800 + u64::from(n)), pid: pid(n), ..member };
+    it.members = (0..8).map(each).collect();
+    let stuck = &mut it.members[5];
+    (stuck.length, stuck.stalled, stuck.waiting) = (129, Ok(true), Ok(seconds(75)));
+    it.members[2].length = 1;
+    it.owners = (100..108).map(Pid).collect();
+    (it.length, it.limit, it.stalled) = (130, 1_024, Ok(true));
+    it.length_max = Ok(131);
+    it.since_accept = Ok(Nanos(3_000_000));
+    it.rates = Rates { established: Ok(70.0), accepted: Ok(69.0), drops: Ok(3.0) };
+    it.counters.established = Ok(9_000);
+    it.counters.accepted = Ok(8_870);
+    it.counters.drops = Ok(33);
+    it.counters.drops_by.accept_queue_full_syn = Ok(33);
+}
+
 #[test]
 fn a_group_with_a_member_that_is_stuck() {
-    insta::assert_snapshot!(story(&[], |now| {
-        let it = &mut now.listeners[0];
-        let member = it.members[0];
-        it.members = (0..8)
-            .map(|n| crate::model::snapshot::Member { inode: Inode(800 + n), ..member })
-            .collect();
-        it.members[5].length = 129;
-        it.members[2].length = 1;
-        it.owners = (100..108).map(Pid).collect();
-        (it.length, it.limit, it.stalled) = (130, 1_024, Ok(true));
-        it.length_max = Ok(131);
-        it.since_accept = Ok(Nanos(3_000_000));
-        it.rates = Rates { established: Ok(70.0), accepted: Ok(69.0), drops: Ok(3.0) };
-        it.counters.established = Ok(9_000);
-        it.counters.accepted = Ok(8_870);
-        it.counters.drops = Ok(33);
-        it.counters.drops_by.accept_queue_full_syn = Ok(33);
+    let seen = "member 6 (pid 105, inode 805) of 8: 129 of 128 places taken, nobody has accepted for \
+                75 s; the other 7 accept";
+    insta::assert_snapshot!(story(&[("ListenerStalled", Severity::Critical, 0, seen)], |now| {
+        group(now, true);
+        let lock = (ThreadState::Sleeping, Some(Call::Futex), "futex_wait_queue", 1);
+        found(now, 105, &[lock]);
     }));
+}
+
+#[test]
+fn a_group_whose_sockets_all_its_workers_hold() {
+    insta::assert_snapshot!(story(&[], |now| group(now, false)));
 }
 
 #[test]

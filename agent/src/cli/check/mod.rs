@@ -32,12 +32,8 @@ use crate::{
     Exit codes: 0 nothing is wrong, 1 a warning, 2 critical, 3 nothing is known to be wrong, and it\n\
     cannot be told whether connections are accepted, or there is no such listener.")]
 pub(super) struct Check {
-    /// Only the listeners at this address, port, or both, and the processes behind them
-    #[arg(value_name = "ADDR|PORT")]
-    wanted: Option<Wanted>,
-    /// Form of the output
-    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
-    output: Form,
+    #[command(flatten)]
+    view: View,
     /// How long to watch where no daemon is asked
     #[arg(long = "for", default_value = "3s", value_parser = span::parse, value_name = "TIME")]
     span: Duration,
@@ -46,6 +42,17 @@ pub(super) struct Check {
     standalone: bool,
     #[command(flatten)]
     flags: Flags<false>,
+}
+
+/// What is told of a report, and how.
+#[derive(Args, Debug)]
+pub(super) struct View {
+    /// Only the listeners at this address, port, or both, and the processes behind them
+    #[arg(value_name = "ADDR|PORT")]
+    wanted: Option<Wanted>,
+    /// Form of the output
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    output: Form,
 }
 
 /// The form of the report.
@@ -66,17 +73,10 @@ enum Form {
 
 impl Check {
     pub(super) fn run(&self, color: Color, verbose: bool) -> anyhow::Result<Exit> {
-        let result = self.report(color, verbose);
-        if let (Form::Nagios, Err(err)) = (self.output, &result)
-            && Exit::of(err) == Exit::CannotTell
-        {
-            // such programs show standard output alone
-            out::print(&nagios::failed(&format!("{err:#}")))?;
-        }
-        result
+        self.view.tell(color, || self.report(verbose))
     }
 
-    fn report(&self, color: Color, verbose: bool) -> anyhow::Result<Exit> {
+    fn report(&self, verbose: bool) -> anyhow::Result<Report> {
         let config = self.flags.load_readable()?.config;
         let request = Request {
             standalone: self.standalone,
@@ -88,6 +88,28 @@ impl Check {
             Report::new(judged, Source::Standalone, Some(watched))
         })?;
         judged::describe(report.source, verbose);
+        Ok(report)
+    }
+}
+
+impl View {
+    /// Prints what `report` gives, or that it gives nothing.
+    pub(super) fn tell(
+        &self,
+        color: Color,
+        report: impl FnOnce() -> anyhow::Result<Report>,
+    ) -> anyhow::Result<Exit> {
+        let result = report().and_then(|report| self.print(report, color));
+        if let (Form::Nagios, Err(err)) = (self.output, &result)
+            && Exit::of(err) == Exit::CannotTell
+        {
+            // such programs show standard output alone
+            out::print(&nagios::failed(&format!("{err:#}")))?;
+        }
+        result
+    }
+
+    fn print(&self, report: Report, color: Color) -> anyhow::Result<Exit> {
         let report = match self.wanted {
             None => report,
             Some(wanted) => match report.only(wanted) {

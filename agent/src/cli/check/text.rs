@@ -2,7 +2,7 @@
 
 use crate::{
     cli::out::{Cell, Paint, Terminal, wrap},
-    publish::api::{Alert, Check, Finding, Status},
+    publish::api::{Alert, Check, Finding, Source, Status},
 };
 
 /// Summary, alerts, findings, and what could not be judged. `wide`: also what matters least.
@@ -96,8 +96,11 @@ fn unknown(report: &Check, terminal: &Terminal) -> String {
         }
     }
     if !report.need_longer.is_empty() {
-        let why = "needs a longer look: --for, or a daemon".to_owned();
-        reasons.push((why, report.need_longer.clone()));
+        let why = match report.source {
+            Source::Daemon | Source::Standalone => "needs a longer look: --for, or a daemon",
+            Source::Recording => "needs a longer recording",
+        };
+        reasons.push((why.to_owned(), report.need_longer.clone()));
     }
     let lines = reasons.iter().map(|(why, names)| {
         wrap("not judged  ", &format!("{}: {why}", names.join(", ")), terminal)

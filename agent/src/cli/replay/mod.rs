@@ -2,6 +2,8 @@
 //!
 //! A verb here is one more [`Verb`], which gets a [`Playback`].
 
+mod alerts;
+mod date;
 mod playback;
 mod summary;
 
@@ -11,13 +13,15 @@ use clap::{Args, Subcommand};
 
 use self::playback::Playback;
 use super::{
-    Exit,
+    Exit, check, explain,
     list::View,
     out::{self, Color, Format, Terminal},
     span,
 };
 use crate::{
-    publish::api::{Listeners, Source},
+    config,
+    detect::{Detector, Judged},
+    publish::api::{Check, Explanation, Listeners, Source},
     time::Nanos,
 };
 
@@ -29,7 +33,9 @@ use crate::{
     disable_help_subcommand = true,
     after_help = "Examples:\n  \
         backlogd replay incident.backlogd\n  \
-        backlogd replay incident.backlogd list\n  \
+        backlogd replay incident.backlogd alerts\n  \
+        backlogd replay incident.backlogd check\n  \
+        backlogd replay incident.backlogd --at 00:12:30 explain 443\n  \
         backlogd replay incident.backlogd --at 00:12:30 list -o wide --port 443\n\n\
         Without a verb it says what is in the recording. Exit code 1: the recording is cut, what is\n\
         shown is from before; 3: it cannot be read."
@@ -40,6 +46,9 @@ pub(super) struct Replay {
     /// How far: a time since its start as 00:12:30 or 90s, or `last`
     #[arg(long, global = true, default_value = "last", value_name = "TIME")]
     at: At,
+    /// A configuration whose [[detect]] and [[expect]] the detections follow [default: none]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Form of what is said without a verb
     #[arg(short, long, value_enum, value_name = "FORMAT")]
     output: Option<Format>,
@@ -50,6 +59,9 @@ pub(super) struct Replay {
 #[derive(Debug, Subcommand)]
 enum Verb {
     List(List),
+    Check(OneCheck),
+    Explain(Story),
+    Alerts(alerts::Alerts),
 }
 
 /// The listeners at that time, busiest first
@@ -60,6 +72,27 @@ enum Verb {
 struct List {
     #[command(flatten)]
     view: View,
+}
+
+/// What was wrong at that time, by all that came before
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  \
+    backlogd replay incident.backlogd check --at 00:12:30 443\n\n\
+    As `backlogd check`, whose exit codes it has: 0 nothing was wrong, 1 a warning or the recording\n\
+    is cut, 2 critical, 3 it cannot be told, or there was no such listener.")]
+struct OneCheck {
+    #[command(flatten)]
+    view: check::View,
+}
+
+/// One listener's story at that time
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  \
+    backlogd replay incident.backlogd explain --at 00:12:30 443\n\n\
+    As `backlogd explain`. The numbers count since the recorder began.")]
+struct Story {
+    #[command(flatten)]
+    view: explain::View,
 }
 
 /// How far to play.
@@ -77,25 +110,74 @@ impl Replay {
             out::note("-o comes after the verb, as in: backlogd replay FILE list -o json");
             return Ok(Exit::Usage);
         }
+        let detector = self.detector()?;
         let mut playback = Playback::open(&self.file, self.at)?;
-        match self.verb {
-            None => summary::run(&mut playback, self.output.unwrap_or_default())?,
+        let exit = match self.verb {
+            None => summary::run(&mut playback, detector, self.output.unwrap_or_default())?,
             Some(Verb::List(list)) => list.run(&mut playback, color)?,
-        }
-        Ok(playback.exit())
+            Some(Verb::Check(check)) => check.run(&mut playback, detector, color)?,
+            Some(Verb::Explain(story)) => story.run(&mut playback, detector, color)?,
+            Some(Verb::Alerts(alerts)) => alerts.run(&mut playback, detector, color)?,
+        };
+        Ok(match (exit, playback.exit()) {
+            (Exit::Fine, played) => played,
+            (exit, _) => exit,
+        })
+    }
+
+    /// As configured; what is in force on this host is not for a recording of another.
+    fn detector(&self) -> anyhow::Result<Detector> {
+        let Some(file) = &self.config else { return Ok(Detector::default()) };
+        let loaded = config::load(Some(file), |_| None, &[])?;
+        Ok(Detector::new(loaded.config.tuning))
+    }
+}
+
+/// What the detections say at the end of all that is played, and the time that it covers.
+fn judge(playback: &mut Playback, mut detector: Detector) -> anyhow::Result<(Judged, Nanos)> {
+    let mut verdicts = None;
+    let last = playback.play(|snapshot| verdicts = Some(detector.judge(snapshot)))?;
+    let judged = Judged { snapshot: last.into(), verdicts: verdicts.unwrap_or_default().into() };
+    Ok((judged, playback.played().time))
+}
+
+impl OneCheck {
+    fn run(
+        &self,
+        playback: &mut Playback,
+        detector: Detector,
+        color: Color,
+    ) -> anyhow::Result<Exit> {
+        self.view.tell(color, || {
+            let (judged, watched) = judge(playback, detector)?;
+            Ok(Check::new(&judged, Source::Recording, Some(watched)))
+        })
+    }
+}
+
+impl Story {
+    fn run(
+        &self,
+        playback: &mut Playback,
+        detector: Detector,
+        color: Color,
+    ) -> anyhow::Result<Exit> {
+        let asked = self.view.asked()?;
+        let (judged, _) = judge(playback, detector)?;
+        self.view.print(&Explanation::new(&judged, &asked, Source::Recording), color)
     }
 }
 
 impl List {
-    fn run(&self, playback: &mut Playback, color: Color) -> anyhow::Result<()> {
+    fn run(&self, playback: &mut Playback, color: Color) -> anyhow::Result<Exit> {
         let netns = self.view.netns()?;
-        let last = playback.last()?;
+        let last = playback.play(|_| {})?;
         let listeners = self.view.select(Listeners::new(&last, Source::Recording), &netns);
         out::print(&self.view.document(&listeners, &Terminal::new(color))?)?;
         if listeners.listeners.is_empty() {
             out::note(if last.listeners.is_empty() { "no listener" } else { "no such listener" });
         }
-        Ok(())
+        Ok(Exit::Fine)
     }
 }
 

@@ -63,14 +63,14 @@ impl Playback {
         self.played
     }
 
-    /// The last snapshot.
+    /// The last snapshot; `see` has seen it and all before.
     ///
     /// # Errors
     /// When there is none, or the recording ends before the time that was asked for.
-    pub(super) fn last(&mut self) -> anyhow::Result<Snapshot> {
+    pub(super) fn play(&mut self, mut see: impl FnMut(&Snapshot)) -> anyhow::Result<Snapshot> {
         let mut last = None;
         for snapshot in self.by_ref() {
-            last = Some(snapshot?);
+            see(last.insert(snapshot?));
         }
         let path = self.path.display();
         match (last, self.at, &self.cut) {

@@ -61,6 +61,8 @@ impl Kind for Agent {
     type Item<'a> = &'a snapshot::Agent;
     type Memory = Memory;
 
+    const KIND: SubjectKind = SubjectKind::Agent;
+
     const RULES: &'static [Rule<Self>] = &[degraded::RULE, events_lost::RULE, sample_slow::RULE];
 
     fn each<'a>(now: &'a Snapshot, _: &'a Tuning, visit: &mut dyn FnMut((), &'a snapshot::Agent)) {
@@ -108,7 +110,7 @@ impl Kind for Agent {
 
     fn subject(_: &snapshot::Agent, _: &Snapshot) -> Subject {
         Subject {
-            kind: SubjectKind::Agent,
+            kind: Self::KIND,
             name: "backlogd".to_owned(),
             labels: Labels::default(),
             pids: Arc::default(),

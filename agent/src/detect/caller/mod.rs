@@ -72,6 +72,8 @@ impl Kind for Callers {
     type Item<'a> = Caller<'a>;
     type Memory = Memory;
 
+    const KIND: SubjectKind = SubjectKind::Caller;
+
     const RULES: &'static [Rule<Self>] = &[accept_errors::RULE, connect_errors::RULE];
 
     fn each<'a>(now: &'a Snapshot, _: &'a Tuning, visit: &mut dyn FnMut(Self::Key, Caller<'a>)) {
@@ -121,7 +123,7 @@ impl Kind for Callers {
 
     fn subject(caller: Caller<'_>, now: &Snapshot) -> Subject {
         Subject {
-            kind: SubjectKind::Caller,
+            kind: Self::KIND,
             name: caller.comm.map_or("?", |comm| comm).to_owned(),
             labels: Labels { comm: caller.comm.cloned(), ..Labels::default() },
             pids: processes(caller, now).map(|(pid, _)| pid).collect(),

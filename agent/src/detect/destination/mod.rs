@@ -54,6 +54,8 @@ impl Kind for Destinations {
     type Item<'a> = Towards<'a>;
     type Memory = Memory;
 
+    const KIND: SubjectKind = SubjectKind::Destination;
+
     const RULES: &'static [Rule<Self>] = &[connection_per_request::RULE, ports_near_limit::RULE];
 
     fn each<'a>(now: &'a Snapshot, _: &'a Tuning, visit: &mut dyn FnMut(Self::Key, Towards<'a>)) {
@@ -106,7 +108,7 @@ impl Kind for Destinations {
     fn subject(it: Towards<'_>, _: &Snapshot) -> Subject {
         let to = it.ports.ok().map(|ports| ports.destination);
         Subject {
-            kind: SubjectKind::Destination,
+            kind: Self::KIND,
             name: to.map_or_else(String::new, |to| format!("to {}", Place(to.addr, to.port))),
             labels: Labels {
                 netns: Some(it.namespace.netns),

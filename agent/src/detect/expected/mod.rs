@@ -35,6 +35,8 @@ impl Kind for ExpectedListeners {
     type Item<'a> = &'a Expected;
     type Memory = Memory;
 
+    const KIND: SubjectKind = SubjectKind::Expected;
+
     const RULES: &'static [Rule<Self>] = &[down::RULE];
 
     fn each<'a>(
@@ -89,7 +91,7 @@ impl Kind for ExpectedListeners {
         };
         let namespace = expected.namespace.as_ref().map(|pattern| pattern.0.clone());
         Subject {
-            kind: SubjectKind::Expected,
+            kind: Self::KIND,
             name: match &namespace {
                 Some(namespace) => format!("{place} in {namespace}"),
                 None => place,

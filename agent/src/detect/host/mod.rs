@@ -33,6 +33,8 @@ impl Kind for Host {
     /// Connections ended for want of memory, over all namespaces.
     type Memory = Sums<1>;
 
+    const KIND: SubjectKind = SubjectKind::Host;
+
     const RULES: &'static [Rule<Self>] = &[fds_near_limit::RULE, tcp_memory_pressure::RULE];
 
     fn each<'a>(now: &'a Snapshot, _: &'a Tuning, visit: &mut dyn FnMut((), &'a HostSample)) {
@@ -62,7 +64,7 @@ impl Kind for Host {
 
     fn subject(_: &HostSample, _: &Snapshot) -> Subject {
         Subject {
-            kind: SubjectKind::Host,
+            kind: Self::KIND,
             name: "this host".to_owned(),
             labels: Labels::default(),
             pids: Arc::default(),

@@ -69,10 +69,18 @@ const COOKIES: usize = 6;
 /// Milliseconds in which a member was longer than its limit.
 const FULL: usize = 7;
 
+/// See [`crate::detect::why_unserved`].
+pub(super) fn why_unserved(listener: &Listener, now: &Snapshot) -> Option<(String, String)> {
+    let cause = stalled::cause(listener, now).filter(|_| listener.stalled == Ok(true))?;
+    Some((cause.says, cause.mend))
+}
+
 impl Kind for Listeners {
     type Key = ListenerKey;
     type Item<'a> = &'a Listener;
     type Memory = Remembered;
+
+    const KIND: SubjectKind = SubjectKind::Listener;
 
     const RULES: &'static [Rule<Self>] = &[
         leak::RULE,
@@ -148,7 +156,7 @@ impl Kind for Listeners {
         let ListenerKey { addr, port, .. } = listener.key;
         let comm = listener.comm.as_deref().unwrap_or("?");
         Subject {
-            kind: SubjectKind::Listener,
+            kind: Self::KIND,
             name: format!("{comm} {}", Place(addr, port)),
             labels: Labels::of(listener.key, listener.comm.as_ref(), &listener.workload),
             pids: Arc::clone(&listener.owners),

@@ -12,7 +12,7 @@ use crate::{
     },
     id::Pid,
     input::Known,
-    model::snapshot::Member,
+    model::snapshot::{Listener, Member, Snapshot},
     time::Nanos,
 };
 
@@ -54,12 +54,10 @@ fn judge(look: &At<'_, '_>) -> Known<Sight> {
     if *look.it.owners == [Pid(1)] && waited < activation {
         return Ok(Sight::Between);
     }
-    let suspects = suspects(look);
-    let Cause { says, mend, is_meant } =
-        cause::of(&look.now.threads, &suspects).unwrap_or_else(|| {
-            let mend = format!("backlogd explain {}", look.it.key.port);
-            Cause { says: String::new(), mend, is_meant: false }
-        });
+    let Cause { says, mend, is_meant } = cause(look.it, look.now).unwrap_or_else(|| {
+        let mend = format!("backlogd explain {}", look.it.key.port);
+        Cause { says: String::new(), mend, is_meant: false }
+    });
     let severity = match (is_meant, critical <= waited) {
         (true, _) => Severity::Info,
         (false, true) => Severity::Critical,
@@ -82,6 +80,11 @@ fn judge(look: &At<'_, '_>) -> Known<Sight> {
     )
 }
 
+/// What keeps those from accepting that should. `None`: nobody has looked at them.
+pub(super) fn cause(listener: &Listener, now: &Snapshot) -> Option<Cause> {
+    cause::of(&now.threads, &suspects(listener))
+}
+
 /// For how long a member has gone unserved, if it is stalled.
 fn waiting(member: &Member) -> Option<Nanos> {
     (member.stalled == Ok(true)).then(|| member.waiting.unwrap_or(Nanos(0)))
@@ -95,10 +98,10 @@ fn seen(look: &At<'_, '_>, waited: f64) -> String {
     let (length, limit) = (sum(|member| member.length), sum(|member| member.limit));
     let says = format!("{length} of {limit} places taken, nobody has accepted for {waited:.0} s");
     if let [only] = &**members {
-        return format!("{}{says}", holder(look, only).map_or_else(String::new, |it| it + ": "));
+        return format!("{}{says}", holder(look.it, only).map_or_else(String::new, |it| it + ": "));
     }
     let name = |&(number, member): &(usize, &Member)| {
-        let holder = holder(look, member).map_or_else(String::new, |it| it + ", ");
+        let holder = holder(look.it, member).map_or_else(String::new, |it| it + ", ");
         format!("{number} ({holder}inode {})", member.inode)
     };
     let names: Vec<String> = stuck.iter().take(NAMED).map(name).collect();
@@ -116,21 +119,21 @@ fn seen(look: &At<'_, '_>, waited: f64) -> String {
 }
 
 /// Who holds a member, where that is one process and no other member's holder.
-fn holder(look: &At<'_, '_>, member: &Member) -> Option<String> {
+fn holder(listener: &Listener, member: &Member) -> Option<String> {
     let pid = member.pid?;
-    let members = look.it.members.iter().filter(|other| other.pid == member.pid).count();
-    let is_alone = members == 1 && (1 < look.it.members.len() || look.it.owners.len() == 1);
+    let members = listener.members.iter().filter(|other| other.pid == member.pid).count();
+    let is_alone = members == 1 && (1 < listener.members.len() || listener.owners.len() == 1);
     is_alone.then(|| format!("pid {pid}"))
 }
 
 /// Processes that should accept: those that hold the stuck members, without systemd where it handed
 /// its socket on.
-fn suspects(look: &At<'_, '_>) -> Vec<Pid> {
-    let stuck = || look.it.members.iter().filter(|member| waiting(member).is_some());
-    let mut pids: Vec<Pid> = if stuck().all(|member| holder(look, member).is_some()) {
+fn suspects(listener: &Listener) -> Vec<Pid> {
+    let stuck = || listener.members.iter().filter(|member| waiting(member).is_some());
+    let mut pids: Vec<Pid> = if stuck().all(|member| holder(listener, member).is_some()) {
         stuck().filter_map(|member| member.pid).collect()
     } else {
-        look.it.owners.to_vec()
+        listener.owners.to_vec()
     };
     if 1 < pids.len() {
         pids.retain(|pid| *pid != Pid(1));

@@ -47,6 +47,8 @@ impl Kind for Namespaces {
     type Item<'a> = Space<'a>;
     type Memory = Sums<2>;
 
+    const KIND: SubjectKind = SubjectKind::Namespace;
+
     const RULES: &'static [Rule<Self>] = &[counters_disagree::RULE, time_wait_overflow::RULE];
 
     fn each<'a>(now: &'a Snapshot, _: &'a Tuning, visit: &mut dyn FnMut(NetnsId, Space<'a>)) {
@@ -77,7 +79,7 @@ impl Kind for Namespaces {
     fn subject(it: Space<'_>, _: &Snapshot) -> Subject {
         let netns = it.namespace.netns;
         Subject {
-            kind: SubjectKind::Namespace,
+            kind: Self::KIND,
             name: netns.to_string(),
             labels: Labels { netns: Some(netns), ..Labels::default() },
             pids: Arc::default(),

@@ -44,6 +44,8 @@ impl Kind for Processes {
     type Item<'a> = Worst<'a>;
     type Memory = Floors;
 
+    const KIND: SubjectKind = SubjectKind::Process;
+
     const RULES: &'static [Rule<Self>] = &[fds_filling_up::RULE, fds_near_limit::RULE];
 
     fn each<'a>(now: &'a Snapshot, _: &'a Tuning, visit: &mut dyn FnMut(Arc<str>, Worst<'a>)) {
@@ -82,7 +84,7 @@ impl Kind for Processes {
     fn subject(it: Worst<'_>, _: &Snapshot) -> Subject {
         let comm = &it.process.now.comm;
         Subject {
-            kind: SubjectKind::Process,
+            kind: Self::KIND,
             name: comm.to_string(),
             // which process is the worst changes, and with it where it belongs
             labels: Labels { comm: Some(comm.clone()), ..Labels::default() },

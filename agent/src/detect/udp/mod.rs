@@ -30,6 +30,8 @@ impl Kind for UdpSockets {
     type Item<'a> = &'a UdpListener;
     type Memory = ();
 
+    const KIND: SubjectKind = SubjectKind::Udp;
+
     const RULES: &'static [Rule<Self>] = &[receive_drops::RULE];
 
     fn each<'a>(
@@ -63,7 +65,7 @@ impl Kind for UdpSockets {
         let ListenerKey { addr, port, .. } = socket.key;
         let comm = socket.comm.as_deref().unwrap_or("?");
         Subject {
-            kind: SubjectKind::Udp,
+            kind: Self::KIND,
             name: format!("{comm} udp {}", Place(addr, port)),
             labels: Labels::of(socket.key, socket.comm.as_ref(), &socket.workload),
             pids: Arc::default(),

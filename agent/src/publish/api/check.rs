@@ -159,6 +159,9 @@ impl Check {
         };
         self.alerts.retain(|it| concerns(&it.kind, &it.labels, &it.pids));
         self.findings.retain(|it| concerns(&it.kind, &it.labels, &it.pids));
+        let of_listeners = of_listeners();
+        self.unknown.retain(|it| of_listeners.contains(&it.alert.as_str()));
+        self.need_longer.retain(|name| of_listeners.contains(&name.as_str()));
         let is_there = self.listeners.iter().any(|it| 0 < it.sockets) || !self.alerts.is_empty();
         is_there.then(|| self.summed_up())
     }
@@ -269,6 +272,21 @@ impl Checked {
             cannot_tell,
         }
     }
+}
+
+/// Detections about listeners and the processes behind them.
+fn of_listeners() -> Vec<&'static str> {
+    let is_meant = |kind| match kind {
+        SubjectKind::Listener | SubjectKind::Process | SubjectKind::Caller => true,
+        SubjectKind::Expected
+        | SubjectKind::Destination
+        | SubjectKind::Udp
+        | SubjectKind::Namespace
+        | SubjectKind::Host
+        | SubjectKind::Agent => false,
+    };
+    let kinds = detect::kinds().into_iter().filter(|(kind, _)| is_meant(*kind));
+    kinds.flat_map(|(_, abouts)| abouts).map(|about| about.name).collect()
 }
 
 /// Detections that cannot have judged within `watched`, and of which none fires.
