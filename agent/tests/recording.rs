@@ -539,7 +539,7 @@ fn a_record_ends_in_time_or_by_a_signal_and_leaves_other_files_alone() {
     let (code, stdout, stderr) = backlogd(&folder, &format!("record r {OWN} --for 500ms"));
     assert_eq!((Some(0), ""), (code, &*stdout), "{stderr}");
     assert!(stderr.contains("backlogd: recording to r; SIGINT ends it\n"), "{stderr}");
-    assert!(stderr.contains(" snapshots over 00:00:00, "), "{stderr}");
+    assert!(stderr.contains(" over 00:00:00, "), "{stderr}");
     let mode =
         fs::metadata(folder.path().join("r")).expect("a temporary file").permissions().mode();
     assert_eq!(0o600, mode & 0o777);

@@ -80,6 +80,9 @@ pub(super) fn acceptors(listener: &Listener, now: &Snapshot, unserved: &Unserved
     let mut lines = match (listener.stalled, since) {
         (Ok(true), since) if 1 < listener.members.len() => stuck(listener, since),
         (Ok(true), since) => {
+            // what has never been accepted from has waited since it came
+            let waiting = || listener.members.first()?.waiting.ok();
+            let since = since.or_else(|| Some(short(waiting()?.as_seconds())));
             let since = since.map_or_else(String::new, |since| format!(" for {since}"));
             vec![format!("Nobody has accepted{since} while {waits}.")]
         }
