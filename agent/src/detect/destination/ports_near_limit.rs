@@ -65,8 +65,9 @@ fn judge(look: &At<'_, '_>) -> Known<Sight> {
         let is_over = ports.ratio() < least - BELOW && share < GROWING_RATIO.max(least - BELOW);
         return Ok(if is_over { Sight::Fine } else { Sight::Between });
     }
+    // what is near its limit in two reads, and there in the newest, has reached it
     let severity =
-        if is_near && critical <= share { Severity::Critical } else { Severity::Warning };
+        if is_near && critical <= ports.ratio() { Severity::Critical } else { Severity::Warning };
     let mut seen = describe(ports);
     if let Some(left) = left {
         seen.push_str(&format!("; at this pace none left in {:.0} min", left / 60.0));
