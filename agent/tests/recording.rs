@@ -15,6 +15,7 @@ use std::{
 };
 
 use backlogd::{
+    id::Pid,
     input::Absent,
     model::snapshot::{Listener, Snapshot},
     recording::{Recording, RecordingError, Writer},
@@ -56,6 +57,7 @@ fn moved(snapshot: &Snapshot, n: u64) -> Snapshot {
         snapshot.degraded.insert("owners", format!("failed {n} times"));
         snapshot.errors = Err(Absent::NotPermitted);
         snapshot.processes.pop_first();
+        Arc::make_mut(&mut snapshot.threads).insert(Pid(n as u32), Err(Absent::NotPermitted));
         snapshot.hooks = Arc::from(&snapshot.hooks[1..]);
         snapshot.udp.clear();
     }

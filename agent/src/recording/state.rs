@@ -97,22 +97,39 @@ fn refresh(
     new: &Value,
     delta: &Value,
 ) -> Result<(), serde_json::Error> {
+    // a field that is forgotten here would stay what it was
+    let Snapshot {
+        at,
+        unix_time,
+        samples,
+        interval,
+        listeners,
+        namespaces,
+        udp,
+        processes,
+        threads,
+        host,
+        errors,
+        hooks,
+        degraded,
+        agent,
+    } = snapshot;
     match name {
-        "at" => read(&mut snapshot.at, new),
-        "unix_time" => read(&mut snapshot.unix_time, new),
-        "samples" => read(&mut snapshot.samples, new),
-        "interval" => read(&mut snapshot.interval, new),
-        "listeners" => refresh_list(&mut snapshot.listeners, new, delta),
-        "namespaces" => refresh_list(&mut snapshot.namespaces, new, delta),
-        "udp" => refresh_list(&mut snapshot.udp, new, delta),
-        "processes" => read(&mut snapshot.processes, new),
-        "threads" => read(&mut snapshot.threads, new),
-        "host" => read(&mut snapshot.host, new),
-        "errors" => read(&mut snapshot.errors, new),
-        "agent" => read(&mut snapshot.agent, new),
-        "hooks" => read(&mut snapshot.hooks, new),
+        "at" => read(at, new),
+        "unix_time" => read(unix_time, new),
+        "samples" => read(samples, new),
+        "interval" => read(interval, new),
+        "listeners" => refresh_list(listeners, new, delta),
+        "namespaces" => refresh_list(namespaces, new, delta),
+        "udp" => refresh_list(udp, new, delta),
+        "processes" => read(processes, new),
+        "threads" => read(threads, new),
+        "host" => read(host, new),
+        "errors" => read(errors, new),
+        "agent" => read(agent, new),
+        "hooks" => read(hooks, new),
         "degraded" => {
-            snapshot.degraded = intern::by_name(new)?;
+            *degraded = intern::by_name(new)?;
             Ok(())
         }
         _ => Ok(()),

@@ -97,7 +97,12 @@ impl Watch {
         let is_allowed = |it: &Arc<Alert>| {
             self.allowed.contains(&it.about.name) || it.about.name == OF_THIS_MACHINE
         };
-        assert!(self.verdicts.told().all(is_allowed), "only {:?} may be told:\n{}", self.allowed, self.described());
+        assert!(
+            self.verdicts.told().all(is_allowed),
+            "only {:?} may be told:\n{}",
+            self.allowed,
+            self.described()
+        );
     }
 
     /// Looks until `name` is told, which must be soon enough.
