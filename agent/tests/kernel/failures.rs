@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     env, fs,
     io::{self, BufRead as _, BufReader, Write as _},
-    net::{SocketAddr, TcpStream, UdpSocket},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::{
         fd::{AsFd, OwnedFd},
         unix::net::{UnixListener, UnixStream},
@@ -32,6 +32,7 @@ use crate::{
     namespace::{in_own_netns, set_sysctl},
     offenders::NeverAccepts,
     servers::{Way, accepted_fd, push_accept, uring_ways},
+    space::Space,
 };
 
 const ANY: &str = "127.0.0.1:0";
@@ -296,6 +297,27 @@ fn what_is_no_tcp_socket_does_not_count() {
             (libc::EOPNOTSUPP, is_blind.into()),
         ]);
         check(accept_errors(&mut agent, "others").as_ref(), &expected);
+    });
+}
+
+#[test]
+#[ignore = "kernel: needs root"]
+fn in_a_namespace_that_is_not_followed_nothing_counts() {
+    in_own_netns(|| {
+        let mut agent = Agent::start();
+        let call = |comm| {
+            let listener = TcpListener::bind(ANY).expect("a free port");
+            listener.set_nonblocking(true).expect("O_NONBLOCK");
+            named(comm, || assert_eq!(refused(listener.accept()), Some(libc::EAGAIN)));
+        };
+        Space::new().inside(|| call("elsewhere"));
+        call("here");
+        let once = only([(libc::EAGAIN, 1)]);
+        check(accept_errors(&mut agent, "here").as_ref(), &once);
+        // under lockdown no program may ask where a task is
+        let is_blind = agent.look().hooks.iter().any(|hook| hook.why.contains("lockdown"));
+        let expected = if is_blind { once } else { only([]) };
+        check(accept_errors(&mut agent, "elsewhere").as_ref(), &expected);
     });
 }
 

@@ -14,7 +14,7 @@ use backlogd_abi::{ACCEPT, CONNECT, FailedCall, cell, event::kind};
 use crate::{
     maps::{FAILED, LISTENERS, count, count_cell},
     probe::{self, Address},
-    slot::held,
+    slot::{held, is_followed},
     sock::{self, Sock, field},
     watch::{Detail, tell, tell_alone},
 };
@@ -81,8 +81,15 @@ pub(crate) fn failed_accept(errno: u32, sk: Address) -> Option<()> {
     Some(())
 }
 
+/// Counts a failed call by its task's name, unless another namespace's is not followed; whose it is
+/// goes unasked where the kernel's memory may not be read.
 #[inline(always)]
 fn count_failed(call: u32, errno: u32) -> Option<()> {
+    // nobody's namespace is followed where all are
+    let netns = if !is_followed(0) && probe::is_allowed() { probe::netns() } else { None };
+    if netns.is_some_and(|netns| !is_followed(netns)) {
+        return None;
+    }
     let comm = bpf_get_current_comm().ok()?;
     let key = FailedCall { comm, errno, call };
     count_cell(cell::ERRORS);
