@@ -10,6 +10,7 @@ mod counts;
 mod dist;
 mod ebpf;
 mod elf;
+mod health;
 mod packages;
 mod sh;
 mod test;
@@ -40,6 +41,8 @@ enum Verb {
     Dist,
     /// Measures what the agent costs, against its peers
     Bench(bench::Arguments),
+    /// Records healthy servers, for the test that no detection fires on them
+    Health(health::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Verb::Vm(arguments) => vm::run(&arguments),
         Verb::Dist => dist::run(),
         Verb::Bench(arguments) => bench::run(&arguments),
+        Verb::Health(arguments) => health::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
