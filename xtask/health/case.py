@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 import urllib.request
 
 PORT = 8080
@@ -43,8 +44,8 @@ def child(function, *arguments):
         random.seed(os.getpid())
         try:
             function(*arguments)
-        except KeyboardInterrupt:
-            pass
+        except Exception:
+            traceback.print_exc()
         finally:
             os._exit(0)
     return pid
@@ -400,7 +401,9 @@ def main():
     case, *recorder = sys.argv[1:]
     if os.getpgrp() != os.getpid():
         os.setpgid(0, 0)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    own = os.getpid()
+    # a child may get it before it is in `child`
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1) if os.getpid() == own else os._exit(1))
     end_with_parent()
     atexit.register(end_all)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
