@@ -57,7 +57,8 @@ fn moved(snapshot: &Snapshot, n: u64) -> Snapshot {
         snapshot.degraded.insert("owners", format!("failed {n} times"));
         snapshot.errors = Err(Absent::NotPermitted);
         snapshot.processes.pop_first();
-        Arc::make_mut(&mut snapshot.threads).insert(Pid(n as u32), Err(Absent::NotPermitted));
+        let pid = Pid(u32::try_from(n).expect("few"));
+        Arc::make_mut(&mut snapshot.threads).insert(pid, Err(Absent::NotPermitted));
         snapshot.hooks = Arc::from(&snapshot.hooks[1..]);
         snapshot.udp.clear();
     }

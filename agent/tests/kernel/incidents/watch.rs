@@ -105,26 +105,19 @@ impl Watch {
         );
     }
 
-    /// Looks until `name` is told, which must be soon enough.
+    /// Looks until `name` is told, which must be soon enough, and says how soon it was.
     #[track_caller]
+    #[expect(
+        clippy::print_stderr,
+        reason = "the time to tell is what a reader of the log looks for"
+    )]
     pub(super) fn told(&mut self, name: &str, within: Duration) -> Arc<Alert> {
-        self.told_with(name, within, |_| true)
-    }
-
-    /// Looks until `name` is told as wanted.
-    #[track_caller]
-    pub(super) fn told_with(
-        &mut self,
-        name: &str,
-        within: Duration,
-        wanted: impl Fn(&Alert) -> bool,
-    ) -> Arc<Alert> {
         let start = Instant::now();
         loop {
             self.look();
             let waited = start.elapsed();
             assert!(waited < within, "{name} is not told in {waited:?}:\n{}", self.described());
-            if let Some(alert) = self.find(name).filter(|alert| wanted(alert)) {
+            if let Some(alert) = self.find(name) {
                 eprintln!("{name} after {:.1} s", waited.as_secs_f64());
                 return alert;
             }
