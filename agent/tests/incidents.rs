@@ -71,7 +71,7 @@ fn library() -> Vec<String> {
 #[test]
 fn each_recorded_incident_is_told_as_it_was() {
     let library = library();
-    assert!(10 <= library.len(), "{library:?}");
+    assert!(13 <= library.len(), "{library:?}");
     for incident in library {
         let snapshots = snapshots(&incident);
         let told = timeline(&incident, &snapshots);
