@@ -11,8 +11,9 @@ use crate::{
 };
 
 /// A queue that went unserved for so long makes its owners suspects: sooner than it is called
-/// stalled, so that the cause is there by then.
-const WAITED: Duration = Duration::from_secs(2);
+/// stalled, so that the cause is there by then. Less than two seconds, since a sample may come some
+/// milliseconds too soon.
+const WAITED: Duration = Duration::from_millis(1_900);
 
 /// From one look at a process to the next at least.
 const EVERY: Duration = Duration::from_secs(5);

@@ -132,7 +132,8 @@ fn of_two_processes_on_one_port_the_one_that_stands_still_is_named() {
         assert_eq!([Some(healthy.pid()), Some(stopped.pid())], pids, "{members:?}");
         assert_eq!([Some(false), Some(true)], [0, 1].map(|n| members[n].stalled));
         assert_eq!((0, Some(0.0)), (members[0].length, members[0].waiting_seconds));
-        assert!(members[1].waiting_seconds.is_some_and(|it| 3.0 <= it), "{members:?}");
+        // a sample that comes a little early is not waited for again
+        assert!(members[1].waiting_seconds.is_some_and(|it| 2.85 <= it), "{members:?}");
         assert_eq!(40, healthy.accepted() + u64::from(members[1].length));
         // the cause was there by then
         let snapshot = snapshot(&daemon);
