@@ -111,9 +111,12 @@ fn is_same_listener(by: &Subject, of: &Subject) -> bool {
         // what a failed connect tells names all destinations without a port that is left
         SubjectKind::Caller if of.kind == SubjectKind::Destination => true,
         SubjectKind::Caller | SubjectKind::Process => {
-            // a thread can have another name than its process
-            (theirs.comm.is_some() && theirs.comm == ours.comm)
-                || by.pids.iter().any(|pid| of.pids.contains(pid))
+            // others may have the same name, and a thread another one than its process
+            if by.pids.is_empty() || of.pids.is_empty() {
+                theirs.comm.is_some() && theirs.comm == ours.comm
+            } else {
+                by.pids.iter().any(|pid| of.pids.contains(pid))
+            }
         }
         SubjectKind::Host | SubjectKind::Agent => true,
         SubjectKind::Namespace => theirs.netns == ours.netns,

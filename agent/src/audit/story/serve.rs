@@ -171,6 +171,8 @@ fn look_closer(listener: &Listener) -> Option<String> {
 fn failed(listener: &Listener, now: &Snapshot) -> Vec<String> {
     let errors = now.errors.as_ref().ok().and_then(|errors| errors.accept.as_ref().ok());
     let (Some(errors), Some(comm)) = (errors, &listener.comm) else { return Vec::new() };
+    let is_part = now.agent.closer_looks.is_ok();
+    let looked = if is_part { " while somebody looked closer" } else { "" };
     let ours = errors.iter().filter(|((of, errno), _)| of == comm && *errno != Errno::AGAIN);
     let line = |((_, errno), n): (&(_, Errno), &u64)| {
         let errno_name = errno.to_string();
@@ -182,7 +184,7 @@ fn failed(listener: &Listener, now: &Snapshot) -> Vec<String> {
             _ => "",
         };
         let times = some(*n, "time", "times");
-        format!("accept failed {times} with {errno_name}{what} in tasks named {comm}.")
+        format!("accept failed {times}{looked} with {errno_name}{what} in tasks named {comm}.")
     };
     ours.map(line).collect()
 }

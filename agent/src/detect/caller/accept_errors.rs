@@ -11,7 +11,7 @@ use crate::{
         rule::{About, Evidence, Rule, Sight, Threshold, seconds, wrong},
         subject::Place,
     },
-    input::Known,
+    input::{Absent, Known},
     model::snapshot::{Listener, Snapshot},
     time::Nanos,
 };
@@ -44,6 +44,12 @@ pub(super) const RULE: Rule<super::Callers> = Rule {
 fn judge(look: &At<'_, '_>) -> Known<Sight> {
     let [errors, busy] = look.thresholds();
     look.it.accept?;
+    if look.now.agent.closer_looks.is_ok_and(|looks| !looks.is_on) {
+        // seen for some seconds of a minute alone: what was seen holds while nobody accepts
+        let is_stalled = |listener: &Listener| listener.stalled == Ok(true);
+        let holds = behind(look).any(is_stalled);
+        return if holds { Ok(Sight::Between) } else { Err(Absent::TooEarly) };
+    }
     let Some(grown) = look.memory.accept.grown() else { return Ok(Sight::Fine) };
     if (grown.by as f64) < errors || grown.lasting < LASTING {
         return Ok(Sight::Between);
@@ -88,7 +94,7 @@ fn behind<'a>(look: &At<'_, 'a>) -> impl Iterator<Item = &'a Listener> {
     let is_theirs = move |listener: &&Listener| {
         0 < listener.length
             && (listener.owners.iter().any(|pid| pids.contains(pid))
-                || listener.comm.as_ref().is_some_and(|comm| Some(comm) == caller.comm))
+                || listener.owners.is_empty() && listener.comm.as_ref() == caller.comm)
     };
     now.listeners.iter().filter(is_theirs).take(SHOWN)
 }
@@ -145,7 +151,7 @@ fn descriptors(
         cause.push_str(&format!("; {} are sockets", kinds.sockets));
     }
     let mend =
-        format!("prlimit --pid {pid} --nofile={}; ls -l /proc/{pid}/fd", max.saturating_mul(4));
+        format!("prlimit --pid {pid} --nofile={}:; ls -l /proc/{pid}/fd", max.saturating_mul(4));
     // a process that has room by now is not known to be the cause
     (Some(cause).filter(|_| super::FULL <= fd_ratio(process)), mend)
 }

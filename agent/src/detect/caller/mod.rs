@@ -131,19 +131,19 @@ impl Kind for Callers {
     }
 }
 
-/// Processes of that name, or, since a task can have a name of its own, those that are full.
+/// Processes of that name that have no descriptor left, or else all of that name; or, since a task can
+/// have a name of its own, those that are full.
 fn processes<'a>(
     caller: Caller<'_>,
     now: &'a Snapshot,
 ) -> impl Iterator<Item = (Pid, &'a Process)> {
     let named = |process: &Process| caller.comm.is_some_and(|comm| process.now.comm == *comm);
+    let is_full = |process: &Process| FULL <= fd_ratio(process);
     let is_any_named = now.processes.values().any(named);
+    let is_any_full = now.processes.values().any(|it| named(it) && is_full(it));
     let is_one = move |process: &Process| {
-        if is_any_named {
-            caller.comm.is_some_and(|comm| process.now.comm == *comm)
-        } else {
-            FULL <= fd_ratio(process)
-        }
+        let is_named = caller.comm.is_some_and(|comm| process.now.comm == *comm);
+        (is_named || !is_any_named) && (is_full(process) || is_any_named && !is_any_full)
     };
     let processes = now.processes.iter().filter(move |(_, process)| is_one(process));
     processes.map(|(pid, process)| (*pid, process))

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     detect::fixture::{World, find, process},
     id::Pid,
-    input::{Absent, FdKinds},
+    input::{Absent, CloserLooks, FdKinds},
 };
 
 fn at_its_limit(world: &mut World) {
@@ -36,7 +36,7 @@ fn an_accept_loop_without_descriptors_is_told_within_five_seconds_and_clears_by_
         Some("1024 of 1024 descriptors of pid 100 are open; 900 are sockets"),
         evidence.cause.as_deref()
     );
-    assert_eq!("prlimit --pid 100 --nofile=4096; ls -l /proc/100/fd", evidence.mend);
+    assert_eq!("prlimit --pid 100 --nofile=4096:; ls -l /proc/100/fd", evidence.mend);
     assert_eq!([Pid(100)], *alert.subject.pids);
     // a stall and a full process are the same thing
     assert_eq!(Some("AcceptErrors"), find(&told, "ListenerStalled").inhibited_by);
@@ -47,6 +47,38 @@ fn an_accept_loop_without_descriptors_is_told_within_five_seconds_and_clears_by_
     };
     world.check(33, &["AcceptErrors"], open);
     world.check(2, &[], open);
+}
+
+#[test]
+fn another_process_of_the_same_name_is_not_the_one_without_descriptors() {
+    let mut world = World::new();
+    world.now.processes.insert(Pid(200), process("nginx", 1_024, 1_024));
+    let told = world.run(6, |world| {
+        world.fail("accept", "nginx", libc::EMFILE, 50);
+        world.listener().stalled = Ok(true);
+    });
+    let errors = find(&told, "AcceptErrors");
+    assert_eq!([Pid(200)], *errors.subject.pids);
+    assert!(!errors.latest.seen.contains("0.0.0.0:80"), "{errors:?}");
+    assert_eq!(None, find(&told, "ListenerStalled").inhibited_by);
+}
+
+#[test]
+fn what_is_seen_for_some_seconds_of_a_minute_alone_holds_while_nobody_accepts() {
+    let mut world = World::new();
+    at_its_limit(&mut world);
+    let look = |is_on| Ok(CloserLooks { count: 1, is_on });
+    world.run(5, |world| {
+        world.listener().length = 5;
+        world.listener().stalled = Ok(true);
+        world.now.agent.closer_looks = look(true);
+        world.fail("accept", "nginx", libc::EMFILE, 50);
+    });
+    world.check(120, &["AcceptErrors"], |world| world.now.agent.closer_looks = look(false));
+    let verdicts = world.run(31, |world| world.listener().stalled = Ok(false));
+    assert!(verdicts.alerts.iter().all(|it| it.about.name != "AcceptErrors"));
+    // quiet for want of a look is not fine
+    assert!(verdicts.unknown.iter().any(|it| it.alert == "AcceptErrors"));
 }
 
 #[test]
