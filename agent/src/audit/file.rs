@@ -72,7 +72,7 @@ fn of_one(host: &Host<'_>, pid: Pid, process: &Process) -> Option<Finding> {
         why: "Each connection takes one: at the limit accept fails with EMFILE, and clients wait in the \
               accept queue for a program that looks alive."
             .to_owned(),
-        mend: format!("{raise}prlimit --pid {pid} --nofile={wanted}:{wanted}{stay}"),
+        mend: format!("{raise}prlimit --pid {pid} --nofile={wanted}:{stay}"),
         restart: false,
     })
 }

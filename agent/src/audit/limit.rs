@@ -91,8 +91,7 @@ fn is_short_of_room(listener: &Listener) -> bool {
 }
 
 fn why(listener: &Listener) -> String {
-    let what =
-        "What comes while the queue is full is dropped, and the client retries after 1, 3, 7 s.";
+    let what = "What comes while the queue is full is dropped, and the client retries after a second, and again.";
     let wait = listener.accept_wait.as_ref().ok().and_then(|waits| waits.quantile(0.99));
     match wait {
         _ if listener.stalled == Ok(true) => {
@@ -170,7 +169,7 @@ fn tiny(host: &Host<'_>, listener: &Listener, limit: u32) -> Finding {
         seen: format!("limit {limit}; {n} overflows since the agent watches"),
         why: format!(
             "No more than {has_room} can wait for accept: of clients that come at once, the others are \
-             dropped, and retry after 1, 3, 7 s."
+             dropped, and retry after a second, and again."
         ),
         mend: "pass a larger backlog to listen(2) in the program, then restart it".to_owned(),
         restart: true,

@@ -317,6 +317,10 @@ pub fn load(
 
 /// A byte is enough: a path such as /dev/zero has no end.
 fn readable(path: &Path) -> io::Result<()> {
+    // a pipe would be waited for, and a device has no end
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
     fs::File::open(path)?.read(&mut [0]).map(drop)
 }
 

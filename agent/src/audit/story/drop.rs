@@ -27,7 +27,7 @@ pub(super) fn drops(listener: &Listener, now: &Snapshot) -> Vec<String> {
         (
             by.accept_queue_full_syn,
             ["SYN", "SYNs"],
-            "refused since the accept queue was full: the client sends the SYN again after 1, 3, 7 s, and \
+            "refused since the accept queue was full: the client sends the SYN again after a second, and again, and \
              sees a slow connect or a timeout.",
         ),
         (
@@ -40,7 +40,7 @@ pub(super) fn drops(listener: &Listener, now: &Snapshot) -> Vec<String> {
             by.syn_queue_full,
             ["SYN", "SYNs"],
             "refused since the SYN queue was full and no cookies are sent: the client sends the SYN \
-             again after 1, 3, 7 s.",
+             again after a second, and again.",
         ),
         (
             by.other,

@@ -6,6 +6,7 @@ use crate::{
     detect::{
         phase::{Severity, Timing},
         rule::{About, Evidence, Rule, Sight, Threshold, minutes, seconds, wrong},
+        subject::Place,
     },
     input::Known,
     model::snapshot::PortUse,
@@ -59,7 +60,7 @@ fn judge(look: &At<'_, '_>) -> Known<Sight> {
                 to.time_wait, to.open, to.source
             ),
             cause: Some("a new connection for each request: no keep-alive and no pool".to_owned()),
-            mend: format!("ss -tanp dst {} dport = :{}", to.addr, to.port),
+            mend: format!("ss -tanp dst {}", Place(to.addr, to.port)),
             values: vec![("time_wait", to.time_wait as f64), ("open", to.open as f64)],
         },
     )

@@ -161,7 +161,7 @@ pub(super) fn mend(ports: &PortUse, sysctls: &BTreeMap<&'static str, i64>) -> St
     if 10_000 < low {
         return "sysctl -w net.ipv4.ip_local_port_range='10000 65535'".to_owned();
     }
-    format!("ss -tanp dst {} dport = :{}", to.addr, to.port)
+    format!("ss -tanp dst {}", Place(to.addr, to.port))
 }
 
 #[cfg(test)]

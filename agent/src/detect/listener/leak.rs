@@ -183,7 +183,8 @@ fn rise(floors: &[Floor; FLOORS], least: f64) -> Option<Rise> {
         return None;
     }
     let [first, _, middle, _, last] = floors;
-    let moved = |i: usize, from: &Floor, to: &Floor| to.counters[i] - from.counters[i];
+    let moved =
+        |i: usize, from: &Floor, to: &Floor| to.counters[i].saturating_sub(from.counters[i]);
     let (early, late) = (moved(0, first, middle) as f64, moved(0, middle, last) as f64);
     let more = (late / early.max(1.0)).max(1.0);
     // from the first floor to the last it is twice as far as from the early half to the late one

@@ -168,7 +168,7 @@ impl Kind for Listeners {
 pub(super) fn overflows(listener: &Listener) -> Known<u64> {
     let by = &listener.counters.drops_by;
     match (by.accept_queue_full_syn, by.accept_queue_full_ack) {
-        (Ok(syn), Ok(ack)) => Ok(syn + ack),
+        (Ok(syn), Ok(ack)) => Ok(syn.saturating_add(ack)),
         (Err(_), _) | (_, Err(_)) => listener.counters.drops,
     }
 }
@@ -176,7 +176,7 @@ pub(super) fn overflows(listener: &Listener) -> Known<u64> {
 /// SYNs refused since the SYN queue was full, and listen drops for none of the reasons that a hook tells.
 fn syn_queue_drops(listener: &Listener) -> Known<u64> {
     let by = &listener.counters.drops_by;
-    Ok(by.syn_queue_full? + by.other.unwrap_or(0))
+    Ok(by.syn_queue_full?.saturating_add(by.other.unwrap_or(0)))
 }
 
 /// The namespace that it listens in.

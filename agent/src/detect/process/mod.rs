@@ -143,10 +143,10 @@ impl<'a> Worst<'a> {
         })
     }
 
-    /// What shows them, and what makes room.
+    /// What shows them, and what makes room: the soft limit, as far as the hard one lets it.
     fn mend(&self) -> String {
         let (pid, more) = (self.pid, self.fds().map_or(0, |(_, max)| max.saturating_mul(4)));
-        format!("ls -l /proc/{pid}/fd; prlimit --pid {pid} --nofile={more}")
+        format!("ls -l /proc/{pid}/fd; prlimit --pid {pid} --nofile={more}:")
     }
 }
 

@@ -51,7 +51,7 @@ fn the_text_has_the_numbers() {
         Some("600 connections are in CLOSE_WAIT: the peers have closed, it has not"),
         evidence.cause.as_deref()
     );
-    assert_eq!("ls -l /proc/100/fd; prlimit --pid 100 --nofile=4096", evidence.mend);
+    assert_eq!("ls -l /proc/100/fd; prlimit --pid 100 --nofile=4096:", evidence.mend);
     // the program closes them
     world.check(20, &["ProcessFdsFillingUp"], |world| {
         world.now.processes.insert(Pid(100), process("nginx", 300, 1_024));

@@ -125,7 +125,11 @@ impl Check {
             source,
             status: Status::Fine,
             summary: String::new(),
-            need_longer: watched.map_or_else(Vec::new, |watched| need_longer(watched, &alerts)),
+            need_longer: watched.map_or_else(Vec::new, |watched| {
+                let mut longer = need_longer(watched, &alerts);
+                longer.retain(|name| unknown.iter().all(|it: &Unknown| it.alert != *name));
+                longer
+            }),
             alerts,
             findings: findings.iter().map(Finding::new).collect(),
             unknown,

@@ -37,7 +37,7 @@ use tokio_rustls::{
 use crate::outlet::{Auth, Form, Outlet};
 
 /// The largest file of a token or a password.
-const LARGEST_SECRET: usize = 64 << 10;
+const LARGEST_SECRET: u64 = 64 << 10;
 /// How much of a bad answer is told.
 const EXCERPT: usize = 300;
 
@@ -253,10 +253,14 @@ fn tls_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, SendError> {
 /// A token or a password, less white space around it.
 fn secret(path: &Path) -> Result<String, SendError> {
     let wrong = |source| SendError::File { path: path.to_owned(), source };
-    let text = fs::read_to_string(path).map_err(wrong)?;
-    if LARGEST_SECRET < text.len() {
-        return Err(wrong(io::Error::other("it is too large")));
+    // a pipe would be waited for, and a device has no end
+    let found = fs::metadata(path).map_err(wrong)?;
+    if !found.is_file() || LARGEST_SECRET < found.len() {
+        return Err(wrong(io::Error::other(format!(
+            "expected a file of at most {LARGEST_SECRET} bytes"
+        ))));
     }
+    let text = fs::read_to_string(path).map_err(wrong)?;
     Ok(text.trim().to_owned())
 }
 
