@@ -13,11 +13,12 @@ pub mod wanted;
 
 use crate::{
     detect::{
+        command::set_sysctl,
         phase::Severity,
         subject::{Labels, Subject, SubjectKind},
         subject_of,
     },
-    id::{NetnsId, Pid},
+    id::NetnsId,
     model::snapshot::{Listener, Namespace, Snapshot},
 };
 
@@ -83,15 +84,7 @@ impl<'a> Host<'a> {
 
     /// The command that sets a sysctl in a namespace.
     fn set(&self, netns: NetnsId, setting: &str) -> String {
-        if self.first().is_some_and(|first| first.netns == netns) {
-            return format!("sysctl -w {setting}");
-        }
-        let inside: Option<Pid> =
-            self.listeners(netns).find_map(|listener| listener.owners.first().copied());
-        match inside {
-            Some(pid) => format!("nsenter --target {pid} --net sysctl -w {setting}"),
-            None => format!("in the network namespace {netns}: sysctl -w {setting}"),
-        }
+        set_sysctl(self.snapshot, netns, setting)
     }
 
     fn listener(&self, listener: &Listener) -> Subject {

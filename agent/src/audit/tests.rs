@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::*;
+use crate::id::Pid;
 use crate::{
     detect::fixture::{listener, process, snapshot},
     input::{Absent, Destination, Sockstat, Table, TableRead},

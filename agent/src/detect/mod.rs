@@ -11,6 +11,7 @@ mod agent;
 pub mod alert;
 mod book;
 mod caller;
+pub mod command;
 mod destination;
 pub mod expected;
 mod floors;

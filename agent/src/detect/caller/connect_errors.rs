@@ -74,7 +74,7 @@ fn judge(look: &At<'_, '_>) -> Known<Sight> {
         Evidence {
             seen,
             cause: destination::cause(worst, &namespace.sysctls),
-            mend: destination::mend(worst, &namespace.sysctls),
+            mend: destination::mend(worst, namespace, look.now),
             values: vec![
                 ("errors", grown.by as f64),
                 ("errors_per_second", grown.per_second()),

@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use crate::{
     detect::{
         book::Kind,
+        command::set_sysctl,
         floors::Floors,
         history::History,
         rule::{COUNTERS, Look, Rule},
@@ -151,15 +152,16 @@ pub(super) fn cause(ports: &PortUse, sysctls: &BTreeMap<&'static str, i64>) -> O
 }
 
 /// What makes room.
-pub(super) fn mend(ports: &PortUse, sysctls: &BTreeMap<&'static str, i64>) -> String {
+pub(super) fn mend(ports: &PortUse, namespace: &Namespace, now: &Snapshot) -> String {
+    let (sysctls, netns) = (&namespace.sysctls, namespace.netns);
     let to = ports.destination;
     let mostly_waits = to.open < to.time_wait;
     if mostly_waits && sysctls.get("tcp_tw_reuse").is_some_and(|reuse| *reuse != 1) {
-        return "sysctl -w net.ipv4.tcp_tw_reuse=1".to_owned();
+        return set_sysctl(now, netns, "net.ipv4.tcp_tw_reuse=1");
     }
     let low = sysctls.get("ip_local_port_range_low").copied().unwrap_or_default();
     if 10_000 < low {
-        return "sysctl -w net.ipv4.ip_local_port_range='10000 65535'".to_owned();
+        return set_sysctl(now, netns, "net.ipv4.ip_local_port_range='10000 65535'");
     }
     format!("ss -tanp dst {}", Place(to.addr, to.port))
 }

@@ -82,6 +82,11 @@ fn judge(look: &At<'_, '_>) -> Known<Sight> {
     values.extend(left.map(|left| ("seconds_left", left)));
     wrong(
         severity,
-        Evidence { seen, cause: cause(ports, sysctls), mend: mend(ports, sysctls), values },
+        Evidence {
+            seen,
+            cause: cause(ports, sysctls),
+            mend: mend(ports, look.it.namespace, look.now),
+            values,
+        },
     )
 }

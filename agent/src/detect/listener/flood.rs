@@ -4,6 +4,7 @@
 use super::{At, COOKIES, ESTABLISHED, OVERFLOWS, SYN_QUEUE_DROPS, SYNS};
 use crate::{
     detect::{
+        command::set_sysctl,
         phase::{Severity, Timing},
         rule::{About, Evidence, Rule, Sight, Threshold, minutes, seconds, wrong},
     },
@@ -73,7 +74,7 @@ fn judge(look: &At<'_, '_>) -> Known<Sight> {
     let mend = if has_cookies {
         format!("ss -tan state syn-recv sport = :{}", look.it.key.port)
     } else {
-        "sysctl -w net.ipv4.tcp_syncookies=1".to_owned()
+        set_sysctl(look.now, look.it.key.netns, "net.ipv4.tcp_syncookies=1")
     };
     wrong(
         Severity::Warning,

@@ -5,6 +5,7 @@
 use super::{At, OVERFLOWS};
 use crate::{
     detect::{
+        command::set_sysctl,
         history::History,
         phase::{Severity, Timing},
         rule::{About, COUNTERS, Evidence, Rule, Sight, Threshold, minutes, seconds, wrong},
@@ -121,16 +122,10 @@ fn wanted(limit: u64, burst: u64, members: u64) -> u64 {
 
 /// The sysctl belongs to the network namespace.
 fn raise_somaxconn(look: &At<'_, '_>, wanted: u64) -> String {
-    let workload = &look.it.workload;
-    match look.it.owners.first() {
-        _ if workload.pod.is_some() => {
-            format!("set net.core.somaxconn to {wanted} in the pod's securityContext.sysctls")
-        }
-        Some(pid) if workload.container.is_some() => {
-            format!("nsenter -t {pid} -n sysctl -w net.core.somaxconn={wanted}")
-        }
-        _ => format!("sysctl -w net.core.somaxconn={wanted}"),
+    if look.it.workload.pod.is_some() {
+        return format!("set net.core.somaxconn to {wanted} in the pod's securityContext.sysctls");
     }
+    set_sysctl(look.now, look.it.key.netns, &format!("net.core.somaxconn={wanted}"))
 }
 
 #[expect(

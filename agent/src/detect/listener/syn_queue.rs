@@ -5,6 +5,7 @@
 use super::{At, ESTABLISHED, SYN_QUEUE_DROPS, SYNS};
 use crate::{
     detect::{
+        command::set_sysctl,
         phase::{Severity, Timing},
         rule::{About, Evidence, Rule, Sight, Threshold, minutes, seconds, wrong},
     },
@@ -59,7 +60,7 @@ fn judge(look: &At<'_, '_>) -> Known<Sight> {
                 "tcp_syncookies = 0, and the queue holds no more than the accept-queue limit, {}{backlog}",
                 look.it.limit
             )),
-            mend: "sysctl -w net.ipv4.tcp_syncookies=1".to_owned(),
+            mend: set_sysctl(look.now, look.it.key.netns, "net.ipv4.tcp_syncookies=1"),
             values: vec![
                 ("drops", n as f64),
                 ("syns", window.by[SYNS] as f64),

@@ -4,6 +4,7 @@
 use super::{At, TIME_WAIT_OVERFLOW};
 use crate::{
     detect::{
+        command::set_sysctl,
         phase::{Severity, Timing},
         rule::{About, Evidence, Rule, Sight, Threshold, minutes, seconds, wrong},
     },
@@ -59,7 +60,11 @@ fn judge(look: &At<'_, '_>) -> Known<Sight> {
         Evidence {
             seen,
             cause: limit.map(|limit| format!("net.ipv4.tcp_max_tw_buckets is {limit}")),
-            mend: format!("sysctl -w net.ipv4.tcp_max_tw_buckets={double}"),
+            mend: set_sysctl(
+                look.now,
+                look.it.namespace.netns,
+                &format!("net.ipv4.tcp_max_tw_buckets={double}"),
+            ),
             values,
         },
     )
