@@ -5,7 +5,7 @@
 mod calls;
 mod closing;
 mod outbound;
-mod overflow;
+mod queues;
 mod stall;
 mod syn;
 mod watch;

@@ -50,8 +50,7 @@ fn five_hundred_clients_at_once_overflow_a_backlog_of_two_hundred_and_nothing_el
         // served, since nobody tells them that their last ACK was dropped
         let accepted = watch.rests(&mut server);
         wait_for("clients to be connected", || 500 == clients.connected());
-        let cookies = counted(&watch.snapshot, "SyncookiesRecv");
-        assert!((520 - cookies..=520).contains(&accepted), "{accepted}, {cookies} cookies");
+        assert!((20 + 201..=520).contains(&accepted), "{accepted}");
         assert_eq!(find(&watch.snapshot, server.addr).counters.accepted, Ok(accepted));
         drop(clients);
     });
