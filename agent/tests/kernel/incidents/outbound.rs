@@ -99,7 +99,7 @@ fn a_new_connection_for_each_request_is_told_with_its_destination() {
             (Severity::Info, &format!("to {}", client.addr())),
             &format!(" open, from {ADDR}"),
             Some("no keep-alive and no pool"),
-            &format!("ss -tanp dst {ADDR} dport = :8080"),
+            &format!("ss -tanp dst {ADDR}:8080"),
         );
         let time_wait = value(&alert, "time_wait");
         assert!((begun as f64..=client.used() as f64).contains(&time_wait), "{time_wait}");
