@@ -3,27 +3,23 @@
 use std::{
     collections::BTreeMap,
     io::{self, IsTerminal as _},
-    path::Path,
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, ensure};
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 
 use super::{
-    http::{self, AskError},
     out,
+    snapshot::{Sampler, ask, is_nobody},
 };
 use crate::{
     config::Config,
-    daemon,
     detect::{Detector, Judged},
     id::ListenerKey,
     input::{Absent, Known},
-    model::{Model, snapshot::Snapshot},
-    publish::api::{SCHEMA_VERSION, Source},
-    sources::Sources,
+    model::snapshot::Snapshot,
+    publish::api::Source,
     time::Nanos,
 };
 
@@ -71,32 +67,9 @@ pub(super) fn describe(source: Source, verbose: bool) {
     }
 }
 
-/// One question to the daemon.
-fn ask<T: DeserializeOwned>(socket: &Path, target: &str) -> anyhow::Result<T> {
-    #[derive(Deserialize)]
-    struct Version {
-        schema_version: u32,
-    }
-    let place = || format!("the daemon at {}", socket.display());
-    let bytes = http::get(socket, target).with_context(place)?;
-    let Version { schema_version } = serde_json::from_slice(&bytes).with_context(place)?;
-    ensure!(
-        schema_version == SCHEMA_VERSION,
-        "{}: got schema version {schema_version}, expected {SCHEMA_VERSION}",
-        place(),
-    );
-    serde_json::from_slice(&bytes).with_context(place)
-}
-
-fn is_nobody(err: &anyhow::Error) -> bool {
-    err.downcast_ref().is_some_and(AskError::is_nobody)
-}
-
 /// Samples for `span`, and longer while a queue may turn out to be stalled.
 fn watch(config: &Config, span: Duration) -> anyhow::Result<(Judged, Nanos)> {
-    let options = daemon::options(config);
-    let mut sources = Sources::open(&options).context("cannot take own samples")?;
-    let mut model = Model::new(daemon::settings(config), sources.hooks());
+    let mut sampler = Sampler::open(config)?;
     let mut detector = Detector::new(config.tuning.clone());
     let step = STEP.min(span / 3);
     let longest = span.max(config.stalled_after + 2 * step);
@@ -104,9 +77,8 @@ fn watch(config: &Config, span: Duration) -> anyhow::Result<(Judged, Nanos)> {
     let mut turn = 0;
     let (mut first, mut unserved) = (None, None);
     loop {
-        let snapshot = model.apply(&sources.sample());
-        sources.look_closer(model.wants_closer_look());
-        sources.look_at_threads(model.wants_threads_of());
+        let snapshot = sampler.next();
+        sampler.look_closer();
         let verdicts = detector.judge(&snapshot);
         let first = *first.get_or_insert(snapshot.at);
         let still = Unserved::next(unserved.as_ref(), &snapshot);

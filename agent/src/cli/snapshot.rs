@@ -3,6 +3,7 @@
 use std::{path::Path, thread, time::Duration};
 
 use anyhow::{Context as _, ensure};
+use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
     http::{self, AskError},
@@ -15,6 +16,9 @@ use crate::{
     publish::api::{Listeners, SCHEMA_VERSION, Source},
     sources::Sources,
 };
+
+/// What the daemon is asked for.
+const LISTENERS: &str = "/api/v1/listeners";
 
 /// How to get data.
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +56,7 @@ impl Reader {
     /// Asks the daemon, and makes a sampler when there is none.
     pub(super) fn open(config: &Config, request: Request) -> anyhow::Result<Self> {
         if let Some(socket) = config.socket.as_deref().filter(|_| !request.standalone) {
-            match ask(socket) {
+            match ask(socket, LISTENERS) {
                 Ok(first) => return Ok(Self::Daemon(socket.into(), Some(first))),
                 Err(err) if is_nobody(&err) && !request.insist => {}
                 Err(err) => out::note(&format!("{err:#}; taking own samples")),
@@ -66,7 +70,7 @@ impl Reader {
         match self {
             Self::Daemon(socket, first) => match first.take() {
                 Some(first) => Ok(first),
-                None => ask(socket),
+                None => ask(socket, LISTENERS),
             },
             Self::Own(own) => Ok(own.read()),
         }
@@ -120,20 +124,24 @@ impl Sampler {
     }
 }
 
-/// One question to the daemon.
-fn ask(socket: &Path) -> anyhow::Result<Listeners> {
+/// One question to the daemon, whose answer has a version.
+pub(super) fn ask<T: DeserializeOwned>(socket: &Path, target: &str) -> anyhow::Result<T> {
+    #[derive(Deserialize)]
+    struct Version {
+        schema_version: u32,
+    }
     let place = || format!("the daemon at {}", socket.display());
-    let bytes = http::get(socket, "/api/v1/listeners").with_context(place)?;
-    let listeners: Listeners = serde_json::from_slice(&bytes).with_context(place)?;
+    let bytes = http::get(socket, target).with_context(place)?;
+    let Version { schema_version } = serde_json::from_slice(&bytes).with_context(place)?;
     ensure!(
-        listeners.schema_version == SCHEMA_VERSION,
-        "{}: got schema version {}, expected {SCHEMA_VERSION}",
+        schema_version == SCHEMA_VERSION,
+        "{}: got schema version {schema_version}, expected {SCHEMA_VERSION}",
         place(),
-        listeners.schema_version
     );
-    Ok(listeners)
+    serde_json::from_slice(&bytes).with_context(place)
 }
 
-fn is_nobody(err: &anyhow::Error) -> bool {
+/// Whether no daemon runs.
+pub(super) fn is_nobody(err: &anyhow::Error) -> bool {
     err.downcast_ref().is_some_and(AskError::is_nobody)
 }
