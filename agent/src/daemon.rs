@@ -213,7 +213,7 @@ fn log_idle(verdicts: &Verdicts) {
 /// Most changes of one sample that are logged one by one.
 const LOGGED: usize = 20;
 
-/// One line for each alert that begins, becomes better or worse, or ends.
+/// One line for each alert that begins, becomes better or worse, or is told no more.
 fn log_changes(verdicts: &Verdicts) {
     for (change, alert) in verdicts.changes.iter().take(LOGGED) {
         let (alert_name, severity) = (alert.about.name, alert.severity.name());
@@ -222,6 +222,29 @@ fn log_changes(verdicts: &Verdicts) {
         match change {
             Change::Cleared => {
                 tracing::info!(alert = alert_name, severity, subject, "cleared");
+            }
+            Change::Lost(why) => tracing::warn!(
+                alert = alert_name,
+                severity,
+                subject,
+                seen = evidence.seen,
+                "cannot be told any more: {why}"
+            ),
+            Change::Inhibited(by) => {
+                tracing::info!(
+                    alert = alert_name,
+                    severity,
+                    subject,
+                    "is told by {by} from now on"
+                );
+            }
+            Change::Silenced => {
+                tracing::info!(
+                    alert = alert_name,
+                    severity,
+                    subject,
+                    "silenced by the configuration"
+                );
             }
             Change::Raised | Change::Severity => tracing::warn!(
                 alert = alert_name,

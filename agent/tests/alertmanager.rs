@@ -176,6 +176,7 @@ fn verdicts(n: u16) -> Arc<Verdicts> {
             raised: at,
             at_raise: evidence.clone(),
             latest: evidence,
+            unknown: None,
             inhibited_by: None,
         })
     };

@@ -44,6 +44,10 @@ fn line(after: &str, change: Change, alert: &Alert) -> String {
         Change::Raised => "raised",
         Change::Severity => "changed",
         Change::Cleared => return format!("{after} cleared {name} {severity} {subject}\n"),
+        Change::Lost(_) | Change::Inhibited(_) | Change::Silenced => {
+            let (word, why) = (change.name().expect("a word"), change.reason().expect("a reason"));
+            return format!("{after} {word} {name} {severity} {subject}: {why}\n");
+        }
         Change::None => return String::new(),
     };
     let evidence = &alert.latest;

@@ -36,6 +36,7 @@ pub(crate) fn judged(now: Snapshot, alerts: &[(&str, Severity, usize, &str)]) ->
             raised: now.unix_time,
             at_raise: evidence.clone(),
             latest: evidence,
+            unknown: None,
             inhibited_by: None,
         })
     };

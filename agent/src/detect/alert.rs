@@ -9,7 +9,7 @@ use crate::{
     detect::{
         phase::{Change, Severity},
         rule::{About, Evidence},
-        subject::{Labels, Subject, SubjectKind},
+        subject::{Labels, Subject},
     },
     input::Absent,
     time::{Monotonic, UnixTime},
@@ -34,8 +34,19 @@ pub struct Alert {
     pub at_raise: Arc<Evidence>,
     /// What was seen last.
     pub latest: Arc<Evidence>,
+    /// Since when, and why, it cannot be told whether it still is so.
+    pub unknown: Option<Untold>,
     /// The alert about the same listener that says it better.
     pub inhibited_by: Option<&'static str>,
+}
+
+/// Something fires, and cannot be judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Untold {
+    /// Since when.
+    pub since: UnixTime,
+    /// Why.
+    pub why: Absent,
 }
 
 /// Names an alert.
@@ -67,6 +78,8 @@ pub struct Verdicts {
     pub expected: Vec<(Labels, bool)>,
     /// Places of the entries of the configuration that have taken no subject so far.
     pub idle: Vec<Arc<str>>,
+    /// Alerts that ended so far because more subjects are gone than are kept.
+    pub no_room: u64,
 }
 
 /// A detection that could not judge some of its subjects.
@@ -86,46 +99,5 @@ impl Verdicts {
     /// What is told: what fires and is not inhibited, worst first.
     pub fn told(&self) -> impl Iterator<Item = &Arc<Alert>> {
         self.alerts.iter().filter(|alert| alert.inhibited_by.is_none())
-    }
-}
-
-/// Marks alerts that others say better.
-pub(super) fn inhibit(alerts: &mut [Arc<Alert>]) {
-    let all = alerts.to_vec();
-    for alert in alerts.iter_mut().filter(|alert| !alert.about.inhibited_by.is_empty()) {
-        let by = all.iter().find(|other| {
-            alert.about.inhibited_by.contains(&other.about.name)
-                && is_same_listener(&other.subject, &alert.subject)
-        });
-        let inhibited_by = by.map(|other| other.about.name);
-        if alert.inhibited_by != inhibited_by {
-            Arc::make_mut(alert).inhibited_by = inhibited_by;
-        }
-    }
-}
-
-/// Whether `by` is about the same listener as `of`, or about the tasks that serve it.
-fn is_same_listener(by: &Subject, of: &Subject) -> bool {
-    let (theirs, ours) = (&by.labels, &of.labels);
-    match by.kind {
-        // what a failed connect tells names all destinations without a port that is left
-        SubjectKind::Caller if of.kind == SubjectKind::Destination => true,
-        SubjectKind::Caller | SubjectKind::Process => {
-            // others may have the same name, and a thread another one than its process
-            if by.pids.is_empty() || of.pids.is_empty() {
-                theirs.comm.is_some() && theirs.comm == ours.comm
-            } else {
-                by.pids.iter().any(|pid| of.pids.contains(pid))
-            }
-        }
-        SubjectKind::Host | SubjectKind::Agent => true,
-        SubjectKind::Namespace => theirs.netns == ours.netns,
-        SubjectKind::Listener
-        | SubjectKind::Expected
-        | SubjectKind::Destination
-        | SubjectKind::Udp => {
-            (theirs.netns, theirs.addr, theirs.port, theirs.dst, theirs.dst_port)
-                == (ours.netns, ours.addr, ours.port, ours.dst, ours.dst_port)
-        }
     }
 }

@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, hash::Hash, sync::Arc};
 
 use crate::{
     detect::{
-        alert::{Alert, AlertId, Unknown},
+        alert::{Alert, AlertId, Unknown, Untold},
         history::History,
-        phase::{Change, Phase, Timing},
+        phase::{Change, Lost, Phase, Timing},
         rule::{About, COUNTERS, Evidence, Look, Rule, Sight, minutes, seconds},
         subject::{Subject, SubjectKind},
         tuning::{Target, Tuned, Tuning},
@@ -90,7 +90,15 @@ struct Tracked<K: Kind> {
     /// What is configured for it, rule by rule, and by which names; `None`: nothing.
     tuned: Option<(Target, Box<[Tuned]>)>,
     phases: Box<[Phase<Evidence>]>,
-    firing: Vec<(usize, Arc<Alert>)>,
+    firing: Vec<Fires>,
+}
+
+/// What fires for a subject.
+struct Fires {
+    rule: usize,
+    alert: Arc<Alert>,
+    /// How long it goes on when the subject is seen no more.
+    outlives: Nanos,
 }
 
 /// What the books of one snapshot write into.
@@ -100,6 +108,10 @@ pub(super) struct Round<'a> {
     /// Which entries of `tuning` have taken a subject.
     pub(super) matched: &'a mut [bool],
     pub(super) alerts: Vec<Arc<Alert>>,
+    /// Why alerts ended that did not because all is well.
+    pub(super) ends: BTreeMap<AlertId, Change>,
+    /// How many of these for want of room.
+    pub(super) no_room: u64,
     pub(super) unknown: Vec<Unknown>,
 }
 
@@ -136,9 +148,9 @@ impl<K: Kind> Pages for Book<K> {
             subjects,
             of: seen,
         }));
-        self.forget(now.at);
+        self.forget(round);
         for tracked in self.subjects.values() {
-            round.alerts.extend(tracked.firing.iter().map(|(_, alert)| alert.clone()));
+            round.alerts.extend(tracked.firing.iter().map(|fires| fires.alert.clone()));
         }
     }
 
@@ -159,21 +171,33 @@ impl<K: Kind> Pages for Book<K> {
 
 impl<K: Kind> Book<K> {
     /// Subjects that are seen no more: what fires for them ends in time.
-    fn forget(&mut self, at: Monotonic) {
-        let mut outliving = 0;
+    fn forget(&mut self, round: &mut Round<'_>) {
+        let at = round.now.at;
+        let mut n_gone = 0;
         self.subjects.retain(|_, tracked| {
-            if tracked.last == at {
+            let away = at - tracked.last;
+            if away == Nanos(0) {
                 return true;
             }
-            let away = at - tracked.last;
-            tracked.firing.retain(|(i, _)| {
-                let about = &K::RULES[*i].about;
-                away < about.outlives.max(about.timing.clear_for)
-            });
-            outliving += 1;
-            let stays = !tracked.firing.is_empty() || away < MISSED;
-            stays && outliving <= MAX_OUTLIVING
+            tracked.outlive(away, round);
+            let stays = tracked.fires() || away < MISSED;
+            n_gone += usize::from(stays);
+            stays
         });
+        let too_many = n_gone.saturating_sub(MAX_OUTLIVING);
+        if too_many == 0 {
+            return;
+        }
+        let gone = self.subjects.iter().filter(|(_, tracked)| tracked.last < at);
+        let mut gone: Vec<_> =
+            gone.map(|(key, tracked)| (tracked.fires(), tracked.last, key.clone())).collect();
+        gone.sort();
+        for (_, _, key) in gone.into_iter().take(too_many) {
+            for fires in self.subjects.remove(&key).into_iter().flat_map(|it| it.firing) {
+                round.ends.insert(fires.alert.id, Change::Lost(Lost::NoRoom));
+                round.no_room += 1;
+            }
+        }
     }
 }
 
@@ -201,7 +225,9 @@ impl<K: Kind> Tracked<K> {
         let now = round.now;
         if GAP < now.at - self.last {
             // what it did meanwhile is nobody's to judge
-            *self = Self::new(now.at);
+            let before = std::mem::replace(self, Self::new(now.at));
+            let lost = before.firing.iter().map(|it| (it.alert.id, Change::Lost(Lost::Gap)));
+            round.ends.extend(lost);
         }
         self.last = now.at;
         self.history.push(now.at, K::counters(item, now));
@@ -212,7 +238,13 @@ impl<K: Kind> Tracked<K> {
         let age = now.at - self.first;
         for (i, rule) in K::RULES.iter().enumerate() {
             let tuned = self.tuned.as_ref().map_or(&defaults[i], |(_, tuned)| &tuned[i]);
-            let sight = if tuned.silent || age < rule.about.min_age {
+            let timing = Timing { raise_for: tuned.raise_for, clear_for: tuned.clear_for };
+            if tuned.silent {
+                let change = self.phases[i].silence();
+                self.note((i, timing), change, key, item, round);
+                continue;
+            }
+            let sight = if age < rule.about.min_age {
                 Sight::Fine
             } else {
                 let look =
@@ -226,11 +258,27 @@ impl<K: Kind> Tracked<K> {
                 }
                 *n += 1;
             }
-            let clear_for = if tuned.silent { Nanos(0) } else { tuned.clear_for };
-            let timing = Timing { raise_for: tuned.raise_for, clear_for };
             let change = self.phases[i].next(now.at, sight, timing);
-            self.note(i, change, &rule.about, key, item, now);
+            self.note((i, timing), change, key, item, round);
         }
+    }
+
+    fn fires(&self) -> bool {
+        !self.firing.is_empty()
+    }
+
+    /// It is seen no more for `away`.
+    fn outlive(&mut self, away: Nanos, round: &mut Round<'_>) {
+        self.firing.retain(|Fires { rule, alert, outlives }| {
+            let stays = away < *outlives;
+            if !stays {
+                // what it does when it is there again is raised anew
+                self.phases[*rule] = Phase::default();
+                let lost = alert.unknown.map(|it| Change::Lost(Lost::Unknown(it.why)));
+                round.ends.extend(lost.map(|lost| (alert.id, lost)));
+            }
+            stays
+        });
     }
 
     /// What is configured for it, when that or its names have changed.
@@ -256,39 +304,39 @@ impl<K: Kind> Tracked<K> {
     /// Keeps the alert of rule `i` as its phase has it.
     fn note(
         &mut self,
-        i: usize,
+        (i, timing): (usize, Timing),
         change: Change,
-        about: &'static About,
         key: &K::Key,
         item: K::Item<'_>,
-        now: &Snapshot,
+        round: &mut Round<'_>,
     ) {
+        let (about, now) = (&K::RULES[i].about, round.now);
+        let before = self.firing.iter().position(|fires| fires.rule == i);
         let Some(firing) = self.phases[i].firing() else {
-            if change == Change::Cleared {
-                self.firing.retain(|(rule, _)| *rule != i);
+            let over = before.map(|at| self.firing.remove(at));
+            if let Some(over) = over.filter(|_| change != Change::Cleared) {
+                round.ends.insert(over.alert.id, change);
             }
             return;
         };
-        let before = self.firing.iter().position(|(rule, _)| *rule == i);
-        let raised = before.map_or(now.unix_time, |at| self.firing[at].1.raised);
-        let since = before.map_or_else(
-            || UnixTime(now.unix_time.0.saturating_sub((now.at - firing.since).0)),
-            |at| self.firing[at].1.since,
-        );
+        let unix = |at| UnixTime(now.unix_time.0.saturating_sub((now.at - at).0));
+        let known = before.map(|at| &self.firing[at].alert);
         let alert = Arc::new(Alert {
             id: AlertId::new(about.name, key),
             about,
             subject: Arc::new(K::subject(item, now)),
             severity: firing.severity,
-            since,
-            raised,
+            since: known.map_or_else(|| unix(firing.since), |alert| alert.since),
+            raised: known.map_or(now.unix_time, |alert| alert.raised),
             at_raise: Arc::new(firing.at_raise.clone()),
             latest: Arc::new(firing.latest.clone()),
+            unknown: firing.unknown().map(|(since, why)| Untold { since: unix(since), why }),
             inhibited_by: None,
         });
+        let fires = Fires { rule: i, alert, outlives: about.outlives.max(timing.clear_for) };
         match before {
-            Some(at) => self.firing[at].1 = alert,
-            None => self.firing.push((i, alert)),
+            Some(at) => self.firing[at] = fires,
+            None => self.firing.push(fires),
         }
     }
 }

@@ -17,6 +17,7 @@ pub mod expected;
 mod floors;
 pub mod history;
 mod host;
+mod inhibit;
 mod listener;
 mod namespace;
 mod page;
@@ -32,9 +33,10 @@ mod udp;
 use std::{collections::BTreeMap, sync::Arc};
 
 use self::{
-    alert::{Alert, AlertId, Verdicts, inhibit},
+    alert::{Alert, AlertId, Verdicts},
     book::{Book, Kind as _, Pages, Round},
-    phase::Change,
+    inhibit::inhibit,
+    phase::{Change, Lost},
     rule::About,
     subject::{Subject, SubjectKind},
     tuning::Tuning,
@@ -75,6 +77,8 @@ pub struct Detector {
     books: Vec<Box<dyn Pages + Send>>,
     /// What is told.
     told: BTreeMap<AlertId, Arc<Alert>>,
+    /// Alerts that ended for want of room.
+    no_room: u64,
     last: Monotonic,
 }
 
@@ -89,7 +93,8 @@ impl Detector {
     #[must_use]
     pub fn new(tuning: Arc<Tuning>) -> Self {
         let matched = vec![false; tuning.entries.len()];
-        Self { tuning, matched, books: books(), told: BTreeMap::new(), last: Monotonic::default() }
+        let (told, last) = (BTreeMap::new(), Monotonic::default());
+        Self { tuning, matched, books: books(), told, no_room: 0, last }
     }
 
     /// Changes what is configured from the next snapshot on; what is remembered stays.
@@ -102,9 +107,11 @@ impl Detector {
     /// Judges one more snapshot, later than all before. After one that is earlier, as in a recording of
     /// two boots, everything begins anew.
     pub fn judge(&mut self, now: &Snapshot) -> Verdicts {
+        let mut over = Change::Cleared;
         if now.at < self.last {
-            let told = std::mem::take(&mut self.told);
-            *self = Self { told, ..Self::new(self.tuning.clone()) };
+            let (told, no_room) = (std::mem::take(&mut self.told), self.no_room);
+            *self = Self { told, no_room, ..Self::new(self.tuning.clone()) };
+            over = Change::Lost(Lost::Gap);
         }
         self.last = now.at;
         let tuning = self.tuning.clone();
@@ -113,13 +120,16 @@ impl Detector {
             tuning: &tuning,
             matched: &mut self.matched,
             alerts: Vec::new(),
+            ends: BTreeMap::new(),
+            no_room: 0,
             unknown: Vec::new(),
         };
         self.books.iter_mut().for_each(|book| book.next(&mut round));
-        let Round { mut alerts, unknown, .. } = round;
+        let Round { mut alerts, ends, no_room, unknown, .. } = round;
+        self.no_room += no_room;
         inhibit(&mut alerts);
         alerts.sort_by_key(|alert| (std::cmp::Reverse(alert.severity), alert.raised, alert.id));
-        let changes = self.changes(&alerts);
+        let changes = self.changes(&alerts, |id| ends.get(id).copied().unwrap_or(over));
         let idle = tuning.entries.iter().zip(&self.matched).filter(|(_, matched)| !**matched);
         Verdicts {
             at: now.at,
@@ -129,13 +139,22 @@ impl Detector {
             unknown,
             expected: expected::all(now, &tuning),
             idle: idle.map(|(entry, _)| entry.place.as_str().into()).collect(),
+            no_room: self.no_room,
         }
     }
 
-    /// What is told now and was not, or otherwise, and what is told no more.
-    fn changes(&mut self, alerts: &[Arc<Alert>]) -> Vec<(Change, Arc<Alert>)> {
+    /// What is told now and was not, or otherwise, and what is told no more; `end` knows why of those
+    /// that do not fire.
+    fn changes(
+        &mut self,
+        alerts: &[Arc<Alert>],
+        end: impl Fn(&AlertId) -> Change,
+    ) -> Vec<(Change, Arc<Alert>)> {
         let told = alerts.iter().filter(|alert| alert.inhibited_by.is_none());
         let told: BTreeMap<_, _> = told.map(|alert| (alert.id, alert.clone())).collect();
+        let inhibited =
+            alerts.iter().filter_map(|alert| Some((alert.id, (alert.inhibited_by?, alert))));
+        let inhibited: BTreeMap<_, _> = inhibited.collect();
         let before = std::mem::replace(&mut self.told, told);
         let mut changes = Vec::new();
         for (id, alert) in &self.told {
@@ -148,7 +167,10 @@ impl Detector {
             }
         }
         let over = before.into_iter().filter(|(id, _)| !self.told.contains_key(id));
-        changes.extend(over.map(|(_, alert)| (Change::Cleared, alert)));
+        changes.extend(over.map(|(id, alert)| match inhibited.get(&id) {
+            Some(&(by, alert)) => (Change::Inhibited(by), alert.clone()),
+            None => (end(&id), alert),
+        }));
         changes
     }
 }

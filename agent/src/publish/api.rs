@@ -23,7 +23,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    alert::{Alert, Alerts, Unknown},
+    alert::{Alert, Alerts, Unknown, Untold},
     check::{Check, Checked, Finding, Status},
     duration::Durations,
     event::{Event, Task},

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use crate::{
-    detect::fixture::{World, find, process},
+    detect::{
+        fixture::{World, find, process},
+        phase::{Change, Lost},
+    },
     id::Pid,
     input::{Absent, CloserLooks, FdKinds},
 };
@@ -75,8 +78,11 @@ fn what_is_seen_for_some_seconds_of_a_minute_alone_holds_while_nobody_accepts() 
         world.fail("accept", "nginx", libc::EMFILE, 50);
     });
     world.check(120, &["AcceptErrors"], |world| world.now.agent.closer_looks = look(false));
-    let verdicts = world.run(31, |world| world.listener().stalled = Ok(false));
-    assert!(verdicts.alerts.iter().all(|it| it.about.name != "AcceptErrors"));
+    world.check(60, &["AcceptErrors"], |world| world.listener().stalled = Ok(false));
+    // what it said better is told from then on
+    let verdicts = world.check(1, &["ProcessFdsNearLimit"], |_| {});
+    let lost = Change::Lost(Lost::Unknown(Absent::TooEarly));
+    assert!(verdicts.changes.iter().any(|it| it.0 == lost && it.1.about.name == "AcceptErrors"));
     // quiet for want of a look is not fine
     assert!(verdicts.unknown.iter().any(|it| it.alert == "AcceptErrors"));
 }

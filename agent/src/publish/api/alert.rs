@@ -66,6 +66,18 @@ pub struct Alert {
     pub raised_unix_seconds: f64,
     /// The alert that says it better, while that fires, too.
     pub inhibited_by: Option<String>,
+    /// There while it cannot be told whether it still is so: `seen` is from before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unknown: Option<Untold>,
+}
+
+/// Since when, and why, an alert that fires cannot be judged.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Untold {
+    /// In seconds since 1970.
+    pub since_unix_seconds: f64,
+    /// The reason.
+    pub why: Absent,
 }
 
 /// A detection that could not judge.
@@ -119,6 +131,10 @@ impl Alert {
             since_unix_seconds: seconds(alert.since),
             raised_unix_seconds: seconds(alert.raised),
             inhibited_by: alert.inhibited_by.map(str::to_owned),
+            unknown: alert.unknown.map(|alert::Untold { since, why }| Untold {
+                since_unix_seconds: seconds(since),
+                why,
+            }),
         }
     }
 }

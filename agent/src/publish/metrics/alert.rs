@@ -31,6 +31,17 @@ pub(super) const FAMILIES: &[Family] = &[
     },
     Family {
         descriptor: Descriptor {
+            name: "backlogd_alerts_no_room_total",
+            kind: Kind::Counter,
+            labels: &[],
+            help: "Alerts that ended because more of their subjects are gone than are kept",
+            source: "the detections (agent/src/detect)",
+        },
+        folds: None,
+        emit: |scrape, sink| sink(&[], Value::Unsigned(scrape.verdicts.no_room)),
+    },
+    Family {
+        descriptor: Descriptor {
             name: "backlogd_expected_listener_up",
             kind: Kind::Gauge,
             labels: &["addr", "port", "namespace"],

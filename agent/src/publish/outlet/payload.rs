@@ -8,7 +8,11 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::queue::Telling;
-use crate::{detect::alert::Alert, outlet::Form, time::Nanos, time::UnixTime};
+use crate::{
+    detect::alert::{Alert, Untold},
+    outlet::Form,
+    time::{Nanos, UnixTime},
+};
 
 /// Most bytes of a request, unless a single alert has more.
 pub(super) const LARGEST: usize = 1 << 20;
@@ -103,7 +107,7 @@ const fn status(fires: bool) -> &'static str {
 }
 
 fn alert(style: &Style, now: UnixTime, telling: &Telling) -> serde_json::Result<Vec<u8>> {
-    let Telling { alert, ended, .. } = telling;
+    let Telling { alert, ended, reason, .. } = telling;
     let name = format!("Backlogd{}", alert.about.name);
     let own = alert.subject.labels.pairs();
     let mut labels: BTreeMap<&str, &str> = common(style).collect();
@@ -120,7 +124,9 @@ fn alert(style: &Style, now: UnixTime, telling: &Telling) -> serde_json::Result<
         generator_url: "",
     });
     let starts_at = rfc3339(starts);
-    serde_json::to_vec(&Told { labels, annotations: annotations(alert), starts_at, ends_at, more })
+    let mut annotations = annotations(alert);
+    annotations.extend(reason.clone().map(|reason| ("ended", reason)));
+    serde_json::to_vec(&Told { labels, annotations, starts_at, ends_at, more })
 }
 
 fn annotations(alert: &Alert) -> BTreeMap<&'static str, String> {
@@ -131,6 +137,8 @@ fn annotations(alert: &Alert) -> BTreeMap<&'static str, String> {
         ("why", about.why.to_owned()),
     ]);
     all.extend(latest.cause.clone().map(|cause| ("cause", cause)));
+    let unknown = |it: Untold| format!("cannot be told since {}: {}", rfc3339(it.since), it.why);
+    all.extend(alert.unknown.map(|it| ("unknown", unknown(it))));
     if !latest.mend.is_empty() {
         all.insert("mend", latest.mend.clone());
     }

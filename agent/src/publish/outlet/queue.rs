@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    detect::alert::{Alert, Verdicts},
+    detect::alert::{Alert, AlertId, Verdicts},
     time::{Monotonic, Nanos, UnixTime},
 };
 
@@ -40,6 +40,8 @@ pub(super) struct Queue {
 struct Item {
     alert: Arc<Alert>,
     over: Option<Over>,
+    /// Why it is over, where that is not because all is well.
+    reason: Option<String>,
     due: Monotonic,
     /// Whether the receiver has been told of this state.
     is_told: bool,
@@ -61,6 +63,8 @@ pub(super) struct Telling {
     pub(super) alert: Arc<Alert>,
     /// Since when it is over.
     pub(super) ended: Option<UnixTime>,
+    /// Why, where that is not because all is well.
+    pub(super) reason: Option<String>,
 }
 
 /// How a request went.
@@ -94,6 +98,7 @@ impl Queue {
             let item = self.items.entry(key).or_insert_with(|| Item {
                 alert: alert.clone(),
                 over: None,
+                reason: None,
                 due: now,
                 is_told: false,
                 round: 0,
@@ -102,11 +107,14 @@ impl Queue {
                 (item.due, item.is_told) = (now, false);
             }
             item.alert = alert.clone();
+            item.reason = None;
             item.round = self.round;
         }
+        let reasons = reasons(verdicts);
         let ended = |item: &&mut Item| item.round != self.round && item.over.is_none();
         for item in self.items.values_mut().filter(ended) {
             item.over = Some(Over { at: now, unix: verdicts.unix_time });
+            item.reason = reasons.get(&item.alert.id).cloned();
             (item.due, item.is_told) = (now, false);
         }
         self.items.retain(|_, item| item.over.is_none_or(|over| now - over.at < OVER_FOR));
@@ -152,6 +160,7 @@ impl Queue {
             key: *key,
             alert: item.alert.clone(),
             ended: item.over.map(|over| over.unix),
+            reason: item.reason.clone(),
         };
         wanted.into_iter().take(BATCH).map(telling).collect()
     }
@@ -184,6 +193,12 @@ impl Queue {
         (self.seed, self.failures).hash(&mut hasher);
         Nanos((wait + hasher.finish() % (wait / 2)).min(longest))
     }
+}
+
+/// Why alerts are told no more that have not been cleared.
+fn reasons(verdicts: &Verdicts) -> BTreeMap<AlertId, String> {
+    let changes = verdicts.changes.iter();
+    changes.filter_map(|(change, alert)| Some((alert.id, change.reason()?))).collect()
 }
 
 /// Alertmanager takes alerts for the same when all of their labels are, so it is these that count.

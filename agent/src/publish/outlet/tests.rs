@@ -56,6 +56,7 @@ fn alert(port: u16, severity: Severity) -> Arc<Alert> {
         raised: THEN,
         at_raise: evidence.clone(),
         latest: evidence,
+        unknown: None,
         inhibited_by: None,
     })
 }

@@ -1,5 +1,7 @@
 //! The queue by virtual time, and what would be sent.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use super::{
@@ -11,9 +13,13 @@ use super::{
 };
 use crate::{
     detect::{
-        alert::Verdicts,
-        phase::Severity::{self, Critical, Warning},
+        alert::{Untold, Verdicts},
+        phase::{
+            Change, Lost,
+            Severity::{self, Critical, Warning},
+        },
     },
+    input::Absent,
     outlet::Form,
     time::{Monotonic, Nanos, UnixTime},
 };
@@ -128,6 +134,51 @@ fn what_fires_again_before_its_end_was_told_is_no_end() {
 }
 
 #[test]
+fn the_end_of_what_is_not_cleared_says_why() {
+    for (change, reason) in [
+        (Change::Cleared, None),
+        (
+            Change::Lost(Lost::Unknown(Absent::NotPermitted)),
+            Some("it cannot be told any more: not permitted"),
+        ),
+        (Change::Inhibited("AcceptErrors"), Some("it is told by AcceptErrors")),
+        (Change::Silenced, Some("the configuration silences it")),
+    ] {
+        let mut queue = Queue::new(RESEND, 1);
+        let fires = alert(80, Warning);
+        queue.look(Monotonic(0), &verdicts([fires.clone()]));
+        queue.answered(Monotonic(0), &queue.due(Monotonic(0)), Outcome::Taken);
+        let changes = vec![(change, fires.clone())];
+        queue.look(Monotonic(1), &Verdicts { changes, ..verdicts([]) });
+        // a receiver that is told late is told why
+        queue.look(Monotonic(2), &verdicts([]));
+        let due = queue.due(Monotonic(2));
+        assert_eq!((1, true), (due.len(), due[0].ended.is_some()));
+        assert_eq!(reason, due[0].reason.as_deref());
+        let style = style(Form::Alertmanager);
+        let (body, _) = payload::body(&style, THEN, &due).expect("it can be encoded");
+        let got: Value = serde_json::from_slice(&body).expect("it is JSON");
+        assert_eq!(reason, got[0]["annotations"]["ended"].as_str());
+        queue.look(Monotonic(3), &verdicts([fires]));
+        let due = queue.due(Monotonic(3));
+        assert_eq!((None, None), (due[0].ended, due[0].reason.as_deref()));
+    }
+}
+
+#[test]
+fn what_fires_and_cannot_be_told_says_so() {
+    let mut alert = alert(80, Warning);
+    Arc::make_mut(&mut alert).unknown = Some(Untold { since: THEN, why: Absent::NoEbpf });
+    let telling = Telling { alert, ..telling(None) };
+    let style = style(Form::Webhook);
+    let (body, _) = payload::body(&style, THEN, &[telling]).expect("it can be encoded");
+    let got: Value = serde_json::from_slice(&body).expect("it is JSON");
+    let unknown = "cannot be told since 2023-11-14T22:13:20.000Z: no eBPF program runs";
+    assert_eq!(json!(unknown), got["alerts"][0]["annotations"]["unknown"]);
+    assert_eq!(json!("firing"), got["alerts"][0]["status"]);
+}
+
+#[test]
 fn what_changes_while_a_request_is_under_way_is_sent_after_it() {
     let mut scene = Scene::new();
     scene.queue.look(scene.now(), &verdicts([alert(80, Warning)]));
@@ -183,7 +234,7 @@ fn style(form: Form) -> Style {
 }
 
 fn telling(ended: Option<UnixTime>) -> Telling {
-    Telling { key: 255, alert: alert(80, Critical), ended }
+    Telling { key: 255, alert: alert(80, Critical), ended, reason: None }
 }
 
 #[track_caller]
