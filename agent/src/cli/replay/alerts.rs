@@ -69,7 +69,9 @@ fn render(timeline: &Timeline, terminal: &Terminal, wide: bool) -> String {
         let unix = Nanos::from_seconds(changed.unix_time_seconds).unwrap_or_default();
         let what = match changed.change.as_str() {
             // how bad it was is over
-            "cleared" => Cell::new(&format!("{:<17}", "cleared")),
+            "cleared" | "unknown" | "inhibited" | "silenced" => {
+                Cell::new(&format!("{:<17}", changed.change))
+            }
             change => Cell::new(&format!("{change:<8} {:<8}", alert.severity))
                 .painted(paint(&alert.severity)),
         };
@@ -81,6 +83,9 @@ fn render(timeline: &Timeline, terminal: &Terminal, wide: bool) -> String {
             alert.alert,
             Cell::new(&alert.subject).inline(terminal),
         );
+        if let Some(reason) = &changed.reason {
+            return text + &wrap(&format!("{INDENT}why    "), reason, terminal);
+        }
         if changed.change == "cleared" {
             return text;
         }
