@@ -19,7 +19,7 @@ const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
 const LSM: &str = "/sys/kernel/security/lsm";
 /// The kind of perf event that a kprobe is attached by; without it there is none
 /// (`perf_tp_register`, kernel/events/core.c).
-const KPROBE: &str = "/sys/bus/event_source/devices/kprobe/type";
+pub(super) const KPROBE: &str = "/sys/bus/event_source/devices/kprobe/type";
 
 /// A fact, or why it is not known.
 pub type Fact<T> = Result<T, Unknown>;

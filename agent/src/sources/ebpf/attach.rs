@@ -1,6 +1,6 @@
 //! Tries the ways of the table on this kernel, event by event, and keeps what it answered.
 
-use std::{error::Error, io, iter, sync::Arc};
+use std::{error::Error, io, iter, path::Path, sync::Arc};
 
 use aya::{
     Btf as KernelBtf, Ebpf,
@@ -12,7 +12,10 @@ use super::{
     btf::Btf,
     hooks::{self, Attach, GROUPS, Group, Need, Program, REQUIRED, REQUIRED_EVENTS, SYSCALLS, Way},
 };
-use crate::input::{Hook, Refused, Tier};
+use crate::{
+    input::{Hook, Refused, Tier},
+    sources::machine,
+};
 
 /// Of a verifier's log, how much is shown at debug level.
 const LOG_TAIL: usize = 1000;
@@ -128,6 +131,9 @@ impl Attacher<'_> {
         if loaded.fd().is_ok() {
             return Ok(());
         }
+        if matches!(program.attach, Attach::Kprobe | Attach::Kretprobe) && !has_kprobes() {
+            return Err("this kernel has no kprobes".into());
+        }
         let result = load(loaded, program, self.kernel);
         result.map_err(|err| {
             log_verifier(program.name, &err);
@@ -165,6 +171,11 @@ impl Attacher<'_> {
     fn detach(&mut self, program: &Program) {
         detach(self.ebpf, program);
     }
+}
+
+/// Whether programs can be attached by kprobes: the verifier takes long for one that is of no use.
+fn has_kprobes() -> bool {
+    Path::new(machine::KPROBE).exists()
 }
 
 /// Switches the system calls' exits on, all or none.
