@@ -118,10 +118,11 @@ impl Owners {
         listening: &BTreeSet<Inode>,
         makers: impl FnOnce(&BTreeSet<Inode>) -> BTreeSet<Pid>,
     ) {
-        let new: BTreeSet<Inode> = listening.difference(&self.known).copied().collect();
-        self.wanted.extend(new.iter().map(|inode| (*inode, at)));
-        self.ask(&makers(&new), &new);
-        if self.known != *listening {
+        let is_other = self.known != *listening;
+        if is_other {
+            let new: BTreeSet<Inode> = listening.difference(&self.known).copied().collect();
+            self.wanted.extend(new.iter().map(|inode| (*inode, at)));
+            self.ask(&makers(&new), &new);
             self.wanted.retain(|inode, _| listening.contains(inode));
             self.looked.retain(|inode| listening.contains(inode));
             if self.owners.keys().any(|inode| !listening.contains(inode)) {
@@ -145,7 +146,9 @@ impl Owners {
             );
         }
         self.finish_looking(at, patience);
-        self.known.clone_from(listening);
+        if is_other {
+            self.known.clone_from(listening);
+        }
         self.read_processes(at);
     }
 
