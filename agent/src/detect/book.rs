@@ -69,7 +69,8 @@ pub(super) trait Kind: Sized + 'static {
 
 /// All subjects of one kind.
 pub(super) struct Book<K: Kind> {
-    subjects: BTreeMap<K::Key, Tracked<K>>,
+    /// Boxed: half of a tree's places are empty.
+    subjects: BTreeMap<K::Key, Box<Tracked<K>>>,
     /// How each rule judges where nothing is configured.
     defaults: Box<[Tuned]>,
 }
@@ -138,7 +139,8 @@ impl<K: Kind> Pages for Book<K> {
         let Self { subjects, defaults } = self;
         K::each(now, tuning, &mut |key, item| {
             seen += 1;
-            let tracked = subjects.entry(key.clone()).or_insert_with(|| Tracked::new(now.at));
+            let tracked =
+                subjects.entry(key.clone()).or_insert_with(|| Box::new(Tracked::new(now.at)));
             tracked.see(&key, item, defaults, round, &mut unknown);
         });
         let counts = K::RULES.iter().zip(unknown).filter(|(_, (n, _))| 0 < *n);
