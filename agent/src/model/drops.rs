@@ -90,6 +90,11 @@ impl Claims {
         }
     }
 
+    /// Whether nothing can be paid, now or later.
+    fn is_empty(&self) -> bool {
+        self.old == Claim::default() && self.new == Claim::default() && !self.is_leaving
+    }
+
     /// What is left for the next sample.
     fn unpaid(&self) -> Claim {
         Claim { stale: self.old.moved + self.old.stale, ..self.new }
@@ -108,7 +113,10 @@ impl Allowance {
     /// Shares `listen_drops`, the movement of ListenDrops in this sample, among `claims`: what each
     /// gets, in their order, and what is left of its new claim.
     pub(super) fn share(&mut self, listen_drops: u64, claims: &[Claims]) -> Vec<(Share, Claim)> {
-        let mut claims = claims.to_vec();
+        let n = claims.len();
+        // mostly none has anything to claim
+        let (places, mut claims): (Vec<usize>, Vec<Claims>) =
+            claims.iter().copied().enumerate().filter(|(_, it)| !it.is_empty()).unzip();
         let mut shares = vec![Share::default(); claims.len()];
         let mut rest = self.left + listen_drops;
         for age in AGES {
@@ -132,7 +140,11 @@ impl Allowance {
         add(pay_ahead(&mut rest, &mut claims));
         add(pay(&mut rest, &mut claims, |it| Some(&mut it.old.stale)));
         self.left = rest.min(listen_drops);
-        shares.into_iter().zip(claims.iter().map(Claims::unpaid)).collect()
+        let mut all = vec![(Share::default(), Claim::default()); n];
+        for ((at, share), claims) in places.into_iter().zip(shares).zip(&claims) {
+            all[at] = (share, claims.unpaid());
+        }
+        all
     }
 }
 
@@ -143,6 +155,9 @@ impl Allowance {
 pub(super) fn name_syn_queue_full(shares: &mut [(Share, Claim)], moved: u64) {
     let seen: u64 = shares.iter().map(|(share, _)| share.hooked.syn_queue_full).sum();
     let mut unseen = moved.saturating_sub(seen);
+    if unseen == 0 {
+        return;
+    }
     let rest: Vec<u64> = shares.iter().map(|(share, _)| share.rest).collect();
     for ((share, _), n) in shares.iter_mut().zip(hand_out(&mut unseen, &rest)) {
         share.rest -= n;

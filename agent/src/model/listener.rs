@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     histogram::Histogram,
-    id::{ListenerKey, Pid},
+    id::{Cookie, ListenerKey, Pid},
     input::{Absent, Connections, HookedDrops, Known, Sample, Workload},
     model::{
         Features, Settings,
@@ -117,7 +117,7 @@ impl Tracked {
     /// Ends a sample and returns the listener as it is shown.
     pub(super) fn show(&mut self, key: ListenerKey, round: &Round<'_>) -> Listener {
         // those that are gone come first
-        let gone = round.sockets.partition_point(|(_, socket)| socket.live.is_none());
+        let gone = round.sockets.partition_point(|(.., socket)| socket.live.is_none());
         let live = &round.sockets[gone..];
         self.note_presence(live, round);
         self.note_features(live, round);
@@ -129,7 +129,7 @@ impl Tracked {
         let seen = Seen { at: round.sample.at, accepted: counters.accepted.map(drop) };
         let members = live.iter().zip(&self.holders);
         let members: Vec<Member> =
-            members.filter_map(|((_, socket), pid)| member(socket, *pid, seen)).collect();
+            members.filter_map(|((.., socket), pid)| member(socket, *pid, seen)).collect();
         Listener {
             key,
             v6only: self.v6only,
@@ -154,7 +154,7 @@ impl Tracked {
             }),
             stalled: counters
                 .accepted
-                .map(|_| live.iter().any(|(_, socket)| socket.accept_loop.is_stalled())),
+                .map(|_| live.iter().any(|(.., socket)| socket.accept_loop.is_stalled())),
             comm: self.comm.clone(),
             workload: self.workload.clone(),
             owners: self.owners.clone(),
@@ -167,8 +167,8 @@ impl Tracked {
         if self.was_full {
             self.full = self.full + round.interval;
         }
-        self.was_full = live.iter().any(|(_, socket)| socket.was_full);
-        match live.first().and_then(|(_, socket)| socket.live) {
+        self.was_full = live.iter().any(|(.., socket)| socket.was_full);
+        match live.first().and_then(|(.., socket)| socket.live) {
             Some(socket) => {
                 self.gone_since = None;
                 self.v6only = socket.v6only;
@@ -183,9 +183,9 @@ impl Tracked {
             let came_and_went = socket.live.is_none() && socket.record.is_none();
             came_and_went || 1 < socket.without_record
         };
-        self.unseen |= round.sockets.iter().any(|(_, socket)| never_had_a_slot(socket));
+        self.unseen |= round.sockets.iter().any(|(.., socket)| never_had_a_slot(socket));
         let no_slot = self.unseen;
-        let nothing = !live.is_empty() && live.iter().all(|(_, socket)| socket.record.is_none());
+        let nothing = !live.is_empty() && live.iter().all(|(.., socket)| socket.record.is_none());
         // it may just have been made: after the records were read, before the sockets were
         let too_early = nothing && self.established == Total::new();
         let absent = round
@@ -207,7 +207,7 @@ impl Tracked {
     }
 
     fn note_owners(&mut self, live: &[Of<'_>], round: &Round<'_>) {
-        let inodes = || live.iter().filter_map(|(_, socket)| Some(socket.live?.inode));
+        let inodes = || live.iter().filter_map(|(.., socket)| Some(socket.live?.inode));
         let sum = inodes().fold(0_u64, |sum, inode| sum.wrapping_add(inode.0));
         if round.owners_changed || sum != self.inodes {
             let owners = inodes().filter_map(|inode| round.sample.owners.get(&inode));
@@ -222,7 +222,7 @@ impl Tracked {
             self.comm = Some(process.comm.clone());
             self.workload = process.workload.clone();
         } else if self.comm.is_none() {
-            self.comm = live.iter().find_map(|(_, socket)| socket.listened_by()).and_then(name);
+            self.comm = live.iter().find_map(|(.., socket)| socket.listened_by()).and_then(name);
         }
     }
 
@@ -230,7 +230,7 @@ impl Tracked {
         let socket_drops = round
             .sockets
             .iter()
-            .map(|(_, socket)| match socket.live {
+            .map(|(.., socket)| match socket.live {
                 Some(live) => live.drops.map(u64::from),
                 None => Ok(socket.socket_drops().unwrap_or(0).into()),
             })
@@ -290,8 +290,8 @@ pub(super) enum Span {
     Open,
 }
 
-/// A socket of the listener.
-type Of<'a> = (ListenerKey, &'a Socket);
+/// A socket of the listener, and its cookie while it listens.
+type Of<'a> = (ListenerKey, Option<Cookie>, &'a Socket);
 
 /// What [`Tracked::show`] looks at.
 pub(super) struct Round<'a> {
@@ -342,7 +342,7 @@ fn fill_ratio(member: &Member) -> f64 {
 fn syn_queue(live: &[Of<'_>], features: &Features) -> Known<u64> {
     features.syn_queue?;
     live.iter()
-        .map(|(_, socket)| match socket.record.and_then(|record| record.syn_queue) {
+        .map(|(.., socket)| match socket.record.and_then(|record| record.syn_queue) {
             Some(length) => Ok(u64::from(length)),
             None if 1 < socket.without_record => Err(Absent::NoSlot),
             None => Err(Absent::Unreadable),
@@ -362,7 +362,7 @@ fn connections(key: &ListenerKey, round: &Round<'_>) -> Known<Connections> {
 
 fn open(round: &Round<'_>, accepted: Known<u64>) -> Known<u64> {
     accepted?;
-    let open = |(_, socket): &Of<'_>| match socket.record {
+    let open = |(.., socket): &Of<'_>| match socket.record {
         Some(_) => socket.open().ok_or(Absent::BeforeStart),
         None => Ok(0),
     };

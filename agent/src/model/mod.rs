@@ -33,7 +33,7 @@ use crate::{
         escalation::Escalation,
         listener::{Round, Tracked},
         namespace::{NamespaceState, NetstatTotals, loss_absent},
-        see::{Records, by_namespace},
+        see::by_namespace,
         snapshot::{Agent, Durations, Listener, Namespace, Process, Snapshot},
         socket::Socket,
         suspects::Suspects,
@@ -126,7 +126,8 @@ struct Features {
 pub struct Model {
     settings: Settings,
     hooks: Arc<[Hook]>,
-    listeners: BTreeMap<ListenerKey, Tracked>,
+    /// Boxed: half of a tree's places are empty.
+    listeners: BTreeMap<ListenerKey, Box<Tracked>>,
     namespaces: BTreeMap<NetnsId, NamespaceState>,
     /// What those that are gone counted: the next ones of their numbers go on from there.
     ended: BTreeMap<NetnsId, NetstatTotals>,
@@ -201,7 +202,7 @@ impl Model {
         let interval = self.previous.replace(sample.at).map(|before| sample.at - before);
         self.samples += 1;
         let listeners = self.show_listeners(sample, interval.unwrap_or_default());
-        self.forget(sample, &records);
+        self.forget(sample);
         let stalled = listeners.iter().filter(|listener| listener.stalled == Ok(true));
         self.escalation.next(sample.at, stalled.map(|listener| listener.key).collect());
         self.suspects.next(sample, &listeners, self.samples == 1);
@@ -228,21 +229,22 @@ impl Model {
         let owners_changed = !Arc::ptr_eq(&self.owners, &sample.owners);
         self.owners = sample.owners.clone();
         let sockets = self.namespaces.values().flat_map(|state| state.sockets.values());
-        let mut sockets: Vec<(ListenerKey, &Socket)> =
-            sockets.filter_map(|socket| Some((socket.key?, socket))).collect();
-        sockets.sort_unstable_by_key(|(key, socket)| (*key, socket.live.map(|live| live.cookie)));
+        let cookie = |socket: &Socket| socket.live.map(|live| live.cookie);
+        let mut sockets: Vec<(ListenerKey, Option<Cookie>, &Socket)> =
+            sockets.filter_map(|socket| Some((socket.key?, cookie(socket), socket))).collect();
+        sockets.sort_unstable_by_key(|(key, cookie, _)| (*key, *cookie));
         let retention = Nanos::from(self.settings.retention);
         let unread = unread(sample);
         let mut rest = sockets.as_slice();
         let mut shown = Vec::with_capacity(self.listeners.len());
         for (key, tracked) in &mut self.listeners {
             // both are in the order of keys
-            let n = rest.iter().take_while(|(other, _)| other == key).count();
+            let n = rest.iter().take_while(|(other, ..)| other == key).count();
             let (ours, others) = rest.split_at(n);
             rest = others;
             let is_over = |since| retention < sample.at - since;
             let is_gone = tracked.gone_since().is_some_and(is_over)
-                && ours.iter().all(|(_, socket)| socket.live.is_none());
+                && ours.iter().all(|(.., socket)| socket.live.is_none());
             // what could not be read is not known, neither as it was nor as gone
             if is_gone || unread.contains(&key.netns) {
                 continue;
@@ -284,17 +286,15 @@ impl Model {
     }
 
     /// Drops what can never matter again, and keeps the rest bounded.
-    fn forget(&mut self, sample: &Sample, records: &Records<'_>) {
+    fn forget(&mut self, sample: &Sample) {
         let unread = unread(sample);
         let listeners = &mut self.listeners;
         for (netns, state) in &mut self.namespaces {
             if unread.contains(netns) {
                 continue;
             }
-            let records = records.get(netns).map_or(&[][..], Vec::as_slice);
-            let records: BTreeSet<Cookie> = records.iter().map(|record| record.cookie).collect();
-            state.sockets.retain(|cookie, socket| {
-                let finished = socket.is_finished(records.contains(cookie));
+            state.sockets.retain(|_, socket| {
+                let finished = socket.is_finished();
                 if finished
                     && let (Some(key), Some(drops)) = (socket.key, socket.socket_drops())
                     && let Some(listener) = listeners.get_mut(&key)

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::{
     ByCookie, Model,
-    drops::{self, Claims, Share},
+    drops::{self, Claim, Claims, Share},
     listener::Span,
     namespace::NamespaceState,
     socket::{Sight, Socket, Step},
@@ -69,21 +69,21 @@ impl Model {
 
     fn see_sockets(&mut self, netns: NetnsId, seen: &Seen<'_>, at: Monotonic) {
         let Some(state) = self.namespaces.get_mut(&netns) else { return };
-        let live: ByCookie<&ListenSocket> =
-            seen.sockets.iter().map(|socket| (socket.cookie, socket)).collect();
-        let records: ByCookie<&SlotRecord> =
-            seen.records.iter().map(|record| (record.cookie, *record)).collect();
-        for cookie in live.keys().chain(records.keys()) {
-            state.sockets.entry(*cookie).or_insert_with(Socket::default);
+        for (i, socket) in (0..).zip(seen.sockets) {
+            state.sockets.entry(socket.cookie).or_default().place.live = Some(i);
+        }
+        for (i, record) in (0..).zip(seen.records) {
+            state.sockets.entry(record.cookie).or_default().place.record = Some(i);
         }
         let mut steps: Vec<(ListenerKey, Cookie, Step)> = Vec::with_capacity(state.sockets.len());
-        let is_seen = |cookie: &Cookie| matches!(seen.of, Of::All) || records.contains_key(cookie);
-        for (cookie, socket) in state.sockets.iter_mut().filter(|(cookie, _)| is_seen(cookie)) {
+        let is_seen = |socket: &Socket| seen.of == Of::All || socket.place.record.is_some();
+        for (cookie, socket) in state.sockets.iter_mut().filter(|(_, socket)| is_seen(socket)) {
+            let place = std::mem::take(&mut socket.place);
             let step = socket.see(Sight {
                 at,
                 netns,
-                live: live.get(cookie).map(|socket| **socket),
-                record: records.get(cookie).map(|record| **record),
+                live: place.live.and_then(|i| seen.sockets.get(i as usize)),
+                record: place.record.and_then(|i| seen.records.get(i as usize).copied()),
                 first: seen.first,
                 stalled_after: self.settings.stalled_after.into(),
             });
@@ -101,7 +101,9 @@ impl Model {
             drops::name_syn_queue_full(&mut shares, seen.syn_queue_full);
         }
         for ((key, cookie, step), (share, unpaid)) in steps.iter().zip(shares) {
-            if let Some(socket) = state.sockets.get_mut(cookie) {
+            if unpaid != Claim::default()
+                && let Some(socket) = state.sockets.get_mut(cookie)
+            {
                 socket.settle(unpaid);
             }
             let listener = self.listeners.entry(*key).or_default();

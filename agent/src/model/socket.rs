@@ -44,9 +44,18 @@ pub(super) struct Step {
 /// Samples for which a socket that is gone keeps its claim on drops.
 const LATE: u32 = 16;
 
+/// Where a sample shows a socket: in its dump, and in its records.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Place {
+    pub(super) live: Option<u32>,
+    pub(super) record: Option<u32>,
+}
+
 /// One listening socket.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Socket {
+    /// Of the sample that is just taken in.
+    pub(super) place: Place,
     pub(super) key: Option<ListenerKey>,
     /// As the newest dump showed it; `None` when it was not in it.
     pub(super) live: Option<ListenSocket>,
@@ -54,6 +63,8 @@ pub(super) struct Socket {
     pub(super) record: Option<SlotRecord>,
     pub(super) counted: Counted,
     pub(super) accept_loop: AcceptLoop,
+    /// Whether the newest sample that could show it had its record.
+    has_record: bool,
     /// Samples in which it was alive and had no record.
     pub(super) without_record: u32,
     /// Samples in a row that had neither it nor its record.
@@ -73,11 +84,11 @@ pub(super) struct Socket {
 
 /// What there is of a socket in one sample.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sight {
+pub(super) struct Sight<'a> {
     pub(super) at: Monotonic,
     pub(super) netns: NetnsId,
-    pub(super) live: Option<ListenSocket>,
-    pub(super) record: Option<SlotRecord>,
+    pub(super) live: Option<&'a ListenSocket>,
+    pub(super) record: Option<&'a SlotRecord>,
     /// Whether this is the first sample of its namespace: what the socket counted before is not
     /// ours.
     pub(super) first: bool,
@@ -86,21 +97,22 @@ pub(super) struct Sight {
 
 impl Socket {
     /// Takes in one more sample.
-    pub(super) fn see(&mut self, sight: Sight) -> Step {
+    pub(super) fn see(&mut self, sight: Sight<'_>) -> Step {
         self.learn_key(sight);
-        let grown = |of: fn(SlotRecord) -> u64| {
-            sight.record.map_or(0, |now| moved(self.record.map_or(0, of), of(now)))
+        let grown = |of: fn(&SlotRecord) -> u64| {
+            sight.record.map_or(0, |now| moved(self.record.as_ref().map_or(0, of), of(now)))
         };
         let (handshakes, undone) = (grown(|it| it.established), grown(|it| it.undone));
         let mut step = Step { handshakes, undone, ..Step::default() };
         if let Some(record) = sight.record {
-            step.counted = self.count(&record, sight.live);
-            self.record = Some(record);
+            step.counted = self.count(record, sight.live);
+            self.record = Some(*record);
             self.without_record = 0;
         } else if sight.live.is_some() {
             self.without_record += 1;
         }
-        let is_missing = sight.live.is_none() && sight.record.is_none();
+        self.has_record = sight.record.is_some();
+        let is_missing = sight.live.is_none() && !self.has_record;
         self.missing = if is_missing { self.missing + 1 } else { 0 };
         self.away = if sight.live.is_none() { self.away.saturating_add(1) } else { 0 };
         step.claims = self.claims(sight);
@@ -117,14 +129,14 @@ impl Socket {
         };
         self.was_full = sight.live.is_some_and(|socket| socket.limit < socket.length);
         self.previous_length = length;
-        self.live = sight.live;
+        self.live = sight.live.copied();
         step
     }
 
     /// Connections accepted and not destroyed; `None` where part of them is from before the
     /// programs and was not looked for.
     pub(super) fn open(&self) -> Option<u64> {
-        let record = self.record?;
+        let record = self.record.as_ref()?;
         let is_whole = !record.adopted || record.found.is_some();
         is_whole.then(|| self.counted.accepted.saturating_sub(self.counted.closed))
     }
@@ -137,20 +149,20 @@ impl Socket {
     /// Whether nothing more can come: it is destroyed and its record given back, or without a
     /// record it was missing from two samples in a row. A dump is not atomic and can pass one by.
     /// Its claim on drops stays for a while.
-    pub(super) fn is_finished(&self, had_record: bool) -> bool {
-        let destroyed = self.record.is_some_and(|record| record.final_drops.is_some());
+    pub(super) fn is_finished(&self) -> bool {
+        let destroyed = self.record.as_ref().is_some_and(|record| record.final_drops.is_some());
         let claims = destroyed && 0 < self.unpaid.moved + self.unpaid.stale && self.away < LATE;
-        !had_record && (destroyed || 1 < self.missing) && !claims
+        !self.has_record && (destroyed || 1 < self.missing) && !claims
     }
 
     /// Name of the task that called listen(2), where the programs saw it.
     pub(super) fn listened_by(&self) -> Option<[u8; 16]> {
-        self.record.and_then(|record| record.listened_by)
+        self.record.as_ref().and_then(|record| record.listened_by)
     }
 
-    fn learn_key(&mut self, sight: Sight) {
+    fn learn_key(&mut self, sight: Sight<'_>) {
         let netns = sight.netns;
-        let by_record = |record: SlotRecord| {
+        let by_record = |record: &SlotRecord| {
             (record.port != 0).then_some(ListenerKey {
                 netns,
                 addr: record.addr,
@@ -158,7 +170,7 @@ impl Socket {
             })
         };
         let by_dump =
-            |socket: ListenSocket| ListenerKey { netns, addr: socket.addr, port: socket.port };
+            |socket: &ListenSocket| ListenerKey { netns, addr: socket.addr, port: socket.port };
         // what listens now is right: a socket that listens for a second time can have another port
         let now = sight.live.map(by_dump).or(self.key);
         self.key = now.or_else(|| sight.record.and_then(by_record));
@@ -166,7 +178,7 @@ impl Socket {
 
     /// What `record` adds. The record was read before `live`, so the difference of established and
     /// length is never ahead of what was accepted; at a quiet instant it is exact.
-    fn count(&mut self, record: &SlotRecord, live: Option<ListenSocket>) -> Counted {
+    fn count(&mut self, record: &SlotRecord, live: Option<&ListenSocket>) -> Counted {
         let before = self.counted;
         let found = record.found.unwrap_or(0);
         let queued = record.base + record.established;
@@ -230,7 +242,7 @@ impl Socket {
         self.live.is_none() && self.record.as_ref().map(counted) == Some(counted(record))
     }
 
-    fn claims(&mut self, sight: Sight) -> Claims {
+    fn claims(&mut self, sight: Sight<'_>) -> Claims {
         let seen = sight.record.map_or(self.hooked_drops, |record| record.drops);
         let before = std::mem::replace(&mut self.hooked_drops, seen);
         let hooked = HookedDrops {
@@ -240,7 +252,7 @@ impl Socket {
         };
         let growth = self.drops_growth(sight).unwrap_or(0);
         let full_now = sight.live.is_some_and(|socket| socket.limit < socket.length);
-        let peaked = match (sight.record, sight.live.or(self.live)) {
+        let peaked = match (sight.record, sight.live.or(self.live.as_ref())) {
             (Some(record), Some(socket)) => socket.limit < record.high_water,
             // it came and went between two samples: nobody knows its limit
             (Some(record), None) => 0 < record.high_water,
@@ -265,13 +277,13 @@ impl Socket {
     /// Whether it is in no dump, and its last `sk_drops` is still to come: closing takes its time.
     /// What it refused since it was seen is in ListenDrops of this sample, or of the next at last;
     /// a socket that was shut down and is kept refuses nothing more.
-    fn is_leaving(&self, sight: Sight) -> bool {
+    fn is_leaving(&self, sight: Sight<'_>) -> bool {
         let is_alive = sight.record.is_some_and(|record| record.final_drops.is_none());
         is_alive && (1..=2).contains(&self.away)
     }
 
     /// How far `sk_drops` moved.
-    fn drops_growth(&mut self, sight: Sight) -> Option<u64> {
+    fn drops_growth(&mut self, sight: Sight<'_>) -> Option<u64> {
         let now = match (sight.record.and_then(|record| record.final_drops), sight.live) {
             (Some(drops), _) => Some(drops),
             (None, Some(socket)) => socket.drops.ok(),
