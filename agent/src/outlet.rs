@@ -1,5 +1,7 @@
 //! Who is told of alerts beside those who ask: receivers, as they are configured and checked.
 
+pub mod files;
+
 use std::{fmt, net::Ipv6Addr, path::PathBuf, time::Duration};
 
 use hyper::Uri;
@@ -46,17 +48,6 @@ pub enum Auth {
         /// Where the password is.
         password_file: PathBuf,
     },
-}
-
-impl Outlet {
-    /// The files that it needs.
-    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
-        let secret = match &self.auth {
-            Auth::None => None,
-            Auth::Bearer(file) | Auth::Basic { password_file: file, .. } => Some(file),
-        };
-        self.ca_file.iter().chain(secret)
-    }
 }
 
 /// Where a receiver is: a URL without user, query and fragment.

@@ -11,8 +11,10 @@ use super::{
 use crate::{
     detect::{
         self,
-        rule::About,
-        tuning::{Entry, Expected, Match, Pattern},
+        expected::is_matched,
+        rule::{About, Range},
+        subject::SubjectKind,
+        tuning::{Contradiction, Entry, Expected, Match, Pattern, Tuning},
     },
     id::NetnsId,
     time::Nanos,
@@ -31,12 +33,12 @@ const PORT: &str = "a port, 1 to 65535";
 const PORTS: &str = "a port, 1 to 65535, or a range of them such as \"8000-8099\"";
 const NETNS: &str = "the inode number of a network namespace such as 4026531840";
 const LASTS: &str = "a number of seconds, 0 to 604800";
-const LIMIT: &str = "a number of at least 0";
 /// How long a listener may be missing unless something else is configured.
 const WITHIN: Nanos = Nanos(60_000_000_000);
 
 /// One `[[detect]]`.
 pub(super) fn detect(entry: &table::Entry<'_>) -> Result<Entry, ConfigError> {
+    let kinds = detect::kinds();
     let all = detect::all();
     let names: Vec<&str> = all.iter().map(|about| about.name).collect();
     let expected = format!("one of {}", names.join(", "));
@@ -51,18 +53,31 @@ pub(super) fn detect(entry: &table::Entry<'_>) -> Result<Entry, ConfigError> {
     }
     entry.refuse_unknown(&known)?;
     let values = thresholds.iter().filter_map(|threshold| {
-        let limit = |value: &DeValue<'_>| number(value).filter(|&n| n.is_finite() && 0.0 <= n);
-        let value = entry.get(threshold.name, LIMIT, limit).transpose()?;
+        let range = threshold.range;
+        let limit = |value: &DeValue<'_>| number(value).filter(|&n| range.takes(n));
+        let expected = format!("a number, {range}");
+        let value = entry.get(threshold.name, &expected, limit).transpose()?;
         Some(value.map(|value| (threshold.name, value)))
     });
+    let matching = entry.inner("match")?;
+    let only = matching.as_ref().map_or(Ok(Match::default()), only)?;
+    if let (Some(about), Some(matching)) = (about, &matching) {
+        let kind = kinds.iter().find(|(_, abouts)| abouts.contains(&about));
+        refuse_unmatchable(matching, about, kind.map(|(kind, _)| *kind))?;
+    }
     let found = Entry {
         alert: about.map(|about| about.name),
-        only: entry.inner("match")?.map_or(Ok(Match::default()), |inner| only(&inner))?,
+        only,
         silence: entry.get("silence", "true or false", switch)?,
         raise_for: entry.get("raise_for_seconds", LASTS, |value| seconds(value, 604_800.0))?,
         clear_for: entry.get("clear_for_seconds", LASTS, |value| seconds(value, 604_800.0))?,
         thresholds: values.collect::<Result<_, _>>()?,
-        place: entry.origin().to_string(),
+        place: format!(
+            "{}: [[detect]]{}{}",
+            entry.origin(),
+            entry.written("", |key| key == "alert"),
+            matching.map_or_else(String::new, |it| it.written("match.", |_| true)),
+        ),
     };
     let sets = [found.silence.is_some(), found.raise_for.is_some(), found.clear_for.is_some()];
     if found.thresholds.is_empty() && !sets.contains(&true) {
@@ -88,12 +103,72 @@ fn elsewhere(
         None => format!("alert = \"{}\" beside it", owners.join("\" or \"")),
         Some(about) => format!("of {} one of {}", about.name, known[1..].join(", ")),
     };
-    entry.get(key, &expected, |_| None::<()>).err().map(|err| match err {
-        ConfigError::Value { place, expected, .. } => {
-            let got = format!("a threshold of {}", owners.join(", "));
-            ConfigError::Value { place, got, expected }
-        }
-        other => other,
+    let got = format!("a threshold of {}", owners.join(", "));
+    Some(ConfigError::Value { place: entry.place_of(key)?, got, expected })
+}
+
+/// Refuses what no subject of the detection can be matched by.
+fn refuse_unmatchable(
+    entry: &table::Entry<'_>,
+    about: &About,
+    kind: Option<SubjectKind>,
+) -> Result<(), ConfigError> {
+    let known = kind.map_or(&MATCH[..], SubjectKind::matched_by);
+    let Some(key) = entry.keys().into_iter().find(|key| !known.contains(key)) else {
+        return Ok(());
+    };
+    let expected = match known {
+        [] => format!("no match: there is one subject of {}", about.name),
+        known => format!("of {} a match by {}", about.name, known.join(", ")),
+    };
+    Err(entry.refuse(key, &expected))
+}
+
+/// Refuses entries that contradict each other, or that none of the listeners of `[[expect]]` is for.
+/// `tables` are those of `tuning.entries`.
+pub(super) fn refuse_contradictions(
+    tuning: &Tuning,
+    tables: &[table::Entry<'_>],
+) -> Result<(), ConfigError> {
+    let Some(found) = tuning.contradiction(&detect::all()) else { return Ok(()) };
+    let Contradiction { entry, key, other, value, by, range } = found;
+    let is_lower = match range {
+        Range::Of(..) | Range::Below(_) => "less than",
+        Range::From(..) => "at least",
+        Range::UpTo(_) => "at most",
+    };
+    let side = match (range.partner() == Some(other), is_lower) {
+        (true, side) => side,
+        (false, "less than") => "more than",
+        (false, "at least") => "at most",
+        (false, _) => "at least",
+    };
+    let whence = match by {
+        None => " by default".to_owned(),
+        Some(by) if by == entry => String::new(),
+        Some(by) => format!(" by {}", tables[by].place()),
+    };
+    Err(tables[entry].refuse(key, &format!("{side} {other}, which is {value}{whence}")))
+}
+
+/// Refuses what is for listeners of `[[expect]]` and takes none of them.
+pub(super) fn refuse_unexpected(tuning: &Tuning) -> Result<(), ConfigError> {
+    let kinds = detect::kinds();
+    let is_ours = |entry: &&Entry| {
+        kinds.iter().any(|(kind, abouts)| {
+            *kind == SubjectKind::Expected && abouts.iter().any(|it| Some(it.name) == entry.alert)
+        })
+    };
+    let takes_none = |entry: &&Entry| {
+        entry.only != Match::default()
+            && !tuning.expected.iter().any(|expected| is_matched(&entry.only, expected))
+    };
+    tuning.entries.iter().filter(is_ours).find(takes_none).map_or(Ok(()), |entry| {
+        Err(ConfigError::Value {
+            place: entry.place.clone(),
+            got: "a match that takes no [[expect]]".to_owned(),
+            expected: "one that does".to_owned(),
+        })
     })
 }
 
@@ -125,6 +200,11 @@ pub(super) fn expect(entry: &table::Entry<'_>) -> Result<Expected, ConfigError> 
         within: entry
             .get("within_seconds", "a number of seconds, 0 to 86400", within)?
             .unwrap_or(WITHIN),
+        place: format!(
+            "{}: [[expect]]{}",
+            entry.origin(),
+            entry.written("", |key| key != "within_seconds")
+        ),
     })
 }
 

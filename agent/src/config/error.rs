@@ -1,6 +1,6 @@
 //! What can be wrong with a configuration.
 
-use std::io;
+use std::{io, path::PathBuf};
 
 /// Why nothing was loaded. Each message says where, what was got and what was expected.
 #[derive(Debug, thiserror::Error)]
@@ -46,13 +46,15 @@ pub enum ConfigError {
         expected: String,
     },
     /// A file that the configuration names.
-    #[error("{place}: cannot use {path}")]
+    #[error("{place}: got {path:?}, expected {expected}")]
     File {
-        /// File and line of what names it.
+        /// File, line, column and key of what names it.
         place: String,
         /// Its path.
-        path: String,
-        /// Why not.
+        path: PathBuf,
+        /// What it should be.
+        expected: &'static str,
+        /// Why it is not.
         source: io::Error,
     },
     /// A wrong type, or a value out of range.

@@ -8,7 +8,7 @@ use super::{
     Config, DEFAULT_FILE,
     key::{KEYS, Key},
 };
-use crate::detect;
+use crate::detect::{self, rule::Threshold};
 
 /// The whole example file: every key with its help, range and default, commented out.
 #[must_use]
@@ -44,7 +44,8 @@ fn detections() -> String {
             clear.as_seconds()
         )));
         for threshold in about.thresholds {
-            let line = format!("- {} = {}: {}", threshold.name, threshold.default, threshold.help);
+            let Threshold { name, default, range, help } = threshold;
+            let line = format!("- {name} = {default} ({range}): {help}");
             text.push_str(&wrapped(&line));
         }
     }

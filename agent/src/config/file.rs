@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs::File, io::Read, path::Path};
 use toml::{Spanned, de::DeTable};
 
 use super::{
-    ConfigError, Loaded, TABLES,
+    ConfigError, Loaded, TABLES, detect,
     key::{KEYS, Raw},
     table::Text,
 };
@@ -70,7 +70,7 @@ pub(super) fn apply(loaded: &mut Loaded, path: &Path, text: &str) -> Result<(), 
             other => other,
         })?;
     }
-    Ok(())
+    detect::refuse_unexpected(&loaded.config.tuning)
 }
 
 /// The parser puts what it expected on a line of its own.

@@ -16,8 +16,7 @@ mod table;
 
 use std::{
     ffi::OsString,
-    fmt, fs,
-    io::{self, Read as _},
+    fmt, io,
     net::{Ipv4Addr, SocketAddr, SocketAddrV4},
     path::{Path, PathBuf},
     sync::Arc,
@@ -30,6 +29,7 @@ use toml::{Spanned, de::DeValue};
 pub use self::error::ConfigError;
 use self::{
     key::{KEYS, Key, Raw},
+    outlet::NamedFile,
     table::{Entry, Text},
 };
 use crate::{
@@ -196,7 +196,7 @@ pub struct Shown {
     /// Where it is.
     pub from: Origin,
     /// The files that it names.
-    files: Vec<PathBuf>,
+    files: Vec<NamedFile>,
 }
 
 impl Loaded {
@@ -209,18 +209,9 @@ impl Loaded {
     /// since verbs that only read do without, and may be another user's.
     ///
     /// # Errors
-    /// The first file that cannot be read.
+    /// The first file that cannot be read, or that holds something else.
     pub fn check_files(&self) -> Result<(), ConfigError> {
-        self.tables.iter().try_for_each(|Shown { from, files, .. }| {
-            files.iter().try_for_each(|file| match readable(file) {
-                Ok(()) => Ok(()),
-                Err(source) => Err(ConfigError::File {
-                    place: from.to_string(),
-                    path: file.display().to_string(),
-                    source,
-                }),
-            })
-        })
+        self.tables.iter().flat_map(|shown| &shown.files).try_for_each(NamedFile::check)
     }
 
     /// Each setting with its value and where that came from.
@@ -256,26 +247,51 @@ impl Loaded {
         if let Some(entry) = entries.get(most) {
             return Err(entry.wrong("one more", &format!("at most {most} of them")));
         }
-        for entry in entries {
-            let mut files = Vec::new();
-            let tuning = Arc::make_mut(&mut self.config.tuning);
-            let mut receiver = |form| {
-                let outlet = outlet::outlet(form, &entry)?;
-                files.extend(outlet.files().cloned());
-                self.config.outlets.push(outlet);
-                Ok(())
-            };
-            match table {
-                "detect" => tuning.entries.push(detect::detect(&entry)?),
-                "expect" => tuning.expected.push(detect::expect(&entry)?),
-                "alertmanager" => receiver(Form::Alertmanager)?,
-                _ => receiver(Form::Webhook)?,
+        for (i, entry) in entries.iter().enumerate() {
+            let (same, files) = self.take(table, entry)?;
+            if let Some((what, first)) = same {
+                // those before it are all there
+                let first = entries[first.min(i)].place();
+                return Err(entry.wrong(&format!("the {what} of {first} again"), "each once"));
             }
             self.tables.push(Shown { table, value: entry.value(), from: entry.origin(), files });
         }
+        if table == "detect" {
+            detect::refuse_contradictions(&self.config.tuning, &entries)?;
+        }
         Ok(())
     }
+
+    /// Takes in one element. Out: by what it is the same as an earlier one, and which; the files
+    /// that it names.
+    fn take(&mut self, table: &str, entry: &Entry<'_>) -> Result<Taken, ConfigError> {
+        let form = match table {
+            "detect" => {
+                Arc::make_mut(&mut self.config.tuning).entries.push(detect::detect(entry)?);
+                return Ok((None, Vec::new()));
+            }
+            "expect" => {
+                let expected = &mut Arc::make_mut(&mut self.config.tuning).expected;
+                let new = detect::expect(entry)?;
+                let same = expected.iter().position(|old| {
+                    (old.addr, old.port, &old.namespace) == (new.addr, new.port, &new.namespace)
+                });
+                expected.push(new);
+                return Ok((same.map(|first| ("listener", first)), Vec::new()));
+            }
+            "alertmanager" => Form::Alertmanager,
+            _ => Form::Webhook,
+        };
+        let new = outlet::outlet(form, entry)?;
+        let mut alike = self.config.outlets.iter().filter(|old| old.form == form);
+        let same = alike.position(|old| old.url == new.url);
+        self.config.outlets.push(new);
+        Ok((same.map(|first| ("url", first)), outlet::files(entry)?))
+    }
 }
+
+/// See [`Loaded::take`].
+type Taken = (Option<(&'static str, usize)>, Vec<NamedFile>);
 
 /// Merges the file, the environment and the flags.
 ///
@@ -315,19 +331,10 @@ pub fn load(
     Ok(loaded)
 }
 
-/// A byte is enough: a path such as /dev/zero has no end.
-fn readable(path: &Path) -> io::Result<()> {
-    // a pipe would be waited for, and a device has no end
-    if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("it is no regular file"));
-    }
-    fs::File::open(path)?.read(&mut [0]).map(drop)
-}
-
 /// Checks one file by itself, without environment and flags.
 ///
 /// # Errors
-/// The first thing that is wrong, with its line and column; a file that it names and that cannot be read.
+/// The first thing that is wrong, with its line and column; a file that it names and that is of no use.
 pub fn check(path: &Path) -> Result<Loaded, ConfigError> {
     let mut loaded = Loaded::new();
     file::apply(&mut loaded, path, &file::read(path)?)?;

@@ -1,6 +1,11 @@
 //! `[[alertmanager]]` and `[[webhook]]`: who is told of alerts.
 
-use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{
+    io,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use toml::de::DeValue;
 
@@ -8,7 +13,7 @@ use super::{
     ConfigError,
     table::{Entry, number},
 };
-use crate::outlet::{Auth, Form, Outlet, Url};
+use crate::outlet::{Auth, Form, Outlet, Url, files};
 
 const KEYS: [&str; 8] = [
     "url",
@@ -60,6 +65,49 @@ pub(super) fn outlet(form: Form, entry: &Entry<'_>) -> Result<Outlet, ConfigErro
         resend: seconds("resend_seconds", RESEND, 60)?,
         labels: entry.inner("labels")?.map_or(Ok(Vec::new()), |labels| self::labels(&labels))?,
     })
+}
+
+/// A file that a table names.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct NamedFile {
+    /// File, line, column and key of what names it.
+    place: String,
+    path: PathBuf,
+    /// Of [`FILES`].
+    kind: usize,
+}
+
+/// How a file is looked at.
+type Read = fn(&Path) -> io::Result<()>;
+
+/// The keys of files, what these hold, and what reads them.
+const FILES: [(&str, &str, Read); 3] = [
+    ("ca_file", "a file of PEM certificates", |path| files::roots(path).map(drop)),
+    ("bearer_token_file", "a file with a token", |path| files::token(path).map(drop)),
+    ("password_file", "a file with a password", |path| files::secret(path).map(drop)),
+];
+
+impl NamedFile {
+    /// Whether it can be read and holds what it should.
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let (_, expected, read) = FILES[self.kind];
+        read(&self.path).map_err(|source| ConfigError::File {
+            place: self.place.clone(),
+            path: self.path.clone(),
+            expected,
+            source,
+        })
+    }
+}
+
+/// The files that a table names, once its values are checked.
+pub(super) fn files(entry: &Entry<'_>) -> Result<Vec<NamedFile>, ConfigError> {
+    let named = (0..).zip(FILES).filter_map(|(kind, (key, ..))| {
+        let path = entry.get(key, FILE, path).transpose()?;
+        let place = entry.place_of(key)?;
+        Some(path.map(|path| NamedFile { place, path, kind }))
+    });
+    named.collect()
 }
 
 fn auth(entry: &Entry<'_>) -> Result<Auth, ConfigError> {

@@ -97,12 +97,17 @@ impl<'a> Entry<'a> {
         let Some(value) = self.table.get(key) else { return Ok(None) };
         match read(value.get_ref()) {
             Some(it) => Ok(Some(it)),
-            None => Err(ConfigError::Value {
-                place: format!("{}: {}.{key}", self.file.place(value.span().start), self.name),
-                got: quoted(value.get_ref()),
-                expected: expected.to_owned(),
-            }),
+            None => Err(self.refuse(key, expected)),
         }
+    }
+
+    /// That a value is not what it should be.
+    pub(super) fn refuse(&self, key: &str, expected: &str) -> ConfigError {
+        let (Some(place), Some(value)) = (self.place_of(key), self.table.get(key)) else {
+            return self.wrong(&format!("no {key}"), expected);
+        };
+        let got = quoted(value.get_ref());
+        ConfigError::Value { place, got, expected: expected.to_owned() }
     }
 
     /// The same of a key that must be there.
@@ -127,7 +132,25 @@ impl<'a> Entry<'a> {
         }))
     }
 
-    /// All keys with their values, in the order of the file.
+    /// File, line and column of the table, for messages.
+    pub(super) fn place(&self) -> String {
+        self.file.place(self.start)
+    }
+
+    /// The same of a value, and the key; `None` where it is not.
+    pub(super) fn place_of(&self, key: &str) -> Option<String> {
+        let value = self.table.get(key)?;
+        Some(format!("{}: {}.{key}", self.file.place(value.span().start), self.name))
+    }
+
+    /// Some keys and their values as they are written, on one line: ` port = 443 addr = "::"`.
+    pub(super) fn written(&self, prefix: &str, is_wanted: impl Fn(&str) -> bool) -> String {
+        let keys = self.keys().into_iter().filter(|key| is_wanted(key));
+        let value = |key| self.table.get(key).map(|value| json(value.get_ref()));
+        keys.filter_map(|key| Some(format!(" {prefix}{key} = {}", value(key)?))).collect()
+    }
+
+    /// All keys, in the order of the file.
     pub(super) fn keys(&self) -> Vec<&'a str> {
         let mut keys: Vec<_> = self.table.keys().collect();
         keys.sort_by_key(|key| key.span().start);
@@ -137,7 +160,7 @@ impl<'a> Entry<'a> {
     /// That something is wrong with the table as a whole.
     pub(super) fn wrong(&self, got: &str, expected: &str) -> ConfigError {
         ConfigError::Value {
-            place: format!("{}: {}", self.file.place(self.start), self.name),
+            place: format!("{}: {}", self.place(), self.name),
             got: got.to_owned(),
             expected: expected.to_owned(),
         }

@@ -1,4 +1,4 @@
-use std::net::Ipv6Addr;
+use std::{fs, net::Ipv6Addr};
 
 use proptest::prelude::*;
 
@@ -221,15 +221,19 @@ fn a_detection_is_tuned_for_what_is_matched() {
     use crate::detect::tuning::{Entry, Match, Pattern};
     let pattern = |text: &str| Some(Pattern(text.into()));
     let port = |first, last| Match { port: Some(first..=last), ..Match::default() };
-    let entry = |entry| Entry { place: "f.toml:1".into(), ..entry };
-    let check = |text, expected| check_tables(text, Ok(&tuned(vec![entry(expected)])));
+    let check = |text: &str, place: &str, entry| {
+        let place = format!("f.toml:1: [[detect]]{place}");
+        check_tables(text, Ok(&tuned(vec![Entry { place, ..entry }])));
+    };
     check(
         "[[detect]]\nsilence = true\nmatch.port = 443",
+        " match.port = 443",
         Entry { silence: Some(true), only: port(443, 443), ..Entry::default() },
     );
     check(
         "[[detect]]\nalert = \"ListenerStalled\"\nraise_for_seconds = 0.5\n\
          clear_for_seconds = 60\nmatch = { port = \"8000-8099\" }",
+        " alert = \"ListenerStalled\" match.port = \"8000-8099\"",
         Entry {
             alert: Some("ListenerStalled"),
             raise_for: Nanos::from_seconds(0.5),
@@ -241,6 +245,9 @@ fn a_detection_is_tuned_for_what_is_matched() {
     check(
         "[[detect]]\nsilence = false\n[detect.match]\naddr = \"::\"\nnetns = 4026531840\n\
          comm = \"nginx\"\nnamespace = \"shop\"\npod = \"web-*\"\ncontainer = \"c\"\nunit = \"u\"",
+        " match.addr = \"::\" match.netns = 4026531840 match.comm = \"nginx\" \
+         match.namespace = \"shop\" match.pod = \"web-*\" match.container = \"c\" \
+         match.unit = \"u\"",
         Entry {
             silence: Some(false),
             only: Match {
@@ -262,11 +269,12 @@ fn a_detection_is_tuned_for_what_is_matched() {
 fn every_threshold_can_be_set_of_its_own_detection() {
     for about in detect::all() {
         for threshold in about.thresholds {
-            let text = format!("[[detect]]\nalert = {:?}\n{} = 7", about.name, threshold.name);
+            let (name, default) = (threshold.name, threshold.default);
+            let text = format!("[[detect]]\nalert = {:?}\n{name} = {default}", about.name);
             let entry = detect::tuning::Entry {
                 alert: Some(about.name),
-                thresholds: vec![(threshold.name, 7.0)],
-                place: "f.toml:1".into(),
+                thresholds: vec![(name, default)],
+                place: format!("f.toml:1: [[detect]] alert = {:?}", about.name),
                 ..detect::tuning::Entry::default()
             };
             check_tables(&text, Ok(&tuned(vec![entry])));
@@ -278,6 +286,124 @@ fn every_threshold_can_be_set_of_its_own_detection() {
             assert!(message.contains(&format!("{:?}", about.name)), "{message}");
         }
     }
+}
+
+#[test]
+fn a_threshold_is_within_its_range_and_on_the_right_side_of_its_partner() {
+    #[track_caller]
+    fn check(text: &str, message: &str) {
+        check_tables(text, Err(message));
+    }
+    #[track_caller]
+    fn check_near_full(text: &str, message: &str) {
+        check(&format!("[[detect]]\nalert = \"AcceptQueueNearLimit\"\n{text}"), message);
+    }
+    check(
+        "[[detect]]\nalert = \"SynFlood\"\ncompleted_share = 5",
+        "f.toml:3:19: detect.completed_share: got 5, expected a number, 0 to 1",
+    );
+    check(
+        "[[detect]]\nalert = \"NobodyAccepts\"\nhandshakes = 0",
+        "f.toml:3:14: detect.handshakes: got 0, expected a number, at least 1",
+    );
+    check(
+        "[[detect]]\nalert = \"NobodyAccepts\"\nhandshakes = nan",
+        "f.toml:3:14: detect.handshakes: got nan, expected a number, at least 1",
+    );
+    check_near_full(
+        "clear_share = 0",
+        "f.toml:3:15: detect.clear_share: got 0, expected a number, more than 0, less than share",
+    );
+    check_near_full(
+        "clear_share = 0.8",
+        "f.toml:3:15: detect.clear_share: got 0.8, expected less than share, which is 0.8 by default",
+    );
+    check_near_full(
+        "share = 0.6",
+        "f.toml:3:9: detect.share: got 0.6, expected more than clear_share, which is 0.6 by default",
+    );
+    check_near_full(
+        "clear_share = 0.4\nshare = 0.3",
+        "f.toml:3:15: detect.clear_share: got 0.4, expected less than share, which is 0.3",
+    );
+    check_near_full(
+        "share = 0.9\n[[detect]]\nalert = \"AcceptQueueNearLimit\"\nmatch.port = 80\n\
+         clear_share = 0.95",
+        "f.toml:7:15: detect.clear_share: got 0.95, \
+         expected less than share, which is 0.9 by f.toml:1:1",
+    );
+    check_near_full(
+        "match.port = 80\nclear_share = 0.75\n[[detect]]\nalert = \"AcceptQueueNearLimit\"\n\
+         share = 0.7",
+        "f.toml:7:9: detect.share: got 0.7, \
+         expected more than clear_share, which is 0.75 by f.toml:1:1",
+    );
+    check(
+        "[[detect]]\nalert = \"HostFdsNearLimit\"\ncritical_ratio = 0.8",
+        "f.toml:3:18: detect.critical_ratio: got 0.8, \
+         expected at least ratio, which is 0.9 by default",
+    );
+    check(
+        "[[detect]]\nalert = \"ProcessFdsFillingUp\"\nseconds_left = 60",
+        "f.toml:3:16: detect.seconds_left: got 60, \
+         expected at least critical_seconds_left, which is 300 by default",
+    );
+    let fine = "[[detect]]\nalert = \"AcceptQueueNearLimit\"\nshare = 0.95\nclear_share = 0.9\n\
+                [[detect]]\nalert = \"AcceptQueueNearLimit\"\nmatch.port = 80\nclear_share = 0.85";
+    file::apply(&mut Loaded::new(), Path::new("f.toml"), fine).expect("0.85 is less than 0.95");
+}
+
+#[test]
+fn every_default_is_within_its_range_and_every_partner_exists() {
+    for about in detect::all() {
+        for threshold in about.thresholds {
+            let (range, default) = (threshold.range, threshold.default);
+            assert!(range.takes(default), "{} {threshold:?}", about.name);
+            let Some(partner) = range.partner() else { continue };
+            let partner = about.thresholds.iter().find(|it| it.name == partner).expect("it exists");
+            assert!(range.suits(default, partner.default), "{} {threshold:?}", about.name);
+        }
+    }
+}
+
+#[test]
+fn a_match_that_no_subject_can_have_is_refused() {
+    let check = |text: &str, message: &str| check_tables(text, Err(message));
+    check(
+        "[[detect]]\nalert = \"HostFdsNearLimit\"\nsilence = true\nmatch.port = 443",
+        "f.toml:4:14: detect.match.port: got 443, \
+         expected no match: there is one subject of HostFdsNearLimit",
+    );
+    check(
+        "[[detect]]\nalert = \"ProcessFdsNearLimit\"\nsilence = true\n\
+         match = { comm = \"nginx\", addr = \"::1\" }",
+        "f.toml:4:34: detect.match.addr: got \"::1\", \
+         expected of ProcessFdsNearLimit a match by comm, namespace, pod, container, unit",
+    );
+    let down = "[[detect]]\nalert = \"ExpectedListenerDown\"\nsilence = true\nmatch.port = 81\n";
+    check(
+        &format!("{down}[[expect]]\nport = 80"),
+        "f.toml:1: [[detect]] alert = \"ExpectedListenerDown\" match.port = 81: \
+         got a match that takes no [[expect]], expected one that does",
+    );
+    let taken = format!("{down}[[expect]]\nport = 81");
+    file::apply(&mut Loaded::new(), Path::new("f.toml"), &taken).expect("it takes the listener");
+}
+
+#[test]
+fn what_is_there_twice_is_named_with_both_places() {
+    let check = |text: &str, message: &str| check_tables(text, Err(message));
+    check(
+        "[[expect]]\nport = 80\n[[expect]]\nport = 81\n[[expect]]\nport = 80\nwithin_seconds = 9",
+        "f.toml:5:1: expect: got the listener of f.toml:1:1 again, expected each once",
+    );
+    check(
+        "[[webhook]]\nurl = \"http://a\"\n[[webhook]]\nurl = \"http://a:80/\"",
+        "f.toml:3:1: webhook: got the url of f.toml:1:1 again, expected each once",
+    );
+    let fine = "[[expect]]\nport = 80\n[[expect]]\nport = 80\naddr = \"::1\"\n\
+                [[webhook]]\nurl = \"http://a\"\n[[alertmanager]]\nurl = \"http://a\"";
+    file::apply(&mut Loaded::new(), Path::new("f.toml"), fine).expect("none is there twice");
 }
 
 #[test]
@@ -385,19 +511,55 @@ fn a_receiver_is_taken_or_its_mistake_is_named() {
                    expected a name of letters, digits and _, and none of alertname, severity, netns, \
                    addr, port, comm, namespace, pod, container, dst, dst_port";
     fails("url = \"http://a\"\nlabels = { severity = \"x\" }", message);
-    let many = "[[webhook]]\nurl = \"http://a\"\n".repeat(17);
+    let many: String =
+        (1..=17).map(|port| format!("[[webhook]]\nurl = \"http://a:{port}\"\n")).collect();
     check_tables(&many, Err("f.toml:33:1: webhook: got one more, expected at most 16 of them"));
 }
 
-#[test]
-fn a_file_that_is_missing_is_said_by_check_and_does_not_hinder_reading() {
-    let file = tempfile::NamedTempFile::new().expect("a temporary file");
-    let text = "\n[[webhook]]\nurl = \"http://a\"\nbearer_token_file = \"/nonexistent/token\"";
-    fs::write(file.path(), text).expect("it can be written");
-    let loaded = load(Some(file.path()), |_| None, &[]).expect("it can be read");
+/// What `config check` says of a receiver with `key`, a file with `content`; `None`: no file.
+#[track_caller]
+fn check_named(key: &str, content: Option<&[u8]>, expected: Result<(), (&str, &str)>) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (file, named) = (folder.path().join("f.toml"), folder.path().join("named"));
+    if let Some(content) = content {
+        fs::write(&named, content).expect("it can be written");
+    }
+    let text = format!("\n[[webhook]]\nurl = \"https://a\"\n{key} = {named:?}\n");
+    let text = if key == "password_file" { text + "username = \"u\"\n" } else { text };
+    fs::write(&file, text).expect("it can be written");
+    let loaded = load(Some(&file), |_| None, &[]).expect("reading does without");
     assert_eq!(1, loaded.config.outlets.len());
-    let message = check(file.path()).expect_err("no token").to_string();
-    assert!(message.ends_with(":2: cannot use /nonexistent/token"), "{message}");
+    let got = check(&file).map(drop).map_err(|err| crate::error::chain(&err));
+    let expected = expected.map_err(|(what, why)| {
+        let place = format!("{}:4:{}", file.display(), key.len() + 4);
+        format!("{place}: webhook.{key}: got {named:?}, expected {what}: {why}")
+    });
+    assert_eq!(expected, got, "{key}");
+}
+
+#[test]
+fn a_file_that_is_of_no_use_is_said_by_check_and_does_not_hinder_reading() {
+    let missing = "No such file or directory (os error 2)";
+    let (pem, token) = ("a file of PEM certificates", "a file with a token");
+    check_named("ca_file", None, Err((pem, missing)));
+    check_named("ca_file", Some(b""), Err((pem, "it has no certificate")));
+    check_named("ca_file", Some(b"\x30\x82"), Err((pem, "it has no certificate")));
+    let key = b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+    check_named("ca_file", Some(key), Err((pem, "it has no certificate")));
+    let other = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    let why = "certificate 1: invalid peer certificate: BadEncoding";
+    check_named("ca_file", Some(other), Err((pem, why)));
+    let own = rcgen::generate_simple_self_signed(["a".to_owned()]).expect("a certificate");
+    check_named("ca_file", Some(own.cert.pem().as_bytes()), Ok(()));
+    check_named("bearer_token_file", None, Err((token, missing)));
+    let why = "it is empty, or not one line of ASCII";
+    check_named("bearer_token_file", Some(b" \n"), Err((token, why)));
+    check_named("bearer_token_file", Some(b"a\nb\n"), Err((token, why)));
+    check_named("bearer_token_file", Some(b"abc\n"), Ok(()));
+    check_named("password_file", None, Err(("a file with a password", missing)));
+    check_named("password_file", Some(b"a b\n"), Ok(()));
+    let why = "it is larger than 65536 bytes";
+    check_named("password_file", Some(&[b'a'; 65_537]), Err(("a file with a password", why)));
 }
 
 /// A valid key and a value of any type, so that the checks are reached.

@@ -3,7 +3,11 @@
 use std::fmt::Write as _;
 
 use crate::{
-    detect::{kinds, rule::About, subject::SubjectKind},
+    detect::{
+        kinds,
+        rule::{About, Threshold},
+        subject::SubjectKind,
+    },
     time::Nanos,
 };
 
@@ -37,7 +41,7 @@ pub(super) fn markdown() -> String {
     for (kind, mut abouts) in kinds() {
         abouts.sort_by_key(|about| about.name);
         // Writing to a String cannot fail.
-        let _ = write!(text, "\n## {}\n", heading(kind));
+        let _ = write!(text, "\n## {}\n\n{}.\n", heading(kind), matched(kind));
         abouts.into_iter().for_each(|about| describe(&mut text, about));
     }
     text
@@ -54,6 +58,13 @@ fn heading(kind: SubjectKind) -> &'static str {
         SubjectKind::Namespace => "Of each network namespace",
         SubjectKind::Host => "Of the host",
         SubjectKind::Agent => "Of the agent itself",
+    }
+}
+
+fn matched(kind: SubjectKind) -> String {
+    match kind.matched_by() {
+        [] => "Matched by nothing: there is one".to_owned(),
+        keys => format!("Matched by `{}`", keys.join("`, `")),
     }
 }
 
@@ -76,10 +87,9 @@ fn describe(text: &mut String, about: &About) {
     if thresholds.is_empty() {
         return;
     }
-    text.push_str("\n| key | default | what |\n|---|---|---|\n");
-    for threshold in *thresholds {
-        let _ =
-            writeln!(text, "| `{}` | {} | {} |", threshold.name, threshold.default, threshold.help);
+    text.push_str("\n| key | default | range | what |\n|---|---|---|---|\n");
+    for Threshold { name, default, range, help } in *thresholds {
+        let _ = writeln!(text, "| `{name}` | {default} | {range} | {help} |");
     }
 }
 

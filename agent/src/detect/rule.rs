@@ -1,5 +1,7 @@
 //! What a detection is: its name, its words, how long things must last, and the function that judges.
 
+use std::fmt;
+
 use crate::{
     detect::{
         book::Kind,
@@ -56,8 +58,75 @@ pub struct Threshold {
     pub name: &'static str,
     /// Its value where the configuration has none.
     pub default: f64,
+    /// What it may be.
+    pub range: Range,
     /// What it is, with its unit.
     pub help: &'static str,
+}
+
+/// What a threshold may be. Bounds belong to it, but where something else is said.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Range {
+    /// From one number to another, or without an upper bound.
+    Of(f64, f64),
+    /// More than 0, and less than another threshold: what clears does not raise.
+    Below(&'static str),
+    /// From another threshold to a number.
+    From(&'static str, f64),
+    /// From 0 to another threshold.
+    UpTo(&'static str),
+}
+
+impl Range {
+    /// Something that is counted.
+    pub const COUNT: Self = Self::Of(1.0, f64::INFINITY);
+    /// A part of a whole.
+    pub const SHARE: Self = Self::Of(0.0, 1.0);
+    /// A time, in seconds.
+    pub const SECONDS: Self = Self::Of(0.0, 604_800.0);
+
+    /// The threshold that it is compared with.
+    #[must_use]
+    pub const fn partner(self) -> Option<&'static str> {
+        match self {
+            Self::Of(..) => None,
+            Self::Below(partner) | Self::From(partner, _) | Self::UpTo(partner) => Some(partner),
+        }
+    }
+
+    /// Whether a number is in it, whatever that other threshold is.
+    #[must_use]
+    pub fn takes(self, value: f64) -> bool {
+        match self {
+            Self::Of(least, most) => value.is_finite() && (least..=most).contains(&value),
+            Self::Below(_) => value.is_finite() && 0.0 < value,
+            Self::From(_, most) => (0.0..=most).contains(&value),
+            Self::UpTo(_) => value.is_finite() && 0.0 <= value,
+        }
+    }
+
+    /// Whether a number is on the right side of what that other threshold is.
+    #[must_use]
+    pub fn suits(self, value: f64, partner: f64) -> bool {
+        match self {
+            Self::Of(..) => true,
+            Self::Below(_) => value < partner,
+            Self::From(..) => partner <= value,
+            Self::UpTo(_) => value <= partner,
+        }
+    }
+}
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Of(least, most) if most.is_infinite() => write!(f, "at least {least}"),
+            Self::Of(least, most) => write!(f, "{least} to {most}"),
+            Self::Below(partner) => write!(f, "more than 0, less than {partner}"),
+            Self::From(partner, most) => write!(f, "{partner} to {most}"),
+            Self::UpTo(partner) => write!(f, "0 to {partner}"),
+        }
+    }
 }
 
 /// What was seen, and what to do about it.

@@ -59,6 +59,22 @@ impl SubjectKind {
             Self::Agent => "agent",
         }
     }
+
+    /// What its subjects can be matched by in the configuration.
+    #[must_use]
+    pub const fn matched_by(self) -> &'static [&'static str] {
+        match self {
+            Self::Listener | Self::Udp => {
+                &["addr", "port", "netns", "comm", "namespace", "pod", "container", "unit"]
+            }
+            Self::Expected => &["addr", "port", "namespace"],
+            Self::Process => &["comm", "namespace", "pod", "container", "unit"],
+            Self::Caller => &["comm"],
+            Self::Destination => &["addr", "port", "netns"],
+            Self::Namespace => &["netns"],
+            Self::Host | Self::Agent => &[],
+        }
+    }
 }
 
 /// The labels that name a subject: those of a listener, and where a connection leads.

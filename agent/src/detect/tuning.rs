@@ -4,11 +4,14 @@
 use std::{net::IpAddr, ops::RangeInclusive, sync::Arc};
 
 use crate::{
-    detect::rule::{About, MAX_THRESHOLDS},
+    detect::rule::{About, MAX_THRESHOLDS, Range},
     id::NetnsId,
     input::Workload,
     time::Nanos,
 };
+
+/// After so many samples an entry that has taken nothing is told.
+pub const SETTLED: u64 = 10;
 
 /// All that is set. Of entries that meet, the last one wins, setting by setting.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -34,8 +37,65 @@ pub struct Entry {
     pub clear_for: Option<Nanos>,
     /// Thresholds by name; those of other detections are passed over.
     pub thresholds: Vec<(&'static str, f64)>,
-    /// Where it is in the configuration, for messages.
+    /// Where it is in the configuration, and what it is for, for messages.
     pub place: String,
+}
+
+/// An entry that sets one of two thresholds so that they contradict each other.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Contradiction {
+    /// The entry, as an index of [`Tuning::entries`].
+    pub entry: usize,
+    /// What it sets.
+    pub key: &'static str,
+    /// What that is compared with.
+    pub other: &'static str,
+    /// What the other one is there.
+    pub value: f64,
+    /// Which entry sets the other one; `None`: it is the default.
+    pub by: Option<usize>,
+    /// The range in which one of them names the other.
+    pub range: Range,
+}
+
+impl Tuning {
+    /// The first entry after which two thresholds contradict each other, for what some entry takes.
+    #[must_use]
+    pub fn contradiction(&self, all: &[&About]) -> Option<Contradiction> {
+        let about = |entry: &Entry| all.iter().copied().find(|it| Some(it.name) == entry.alert);
+        let found = self.entries.iter().filter_map(|entry| self.contradicts(about(entry)?, entry));
+        found.min_by_key(|contradiction| contradiction.entry)
+    }
+
+    /// The same for what `only` takes, by the entries that are surely for all of that.
+    fn contradicts(&self, about: &About, only: &Entry) -> Option<Contradiction> {
+        let at = |name| about.thresholds.iter().position(|threshold| threshold.name == name);
+        let mut values: Vec<(f64, Option<usize>)> =
+            about.thresholds.iter().map(|threshold| (threshold.default, None)).collect();
+        let is_meant = |entry: &Entry| {
+            entry.alert == only.alert && [&Match::default(), &only.only].contains(&&entry.only)
+        };
+        for (i, entry) in self.entries.iter().enumerate().filter(|(_, entry)| is_meant(entry)) {
+            for &(name, value) in &entry.thresholds {
+                values[at(name)?] = (value, Some(i));
+            }
+            for (threshold, &(value, by)) in about.thresholds.iter().zip(&values) {
+                let Some(partner) = threshold.range.partner() else { continue };
+                let other = values[at(partner)?];
+                if threshold.range.suits(value, other.0) {
+                    continue;
+                }
+                let (key, other, (value, by)) = if by == Some(i) {
+                    (threshold.name, partner, other)
+                } else {
+                    (partner, threshold.name, (value, by))
+                };
+                let range = threshold.range;
+                return Some(Contradiction { entry: i, key, other, value, by, range });
+            }
+        }
+        None
+    }
 }
 
 /// A listener that the configuration wants to be there.
@@ -49,6 +109,8 @@ pub struct Expected {
     pub namespace: Option<Pattern>,
     /// How long it may be missing.
     pub within: Nanos,
+    /// Where it is in the configuration, and what it names, for messages.
+    pub place: String,
 }
 
 /// Which subjects an entry is for; what is not set takes all.
@@ -214,8 +276,8 @@ mod tests {
         min_age: seconds(0),
         outlives: seconds(0),
         thresholds: &[
-            Threshold { name: "drops", default: 10.0, help: "" },
-            Threshold { name: "ratio", default: 0.5, help: "" },
+            Threshold { name: "drops", default: 10.0, range: Range::COUNT, help: "" },
+            Threshold { name: "ratio", default: 0.5, range: Range::SHARE, help: "" },
         ],
         inhibited_by: &[],
     };

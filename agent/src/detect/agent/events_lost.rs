@@ -4,7 +4,7 @@ use super::{At, LOST, MAP_FULL, NO_SLOT, OPENS, STALE};
 use crate::{
     detect::{
         phase::{Severity, Timing},
-        rule::{About, Evidence, Rule, Sight, Threshold, minutes, seconds, wrong},
+        rule::{About, Evidence, Range, Rule, Sight, Threshold, minutes, seconds, wrong},
     },
     input::Known,
     time::Nanos,
@@ -21,10 +21,16 @@ pub(super) const RULE: Rule<super::Agent> = Rule {
         min_age: minutes(1),
         outlives: seconds(0),
         thresholds: &[
-            Threshold { name: "events", default: 100.0, help: "Events lost in ten minutes" },
+            Threshold {
+                name: "events",
+                default: 100.0,
+                range: Range::COUNT,
+                help: "Events lost in ten minutes",
+            },
             Threshold {
                 name: "ratio",
                 default: 0.01,
+                range: Range::SHARE,
                 help: "The same as a share of the handshakes: some kernels always lose a few",
             },
         ],

@@ -4,7 +4,7 @@ use super::{At, MICROSECONDS, SAMPLES};
 use crate::{
     detect::{
         phase::{Severity, Timing},
-        rule::{About, Evidence, Rule, Sight, Threshold, minutes, wrong},
+        rule::{About, Evidence, Range, Rule, Sight, Threshold, minutes, wrong},
     },
     input::{Known, Source},
     time::Nanos,
@@ -25,6 +25,7 @@ pub(super) const RULE: Rule<super::Agent> = Rule {
         thresholds: &[Threshold {
             name: "seconds",
             default: 0.05,
+            range: Range::Of(0.001, 60.0),
             help: "Mean time of a sample, over ten minutes",
         }],
         inhibited_by: &[],

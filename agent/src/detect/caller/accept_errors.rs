@@ -8,7 +8,7 @@ use super::{At, EADDRNOTAVAIL, EMFILE, ENFILE, ERRORS, fd_ratio, processes};
 use crate::{
     detect::{
         phase::{Severity, Timing},
-        rule::{About, Evidence, Rule, Sight, Threshold, seconds, wrong},
+        rule::{About, Evidence, Range, Rule, Sight, Threshold, seconds, wrong},
         subject::Place,
     },
     input::{Absent, Known},
@@ -29,10 +29,16 @@ pub(super) const RULE: Rule<super::Callers> = Rule {
         min_age: seconds(0),
         outlives: seconds(0),
         thresholds: &[
-            Threshold { name: "errors", default: 3.0, help: "Errors in a row" },
+            Threshold {
+                name: "errors",
+                default: 3.0,
+                range: Range::COUNT,
+                help: "Errors in a row",
+            },
             Threshold {
                 name: "busy_per_second",
                 default: 1_000.0,
+                range: Range::Of(0.0, f64::INFINITY),
                 help: "Errors each second from which on it is called a busy loop",
             },
         ],

@@ -9,7 +9,7 @@ use crate::{
     detect::{
         destination,
         phase::{Severity, Timing},
-        rule::{About, Evidence, Rule, Sight, Threshold, minutes, seconds, wrong},
+        rule::{About, Evidence, Range, Rule, Sight, Threshold, minutes, seconds, wrong},
     },
     input::Known,
     model::snapshot::{Namespace, PortUse},
@@ -32,10 +32,16 @@ pub(super) const RULE: Rule<super::Callers> = Rule {
         min_age: seconds(0),
         outlives: seconds(0),
         thresholds: &[
-            Threshold { name: "errors", default: 3.0, help: "Errors in a row" },
+            Threshold {
+                name: "errors",
+                default: 3.0,
+                range: Range::COUNT,
+                help: "Errors in a row",
+            },
             Threshold {
                 name: "ratio",
                 default: 0.9,
+                range: Range::SHARE,
                 help: "Share of the usable ports that a destination has in use",
             },
         ],

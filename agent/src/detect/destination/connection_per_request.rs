@@ -5,7 +5,7 @@ use super::At;
 use crate::{
     detect::{
         phase::{Severity, Timing},
-        rule::{About, Evidence, Rule, Sight, Threshold, minutes, seconds, wrong},
+        rule::{About, Evidence, Range, Rule, Sight, Threshold, minutes, seconds, wrong},
         subject::Place,
     },
     input::Known,
@@ -25,10 +25,16 @@ pub(super) const RULE: Rule<super::Destinations> = Rule {
         min_age: seconds(0),
         outlives: seconds(0),
         thresholds: &[
-            Threshold { name: "time_wait", default: 5_000.0, help: "Connections in TIME_WAIT" },
+            Threshold {
+                name: "time_wait",
+                default: 5_000.0,
+                range: Range::COUNT,
+                help: "Connections in TIME_WAIT",
+            },
             Threshold {
                 name: "times_open",
                 default: 10.0,
+                range: Range::Of(0.0, f64::INFINITY),
                 help: "As many times those that are open",
             },
         ],

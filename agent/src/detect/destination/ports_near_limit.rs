@@ -6,7 +6,7 @@ use crate::{
     detect::{
         floors::FIVE_MINUTES,
         phase::{Severity, Timing},
-        rule::{About, Evidence, Rule, Sight, Threshold, minutes, seconds, wrong},
+        rule::{About, Evidence, Range, Rule, Sight, Threshold, minutes, seconds, wrong},
     },
     input::{Absent, Known},
 };
@@ -29,15 +29,22 @@ pub(super) const RULE: Rule<super::Destinations> = Rule {
         min_age: seconds(0),
         outlives: seconds(0),
         thresholds: &[
-            Threshold { name: "ratio", default: 0.8, help: "Ports in use of those usable" },
+            Threshold {
+                name: "ratio",
+                default: 0.8,
+                range: Range::Of(0.2, 1.0),
+                help: "Ports in use of those usable",
+            },
             Threshold {
                 name: "critical_ratio",
                 default: 0.95,
+                range: Range::From("ratio", 1.0),
                 help: "Critical from this share on",
             },
             Threshold {
                 name: "seconds_left",
                 default: 900.0,
+                range: Range::SECONDS,
                 help: "Time left, by five minutes of steady growth",
             },
         ],

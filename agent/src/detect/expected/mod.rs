@@ -13,7 +13,7 @@ use crate::{
         history::History,
         rule::{COUNTERS, Look, Rule},
         subject::{Labels, Place, Subject, SubjectKind},
-        tuning::{Expected, Target, Tuning},
+        tuning::{Expected, Match, Target, Tuning},
     },
     input::Workload,
     model::snapshot::{Listener, Snapshot},
@@ -117,6 +117,12 @@ pub(super) fn all(now: &Snapshot, tuning: &Tuning) -> Vec<(Labels, bool)> {
     let mut all = Vec::new();
     ExpectedListeners::each(now, tuning, &mut |_, it| all.push((labels(it), is_up(now, it))));
     all
+}
+
+/// Whether an entry of the configuration is for it.
+#[must_use]
+pub fn is_matched(only: &Match, expected: &Expected) -> bool {
+    only.takes(&ExpectedListeners::target(expected))
 }
 
 /// Whether somebody listens there.

@@ -18,6 +18,7 @@ fn expected(addr: Option<&str>, port: u16, namespace: Option<&str>) -> Expected 
         port,
         namespace: namespace.map(|pattern| Pattern(pattern.into())),
         within: seconds(10),
+        place: String::new(),
     }
 }
 

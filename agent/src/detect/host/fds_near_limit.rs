@@ -5,7 +5,7 @@ use super::At;
 use crate::{
     detect::{
         phase::{Severity, Timing},
-        rule::{About, Evidence, Rule, Sight, Threshold, minutes, seconds, wrong},
+        rule::{About, Evidence, Range, Rule, Sight, Threshold, minutes, seconds, wrong},
     },
     input::Known,
 };
@@ -22,10 +22,16 @@ pub(super) const RULE: Rule<super::Host> = Rule {
         min_age: seconds(0),
         outlives: seconds(0),
         thresholds: &[
-            Threshold { name: "ratio", default: 0.9, help: "Open files of those allowed" },
+            Threshold {
+                name: "ratio",
+                default: 0.9,
+                range: Range::Of(0.1, 1.0),
+                help: "Open files of those allowed",
+            },
             Threshold {
                 name: "critical_ratio",
                 default: 0.97,
+                range: Range::From("ratio", 1.0),
                 help: "Critical from this share on",
             },
         ],

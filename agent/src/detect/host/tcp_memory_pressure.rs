@@ -5,7 +5,7 @@ use super::At;
 use crate::{
     detect::{
         phase::{Severity, Timing},
-        rule::{About, Evidence, Rule, Sight, Threshold, minutes, seconds, wrong},
+        rule::{About, Evidence, Range, Rule, Sight, Threshold, minutes, seconds, wrong},
     },
     input::Known,
 };
@@ -22,6 +22,7 @@ pub(super) const RULE: Rule<super::Host> = Rule {
         thresholds: &[Threshold {
             name: "critical_ratio",
             default: 0.95,
+            range: Range::SHARE,
             help: "Critical from this share of the upper limit on",
         }],
         inhibited_by: &[],

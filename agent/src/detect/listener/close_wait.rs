@@ -11,7 +11,7 @@ use super::{
 use crate::{
     detect::{
         phase::{Severity, Timing},
-        rule::{About, Evidence, Rule, Sight, Threshold, minutes, seconds, wrong},
+        rule::{About, Evidence, Range, Rule, Sight, Threshold, minutes, seconds, wrong},
     },
     input::{Absent, Known},
     model::snapshot::Listener,
@@ -36,15 +36,22 @@ pub(super) const RULE: Rule<Listeners> = Rule {
         min_age: seconds(0),
         outlives: seconds(0),
         thresholds: &[
-            Threshold { name: "connections", default: 20.0, help: "Connections in CLOSE_WAIT" },
+            Threshold {
+                name: "connections",
+                default: 20.0,
+                range: Range::COUNT,
+                help: "Connections in CLOSE_WAIT",
+            },
             Threshold {
                 name: "share",
                 default: 0.5,
+                range: Range::SHARE,
                 help: "Share of the accepted connections; fewer must grow from half to half",
             },
             Threshold {
                 name: "window_seconds",
                 default: 600.0,
+                range: Range::Of(10.0, 86_400.0),
                 help: "Never fewer in half of this time; below `share`, also ever more from half to half",
             },
         ],

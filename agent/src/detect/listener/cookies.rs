@@ -6,7 +6,7 @@ use super::{At, COOKIES, SYNS};
 use crate::{
     detect::{
         phase::{Severity, Timing},
-        rule::{About, Evidence, Rule, Sight, Threshold, minutes, seconds, wrong},
+        rule::{About, Evidence, Range, Rule, Sight, Threshold, minutes, seconds, wrong},
     },
     input::Known,
 };
@@ -21,10 +21,16 @@ pub(super) const RULE: Rule<super::Listeners> = Rule {
         min_age: seconds(0),
         outlives: seconds(0),
         thresholds: &[
-            Threshold { name: "cookies", default: 100.0, help: "Cookies in five minutes" },
+            Threshold {
+                name: "cookies",
+                default: 100.0,
+                range: Range::COUNT,
+                help: "Cookies in five minutes",
+            },
             Threshold {
                 name: "cookies_each_minute",
                 default: 20.0,
+                range: Range::COUNT,
                 help: "Cookies in a minute, so that one burst is passed over",
             },
         ],

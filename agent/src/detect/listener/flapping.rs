@@ -4,7 +4,7 @@ use super::At;
 use crate::{
     detect::{
         phase::{Severity, Timing},
-        rule::{About, Evidence, Rule, Sight, Threshold, minutes, seconds, wrong},
+        rule::{About, Evidence, Range, Rule, Sight, Threshold, minutes, seconds, wrong},
     },
     input::Known,
     time::Nanos,
@@ -24,7 +24,8 @@ pub(super) const RULE: Rule<super::Listeners> = Rule {
         thresholds: &[Threshold {
             name: "returns",
             default: 3.0,
-            help: "Times in ten minutes that it comes back with another socket; 8 at most",
+            range: Range::Of(1.0, 8.0),
+            help: "Times in ten minutes that it comes back with another socket",
         }],
         inhibited_by: &[],
     },

@@ -6,7 +6,7 @@ use crate::{
     detect::{
         command::set_sysctl,
         phase::{Severity, Timing},
-        rule::{About, Evidence, Rule, Sight, Threshold, minutes, seconds, wrong},
+        rule::{About, Evidence, Range, Rule, Sight, Threshold, minutes, seconds, wrong},
     },
     input::Known,
 };
@@ -29,11 +29,13 @@ pub(super) const RULE: Rule<super::Listeners> = Rule {
             Threshold {
                 name: "per_second",
                 default: 10.0,
+                range: Range::Of(0.1, f64::INFINITY),
                 help: "Cookies, or drops for want of room in the SYN queue, in a second",
             },
             Threshold {
                 name: "completed_share",
                 default: 0.5,
+                range: Range::SHARE,
                 help: "Share of the SYNs whose handshakes complete",
             },
         ],

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     detect::{
         phase::{Severity, Timing},
-        rule::{About, Evidence, Rule, Sight, Threshold, minutes, seconds, wrong},
+        rule::{About, Evidence, Range, Rule, Sight, Threshold, minutes, seconds, wrong},
     },
     input::{Absent, Known},
     model::snapshot::{Listener, Namespace},
@@ -47,16 +47,19 @@ pub(super) const RULE: Rule<Listeners> = Rule {
             Threshold {
                 name: "held",
                 default: 20.0,
+                range: Range::COUNT,
                 help: "Open connections that are in no socket table, and a tenth of all",
             },
             Threshold {
                 name: "rise",
                 default: 50.0,
+                range: Range::COUNT,
                 help: "Connections by which the floor rises in 1 2/3 windows, and a tenth of all",
             },
             Threshold {
                 name: "window_seconds",
                 default: 900.0,
+                range: Range::Of(10.0, 86_400.0),
                 help: "Floors are those of thirds of it; a leak is told within two",
             },
         ],

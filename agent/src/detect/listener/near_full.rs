@@ -5,7 +5,7 @@ use super::At;
 use crate::{
     detect::{
         phase::{Severity, Timing},
-        rule::{About, Evidence, Rule, Sight, Threshold, minutes, seconds, wrong},
+        rule::{About, Evidence, Range, Rule, Sight, Threshold, minutes, seconds, wrong},
     },
     input::Known,
 };
@@ -19,15 +19,22 @@ pub(super) const RULE: Rule<super::Listeners> = Rule {
         min_age: seconds(0),
         outlives: seconds(0),
         thresholds: &[
-            Threshold { name: "share", default: 0.8, help: "Share of the limit" },
+            Threshold {
+                name: "share",
+                default: 0.8,
+                range: Range::Of(0.01, 1.0),
+                help: "Share of the limit",
+            },
             Threshold {
                 name: "clear_share",
                 default: 0.6,
+                range: Range::Below("share"),
                 help: "Share of the limit below which it is over",
             },
             Threshold {
                 name: "least_limit",
                 default: 16.0,
+                range: Range::Of(0.0, f64::INFINITY),
                 help: "Queues with a lower limit are passed over",
             },
         ],

@@ -5,7 +5,7 @@ use super::{ACCEPTED, At, DISCARDED, ESTABLISHED};
 use crate::{
     detect::{
         phase::{Severity, Timing},
-        rule::{About, Evidence, Rule, Sight, Threshold, minutes, seconds, wrong},
+        rule::{About, Evidence, Range, Rule, Sight, Threshold, minutes, seconds, wrong},
     },
     id::Pid,
     input::Known,
@@ -22,6 +22,7 @@ pub(super) const RULE: Rule<super::Listeners> = Rule {
         thresholds: &[Threshold {
             name: "handshakes",
             default: 3.0,
+            range: Range::COUNT,
             help: "Handshakes in five minutes (ten where systemd holds the socket) without an accept",
         }],
         inhibited_by: &["ListenerStalled", "AcceptErrors"],

@@ -8,7 +8,7 @@ use crate::{
     detect::{
         history::Growth,
         phase::{Severity, Timing},
-        rule::{About, COUNTERS, Evidence, Rule, Sight, Threshold, minutes, seconds, wrong},
+        rule::{About, COUNTERS, Evidence, Range, Rule, Sight, Threshold, minutes, seconds, wrong},
     },
     input::Known,
     time::Nanos,
@@ -30,16 +30,19 @@ pub(super) const RULE: Rule<super::Listeners> = Rule {
             Threshold {
                 name: "drops",
                 default: 10.0,
+                range: Range::COUNT,
                 help: "Overflows in five minutes; one where SYNs come less than once a second",
             },
             Threshold {
                 name: "critical_share",
                 default: 0.01,
+                range: Range::SHARE,
                 help: "Critical from this share of the SYNs on",
             },
             Threshold {
                 name: "critical_full_share",
                 default: 0.1,
+                range: Range::SHARE,
                 help: "Critical when full for this share of five minutes",
             },
         ],

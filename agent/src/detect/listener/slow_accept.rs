@@ -4,7 +4,7 @@ use super::At;
 use crate::{
     detect::{
         phase::{Severity, Timing},
-        rule::{About, Evidence, Rule, Sight, Threshold, minutes, seconds, wrong},
+        rule::{About, Evidence, Range, Rule, Sight, Threshold, minutes, seconds, wrong},
     },
     histogram::Histogram,
     input::{Absent, Known},
@@ -32,10 +32,16 @@ pub(super) const RULE: Rule<super::Listeners> = Rule {
         min_age: seconds(0),
         outlives: seconds(0),
         thresholds: &[
-            Threshold { name: "seconds", default: 0.5, help: "A wait that is too long" },
+            Threshold {
+                name: "seconds",
+                default: 0.5,
+                range: Range::Of(0.001, 3_600.0),
+                help: "A wait that is too long",
+            },
             Threshold {
                 name: "share",
                 default: 0.1,
+                range: Range::SHARE,
                 help: "Share of the connections of five minutes, and of three of them, that wait longer",
             },
         ],

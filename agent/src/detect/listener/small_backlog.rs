@@ -8,7 +8,7 @@ use crate::{
         command::set_sysctl,
         history::History,
         phase::{Severity, Timing},
-        rule::{About, COUNTERS, Evidence, Rule, Sight, Threshold, minutes, seconds, wrong},
+        rule::{About, COUNTERS, Evidence, Range, Rule, Sight, Threshold, minutes, seconds, wrong},
     },
     input::{Absent, Known},
 };
@@ -22,10 +22,16 @@ pub(super) const RULE: Rule<super::Listeners> = Rule {
         min_age: seconds(0),
         outlives: seconds(0),
         thresholds: &[
-            Threshold { name: "drops", default: 10.0, help: "Overflows in two hours" },
+            Threshold {
+                name: "drops",
+                default: 10.0,
+                range: Range::COUNT,
+                help: "Overflows in two hours",
+            },
             Threshold {
                 name: "spans",
                 default: 3.0,
+                range: Range::Of(1.0, 24.0),
                 help: "Spans of five minutes, of these two hours, in which it overflowed",
             },
         ],

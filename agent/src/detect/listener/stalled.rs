@@ -8,7 +8,7 @@ use super::{
 use crate::{
     detect::{
         phase::{Severity, Timing},
-        rule::{About, Evidence, Rule, Sight, Threshold, seconds, wrong},
+        rule::{About, Evidence, Range, Rule, Sight, Threshold, seconds, wrong},
     },
     id::Pid,
     input::Known,
@@ -32,11 +32,13 @@ pub(super) const RULE: Rule<super::Listeners> = Rule {
             Threshold {
                 name: "critical_seconds",
                 default: 60.0,
+                range: Range::SECONDS,
                 help: "Critical when nobody has accepted for so long",
             },
             Threshold {
                 name: "activation_seconds",
                 default: 90.0,
+                range: Range::SECONDS,
                 help: "How long systemd may take to start the service of a socket that it alone holds",
             },
         ],

@@ -7,7 +7,7 @@ use crate::{
     detect::{
         command::set_sysctl,
         phase::{Severity, Timing},
-        rule::{About, Evidence, Rule, Sight, Threshold, minutes, seconds, wrong},
+        rule::{About, Evidence, Range, Rule, Sight, Threshold, minutes, seconds, wrong},
     },
     input::Known,
 };
@@ -23,6 +23,7 @@ pub(super) const RULE: Rule<super::Listeners> = Rule {
         thresholds: &[Threshold {
             name: "drops",
             default: 10.0,
+            range: Range::COUNT,
             help: "SYNs in five minutes that found no room in the SYN queue",
         }],
         inhibited_by: &["SynFlood"],

@@ -5,7 +5,7 @@ use super::{At, KERNEL, OURS};
 use crate::{
     detect::{
         phase::{Severity, Timing},
-        rule::{About, Evidence, Rule, Sight, Threshold, minutes, wrong},
+        rule::{About, Evidence, Range, Rule, Sight, Threshold, minutes, wrong},
     },
     input::Known,
     time::Nanos,
@@ -23,8 +23,18 @@ pub(super) const RULE: Rule<super::Namespaces> = Rule {
         min_age: WINDOW,
         outlives: minutes(0),
         thresholds: &[
-            Threshold { name: "drops", default: 5.0, help: "Difference in half an hour" },
-            Threshold { name: "ratio", default: 0.01, help: "The same as a share of the drops" },
+            Threshold {
+                name: "drops",
+                default: 5.0,
+                range: Range::Of(0.0, f64::INFINITY),
+                help: "Difference in half an hour",
+            },
+            Threshold {
+                name: "ratio",
+                default: 0.01,
+                range: Range::SHARE,
+                help: "The same as a share of the drops",
+            },
         ],
         inhibited_by: &[],
     },

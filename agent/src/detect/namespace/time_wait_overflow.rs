@@ -6,7 +6,7 @@ use crate::{
     detect::{
         command::set_sysctl,
         phase::{Severity, Timing},
-        rule::{About, Evidence, Rule, Sight, Threshold, minutes, seconds, wrong},
+        rule::{About, Evidence, Range, Rule, Sight, Threshold, minutes, seconds, wrong},
     },
     input::Known,
     time::Nanos,
@@ -26,6 +26,7 @@ pub(super) const RULE: Rule<super::Namespaces> = Rule {
         thresholds: &[Threshold {
             name: "overflows",
             default: 1.0,
+            range: Range::COUNT,
             help: "Connections without TIME_WAIT in five minutes",
         }],
         inhibited_by: &[],

@@ -7,7 +7,7 @@ use crate::{
     detect::{
         floors::{FIVE_MINUTES, FORTY_MINUTES, Parts},
         phase::{Severity, Timing},
-        rule::{About, Evidence, Rule, Sight, Threshold, minutes, seconds, wrong},
+        rule::{About, Evidence, Range, Rule, Sight, Threshold, minutes, seconds, wrong},
     },
     input::Known,
 };
@@ -28,20 +28,28 @@ pub(super) const RULE: Rule<super::Processes> = Rule {
         min_age: minutes(5),
         outlives: seconds(0),
         thresholds: &[
-            Threshold { name: "ratio", default: 0.5, help: "Open descriptors of those allowed" },
+            Threshold {
+                name: "ratio",
+                default: 0.5,
+                range: Range::SHARE,
+                help: "Open descriptors of those allowed",
+            },
             Threshold {
                 name: "seconds_left",
                 default: 900.0,
+                range: Range::SECONDS,
                 help: "Time left, by five minutes of steady growth",
             },
             Threshold {
                 name: "slow_seconds_left",
                 default: 3_600.0,
+                range: Range::SECONDS,
                 help: "Time left, by forty minutes of steady growth",
             },
             Threshold {
                 name: "critical_seconds_left",
                 default: 300.0,
+                range: Range::UpTo("seconds_left"),
                 help: "Critical below this",
             },
         ],

@@ -5,7 +5,7 @@ use super::At;
 use crate::{
     detect::{
         phase::{Severity, Timing},
-        rule::{About, Evidence, Rule, Sight, Threshold, minutes, seconds, wrong},
+        rule::{About, Evidence, Range, Rule, Sight, Threshold, minutes, seconds, wrong},
     },
     input::Known,
     time::Nanos,
@@ -31,11 +31,13 @@ pub(super) const RULE: Rule<super::Processes> = Rule {
             Threshold {
                 name: "ratio",
                 default: 0.8,
+                range: Range::Of(0.1, 1.0),
                 help: "Open descriptors of those allowed, for ten minutes",
             },
             Threshold {
                 name: "critical_ratio",
                 default: 0.95,
+                range: Range::From("ratio", 1.0),
                 help: "Critical from this share on, after two minutes",
             },
         ],

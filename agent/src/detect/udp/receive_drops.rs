@@ -5,7 +5,7 @@ use super::{At, DROPS};
 use crate::{
     detect::{
         phase::{Severity, Timing},
-        rule::{About, Evidence, Rule, Sight, Threshold, minutes, seconds, wrong},
+        rule::{About, Evidence, Range, Rule, Sight, Threshold, minutes, seconds, wrong},
     },
     input::Known,
     time::Nanos,
@@ -26,6 +26,7 @@ pub(super) const RULE: Rule<super::UdpSockets> = Rule {
         thresholds: &[Threshold {
             name: "per_second",
             default: 1.0,
+            range: Range::Of(0.0, f64::INFINITY),
             help: "Drops each second, over five minutes",
         }],
         inhibited_by: &[],

@@ -4,7 +4,7 @@
 //! proxies are not followed.
 
 use std::{
-    fs, io,
+    io,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -27,17 +27,11 @@ use tokio::{
 };
 use tokio_rustls::{
     TlsConnector,
-    rustls::{
-        ClientConfig, RootCertStore,
-        crypto::ring,
-        pki_types::{CertificateDer, ServerName, pem::PemObject as _},
-    },
+    rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName},
 };
 
-use crate::outlet::{Auth, Form, Outlet};
+use crate::outlet::{Auth, Form, Outlet, files};
 
-/// The largest file of a token or a password.
-const LARGEST_SECRET: u64 = 64 << 10;
 /// How much of a bad answer is told.
 const EXCERPT: usize = 300;
 
@@ -156,9 +150,9 @@ impl Client {
             .body(Full::new(Bytes::from(body)))?;
         let credentials = match &self.outlet.auth {
             Auth::None => return Ok(request),
-            Auth::Bearer(file) => format!("Bearer {}", secret(file)?),
+            Auth::Bearer(path) => format!("Bearer {}", file(path, files::token)?),
             Auth::Basic { username, password_file } => {
-                let password = secret(password_file)?;
+                let password = file(password_file, files::secret)?;
                 format!("Basic {}", base64(format!("{username}:{password}").as_bytes()))
             }
         };
@@ -223,45 +217,27 @@ async fn beginning(mut body: Incoming) -> String {
 
 /// Trusts those of the file, else those that the system trusts.
 fn tls_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, SendError> {
-    let mut roots = RootCertStore::empty();
-    match ca_file {
-        Some(path) => {
-            let wrong = |source| SendError::File { path: path.to_owned(), source };
-            let text = fs::read(path).map_err(wrong)?;
-            for certificate in CertificateDer::pem_slice_iter(&text) {
-                let certificate = certificate.map_err(|err| wrong(io::Error::other(err)))?;
-                roots.add(certificate).map_err(|err| wrong(io::Error::other(err)))?;
-            }
-            if roots.is_empty() {
-                return Err(wrong(io::Error::other("got no certificate, expected PEM")));
-            }
-        }
+    let roots = match ca_file {
+        Some(path) => file(path, files::roots)?,
         None => {
+            let mut roots = RootCertStore::empty();
             // one that cannot be read leaves the others
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
             if roots.is_empty() {
                 return Err(SendError::NoRoots);
             }
+            roots
         }
-    }
+    };
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|err| SendError::Tls(io::Error::other(err)))?;
     Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
 }
 
-/// A token or a password, less white space around it.
-fn secret(path: &Path) -> Result<String, SendError> {
-    let wrong = |source| SendError::File { path: path.to_owned(), source };
-    // a pipe would be waited for, and a device has no end
-    let found = fs::metadata(path).map_err(wrong)?;
-    if !found.is_file() || LARGEST_SECRET < found.len() {
-        return Err(wrong(io::Error::other(format!(
-            "expected a file of at most {LARGEST_SECRET} bytes"
-        ))));
-    }
-    let text = fs::read_to_string(path).map_err(wrong)?;
-    Ok(text.trim().to_owned())
+/// What a file of the receiver holds.
+fn file<T>(path: &Path, read: fn(&Path) -> io::Result<T>) -> Result<T, SendError> {
+    read(path).map_err(|source| SendError::File { path: path.to_owned(), source })
 }
 
 /// RFC 4648, section 4.
