@@ -22,7 +22,12 @@ use tokio::{
 
 use crate::{
     config::{Config, ConfigError},
-    detect::{Detector, Judged, alert::Verdicts, phase::Change, tuning::Tuning},
+    detect::{
+        Detector, Judged,
+        alert::Verdicts,
+        phase::Change,
+        tuning::{SETTLED, Tuning},
+    },
     error,
     model::{Model, Settings},
     publish::{
@@ -172,7 +177,7 @@ fn sample(
     snapshots: &watch::Sender<Option<Judged>>,
 ) {
     let mut model = Model::new(settings, sources.hooks());
-    let (mut next, mut idle_from) = (Instant::now(), IDLE_FROM);
+    let (mut next, mut idle_from) = (Instant::now(), SETTLED);
     loop {
         let snapshot = Arc::new(model.apply(&sources.sample()));
         sources.look_closer(model.wants_closer_look());
@@ -189,7 +194,7 @@ fn sample(
                 Ok(Command::Configure { settings, interval: new, tuning }) => {
                     model.set(settings);
                     detector.tune(tuning);
-                    idle_from = model.samples() + IDLE_FROM;
+                    idle_from = model.samples() + SETTLED;
                     interval = new;
                     next = next.min(Instant::now() + interval);
                 }
@@ -200,17 +205,18 @@ fn sample(
     }
 }
 
-/// After so many samples an entry of the configuration that has taken nothing is told.
-const IDLE_FROM: u64 = 10;
-
 /// One line for each entry that takes no subject, which may be a slip of the pen.
 fn log_idle(verdicts: &Verdicts) {
-    for place in &verdicts.idle {
-        tracing::warn!(%place, "this entry matches nothing on this host so far");
+    for entry in verdicts.idle.iter().take(LOGGED) {
+        tracing::warn!("{entry} has matched nothing so far");
+    }
+    let more = verdicts.idle.len().saturating_sub(LOGGED);
+    if 0 < more {
+        tracing::warn!(more, "more entries of the configuration have matched nothing so far");
     }
 }
 
-/// Most changes of one sample that are logged one by one.
+/// Most changes of one sample, or entries that match nothing, that are logged one by one.
 const LOGGED: usize = 20;
 
 /// One line for each alert that begins, becomes better or worse, or is told no more.

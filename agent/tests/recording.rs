@@ -470,6 +470,24 @@ fn a_replay_tells_when_alerts_came_and_went() {
 }
 
 #[test]
+fn a_replay_names_what_of_the_configuration_matched_nothing() {
+    let config = "[[detect]]\nalert = \"ListenerStalled\"\nsilence = true\n\
+                  match = { comm = \"nginxx\", port = \"80-81\" }\n\
+                  [[detect]]\nmatch.port = 80\nraise_for_seconds = 1\n\
+                  [[expect]]\nport = 80\n[[expect]]\nport = 8443\nwithin_seconds = 9\n";
+    let note = "backlogd: c:1: [[detect]] alert = \"ListenerStalled\" match.comm = \"nginxx\" \
+                match.port = \"80-81\" has matched nothing so far\n\
+                backlogd: c:10: [[expect]] port = 8443 has matched nothing so far\n";
+    let folder = TempDir::new().expect("a temporary folder");
+    fs::write(folder.path().join("r"), write(&stall())).expect("a temporary file");
+    fs::write(folder.path().join("c"), config).expect("a temporary file");
+    for verb in ["", " alerts", " check 80", " explain 80"] {
+        let (_, stdout, stderr) = backlogd(&folder, &format!("replay --config c r{verb}"));
+        assert_eq!((false, note), (stdout.is_empty(), &*stderr), "{verb}");
+    }
+}
+
+#[test]
 fn a_replay_checks_and_explains_a_time() {
     for (name, arguments, expected) in [
         ("check", "replay r check --at 12s 80", 1),

@@ -172,7 +172,11 @@ fn an_alert_is_logged_and_shown_and_told_to_a_receiver_that_a_reload_brings() {
     daemon.signal("HUP");
     let line = daemon.wait_for_line("Nobody listens where somebody should");
     assert!(line.contains("alert=\"ExpectedListenerDown\" severity=\"critical\""), "{line}");
-    daemon.wait_for_line("this entry matches nothing on this host so far place=");
+    let entry = "backlogd.toml:5: [[detect]] match.comm = \"nobody\"";
+    daemon.wait_for_line(&format!("{entry} has matched nothing so far"));
+    let entry = entry.replace('"', "\\\"");
+    let check = daemon.get("/api/v1/check");
+    assert!(check.contains(&format!("{entry}\"")), "{check}");
     let request = posted(&receiver);
     assert!(request.starts_with("POST /hook HTTP/1.1\r\n"), "{request}");
     for said in

@@ -67,6 +67,20 @@ pub(super) fn describe(source: Source, verbose: bool) {
     }
 }
 
+/// Most entries of the configuration that are told one by one.
+const TOLD: usize = 20;
+
+/// Tells people which entries of the configuration have matched nothing.
+pub(super) fn tell_unmatched(entries: &[impl AsRef<str>]) {
+    for entry in entries.iter().take(TOLD) {
+        out::note(&format!("{} has matched nothing so far", entry.as_ref()));
+    }
+    let more = entries.len().saturating_sub(TOLD);
+    if 0 < more {
+        out::note(&format!("{more} more entries have matched nothing so far"));
+    }
+}
+
 /// Samples for `span`, and longer while a queue may turn out to be stalled.
 fn watch(config: &Config, span: Duration) -> anyhow::Result<(Judged, Nanos)> {
     let mut sampler = Sampler::open(config)?;

@@ -76,7 +76,8 @@ pub struct Verdicts {
     pub unknown: Vec<Unknown>,
     /// The listeners that the configuration wants to be there, and whether they are.
     pub expected: Vec<(Labels, bool)>,
-    /// Places of the entries of the configuration that have taken no subject so far.
+    /// The entries of the configuration that have taken no subject so far, with their places; of
+    /// [`SETTLED`](super::tuning::SETTLED) samples on worth telling.
     pub idle: Vec<Arc<str>>,
     /// Alerts that ended so far because more subjects are gone than are kept.
     pub no_room: u64,

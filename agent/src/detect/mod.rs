@@ -74,6 +74,8 @@ pub struct Detector {
     tuning: Arc<Tuning>,
     /// Which entries of `tuning` have taken a subject.
     matched: Vec<bool>,
+    /// Which listeners of `tuning` have been there.
+    found: Vec<bool>,
     books: Vec<Box<dyn Pages + Send>>,
     /// What is told.
     told: BTreeMap<AlertId, Arc<Alert>>,
@@ -93,13 +95,15 @@ impl Detector {
     #[must_use]
     pub fn new(tuning: Arc<Tuning>) -> Self {
         let matched = vec![false; tuning.entries.len()];
+        let found = vec![false; tuning.expected.len()];
         let (told, last) = (BTreeMap::new(), Monotonic::default());
-        Self { tuning, matched, books: books(), told, no_room: 0, last }
+        Self { tuning, matched, found, books: books(), told, no_room: 0, last }
     }
 
     /// Changes what is configured from the next snapshot on; what is remembered stays.
     pub fn tune(&mut self, tuning: Arc<Tuning>) {
         self.matched = vec![false; tuning.entries.len()];
+        self.found = vec![false; tuning.expected.len()];
         self.tuning = tuning;
         self.books.iter_mut().for_each(|book| book.tune_anew());
     }
@@ -130,7 +134,12 @@ impl Detector {
         inhibit(&mut alerts);
         alerts.sort_by_key(|alert| (std::cmp::Reverse(alert.severity), alert.raised, alert.id));
         let changes = self.changes(&alerts, |id| ends.get(id).copied().unwrap_or(over));
-        let idle = tuning.entries.iter().zip(&self.matched).filter(|(_, matched)| !**matched);
+        for (expected, found) in tuning.expected.iter().zip(&mut self.found) {
+            *found = *found || expected::is_up(now, expected);
+        }
+        let entries = tuning.entries.iter().map(|entry| &entry.place).zip(&self.matched);
+        let expected = tuning.expected.iter().map(|expected| &expected.place).zip(&self.found);
+        let idle = entries.chain(expected).filter(|(_, matched)| !**matched);
         Verdicts {
             at: now.at,
             unix_time: now.unix_time,
@@ -138,7 +147,7 @@ impl Detector {
             changes,
             unknown,
             expected: expected::all(now, &tuning),
-            idle: idle.map(|(entry, _)| entry.place.as_str().into()).collect(),
+            idle: idle.map(|(place, _)| place.as_str().into()).collect(),
             no_room: self.no_room,
         }
     }

@@ -128,6 +128,21 @@ fn a_silence_takes_what_it_matches_and_what_matches_nothing_is_known() {
     assert_eq!(vec![Arc::from("a:5")], verdicts.idle);
     world.now.listeners.push(listener(81));
     assert!(world.run(1, |_| {}).idle.is_empty());
+    // a listener of the configuration that was never there
+    let expected = tuning::Expected {
+        addr: None,
+        port: 82,
+        namespace: None,
+        within: seconds(60),
+        place: "a:9".to_owned(),
+    };
+    let tuning = Tuning { expected: vec![expected], ..Tuning::default() };
+    let mut other = World::tuned(tuning);
+    assert_eq!(vec![Arc::from("a:9")], other.run(1, |_| {}).idle);
+    other.now.listeners.push(listener(82));
+    assert!(other.run(1, |_| {}).idle.is_empty());
+    other.now.listeners.pop();
+    assert!(other.run(1, |_| {}).idle.is_empty());
     // taken back, it is told
     world.detector.tune(Arc::default());
     world.check(1, &["AcceptQueueOverflow"], overflow);

@@ -88,6 +88,7 @@ impl Check {
             Report::new(judged, Source::Standalone, Some(watched))
         })?;
         judged::describe(report.source, verbose);
+        judged::tell_unmatched(&report.unmatched);
         Ok(report)
     }
 }

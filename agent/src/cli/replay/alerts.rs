@@ -6,6 +6,7 @@ use super::{date::utc, playback::Playback};
 use crate::{
     cli::{
         Exit,
+        judged::tell_unmatched,
         out::{self, Cell, Color, Format, Paint, Terminal, wrap},
     },
     detect::{Detector, phase::Severity},
@@ -38,10 +39,12 @@ impl Alerts {
         color: Color,
     ) -> anyhow::Result<Exit> {
         let mut timeline = Timeline::default();
-        let mut start = None;
+        let (mut start, mut idle) = (None, Vec::new());
         playback.play(|snapshot| {
             let start = *start.get_or_insert(snapshot.at);
-            timeline.push(snapshot.at - start, &detector.judge(snapshot));
+            let verdicts = detector.judge(snapshot);
+            timeline.push(snapshot.at - start, &verdicts);
+            idle = verdicts.idle;
         })?;
         if timeline.changes.is_empty() {
             out::note("no alert was told");
@@ -57,6 +60,7 @@ impl Alerts {
             Format::Json => out::json(&timeline)?,
             Format::Yaml => out::yaml(&timeline)?,
         })?;
+        tell_unmatched(&idle);
         Ok(Exit::Fine)
     }
 }

@@ -14,13 +14,14 @@ use clap::{Args, Subcommand};
 use self::playback::Playback;
 use super::{
     Exit, check, explain,
+    judged::tell_unmatched,
     list::View,
     out::{self, Color, Format, Terminal},
     span,
 };
 use crate::{
     config,
-    detect::{Detector, Judged},
+    detect::{Detector, Judged, alert::Verdicts},
     publish::api::{Check, Explanation, Listeners, Source},
     time::Nanos,
 };
@@ -137,6 +138,7 @@ impl Replay {
 fn judge(playback: &mut Playback, mut detector: Detector) -> anyhow::Result<(Judged, Nanos)> {
     let mut verdicts = None;
     let last = playback.play(|snapshot| verdicts = Some(detector.judge(snapshot)))?;
+    tell_unmatched(verdicts.as_ref().map_or(&[][..], |verdicts: &Verdicts| &verdicts.idle));
     let judged = Judged { snapshot: last.into(), verdicts: verdicts.unwrap_or_default().into() };
     Ok((judged, playback.played().time))
 }

@@ -8,6 +8,7 @@ use super::{date::utc, playback::Playback};
 use crate::{
     cli::{
         Exit,
+        judged::tell_unmatched,
         out::{self, Format},
     },
     detect::{Detector, phase::Change},
@@ -49,7 +50,7 @@ pub(super) fn run(
 ) -> anyhow::Result<Exit> {
     let (mut first, mut last) = (None, None);
     let (mut listeners, mut namespaces) = (BTreeSet::new(), BTreeSet::new());
-    let (mut alerts, mut firing) = (0, 0);
+    let (mut alerts, mut firing, mut idle) = (0, 0, Vec::new());
     for snapshot in playback.by_ref() {
         let snapshot = snapshot?;
         first.get_or_insert(snapshot.unix_time);
@@ -59,6 +60,7 @@ pub(super) fn run(
         let verdicts = detector.judge(&snapshot);
         alerts += verdicts.changes.iter().filter(|(change, _)| *change == Change::Raised).count();
         firing = verdicts.told().count();
+        idle = verdicts.idle;
     }
     let (header, played) = (playback.header(), playback.played());
     let seconds = |time: UnixTime| Nanos(time.0).as_seconds();
@@ -80,6 +82,7 @@ pub(super) fn run(
         Format::Json => out::json(&summary)?,
         Format::Yaml => out::yaml(&summary)?,
     })?;
+    tell_unmatched(&idle);
     Ok(Exit::Fine)
 }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{Alert, Alerts, SCHEMA_VERSION, Source, Unknown, address};
 use crate::{
     audit::{self, wanted::Wanted},
-    detect::{self, Judged, subject::SubjectKind},
+    detect::{self, Judged, subject::SubjectKind, tuning::SETTLED},
     id::NetnsId,
     input::{Absent, Tier},
     model::snapshot::{self, Snapshot},
@@ -38,6 +38,9 @@ pub struct Check {
     pub need_longer: Vec<String>,
     /// What keeps the agent from seeing more.
     pub missing: Vec<String>,
+    /// Entries of the configuration that have matched nothing so far, once there are enough samples.
+    #[serde(default)]
+    pub unmatched: Vec<String>,
     /// What was checked, by netns, address and port.
     pub listeners: Vec<Checked>,
 }
@@ -134,6 +137,7 @@ impl Check {
             findings: findings.iter().map(Finding::new).collect(),
             unknown,
             missing: missing(snapshot),
+            unmatched: unmatched(judged),
             listeners: snapshot.listeners.iter().map(Checked::new).collect(),
         };
         check.summed_up()
@@ -291,6 +295,13 @@ fn of_listeners() -> Vec<&'static str> {
     };
     let kinds = detect::kinds().into_iter().filter(|(kind, _)| is_meant(*kind));
     kinds.flat_map(|(_, abouts)| abouts).map(|about| about.name).collect()
+}
+
+/// Entries that nothing has matched, if that says something so far.
+fn unmatched(judged: &Judged) -> Vec<String> {
+    let is_settled = SETTLED <= judged.snapshot.samples;
+    let idle = judged.verdicts.idle.iter().filter(|_| is_settled);
+    idle.map(ToString::to_string).collect()
 }
 
 /// Detections that cannot have judged within `watched`, and of which none fires.
