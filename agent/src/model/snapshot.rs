@@ -143,8 +143,8 @@ pub struct Member {
     pub limit: u32,
     /// `sk_drops` now.
     pub socket_drops: Known<u32>,
-    /// For how long connections have been waiting and nobody accepted any, as far as samples tell; 0
-    /// while somebody does. Absent where `accepted` is.
+    /// For how long connections have been waiting and nobody accepted any, as far as samples tell: since the
+    /// first that had some in the queue after the last accept. 0 while somebody accepts. Absent where `accepted` is.
     pub waiting: Known<Nanos>,
     /// Whether that is for as long as the settings call stalled.
     pub stalled: Known<bool>,

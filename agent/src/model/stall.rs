@@ -19,27 +19,32 @@ pub(super) struct Seen {
 /// Whether anybody still accepts on a listening socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum AcceptLoop {
-    /// The queue is empty, or something was accepted since the last sample.
+    /// The queue is empty.
     #[default]
     Running,
+    /// Something was accepted since the sample before, and the queue is not empty.
+    Serving {
+        /// When that was seen.
+        at: Monotonic,
+    },
     /// The queue is not empty and nothing was accepted since `since`.
     Waiting {
-        /// When the wait was seen first.
+        /// The first sample that had connections in the queue and was after the last accept.
         since: Monotonic,
     },
     /// `Waiting` for at least the configured time.
     Stalled {
-        /// When the wait was seen first.
+        /// As above.
         since: Monotonic,
     },
 }
 
 impl AcceptLoop {
-    /// When the wait that lasts was seen first.
+    /// Since when nobody has accepted what waits.
     #[must_use]
     pub(super) fn waiting_since(self) -> Option<Monotonic> {
         match self {
-            Self::Running => None,
+            Self::Running | Self::Serving { .. } => None,
             Self::Waiting { since } | Self::Stalled { since } => Some(since),
         }
     }
@@ -53,14 +58,23 @@ impl AcceptLoop {
     /// The state after one more sample. One that comes a little before its turn is not waited for again.
     #[must_use]
     pub(super) fn next(self, seen: Seen, stalled_after: Nanos) -> Self {
-        if seen.length == 0 || 0 < seen.accepted {
+        if seen.length == 0 {
             return Self::Running;
         }
+        if 0 < seen.accepted {
+            return Self::Serving { at: seen.at };
+        }
         let long_enough = Nanos(stalled_after.0 - stalled_after.0 / EARLY);
-        match self {
-            Self::Running => Self::Waiting { since: seen.at },
-            Self::Waiting { since } if since + long_enough <= seen.at => Self::Stalled { since },
-            Self::Waiting { .. } | Self::Stalled { .. } => self,
+        let since = match self {
+            Self::Running => seen.at,
+            Self::Serving { at } => at,
+            Self::Waiting { since } => since,
+            Self::Stalled { .. } => return self,
+        };
+        if since + long_enough <= seen.at {
+            Self::Stalled { since }
+        } else {
+            Self::Waiting { since }
         }
     }
 }
@@ -81,7 +95,11 @@ mod tests {
     fn stalled_is_a_queue_that_nobody_serves_for_the_whole_time() {
         check(&[(0, 1, 0), (5, 1, 0), (10, 3, 0)], true);
         check(&[(0, 1, 0), (5, 1, 0), (9, 3, 0)], false);
-        check(&[(0, 1, 0), (5, 1, 1), (10, 1, 0), (19, 1, 0)], false);
+        // what was left in the queue by the last accept waits since then
+        check(&[(0, 1, 0), (5, 1, 1), (10, 1, 0), (14, 1, 0)], false);
+        check(&[(0, 1, 0), (5, 1, 1), (10, 1, 0), (15, 1, 0)], true);
+        check(&[(0, 1, 0), (5, 1, 1), (15, 1, 0)], true);
+        check(&[(0, 1, 0), (5, 0, 1), (10, 1, 0), (19, 1, 0)], false);
         check(&[(0, 1, 0), (5, 0, 0), (10, 1, 0), (19, 1, 0)], false);
         check(&[(0, 1, 0), (20, 1, 0), (30, 1, 2)], false);
     }
