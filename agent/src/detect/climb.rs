@@ -31,14 +31,14 @@ impl Parts {
 
 /// The lowest values of a number, by time.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Floors {
+pub(super) struct Climb {
     /// When the last bucket began.
     begun: Option<Monotonic>,
     /// What is beyond 2^32 is taken for that.
     buckets: VecDeque<u32>,
 }
 
-impl Floors {
+impl Climb {
     /// Takes in what the number is at `at`, later than all before.
     pub(super) fn push(&mut self, at: Monotonic, value: u64) {
         let value = u32::try_from(value).unwrap_or(u32::MAX);
@@ -112,19 +112,19 @@ mod tests {
     use super::*;
 
     /// Readings each `every` seconds.
-    fn floors(every: u64, seconds: u64, value: impl Fn(u64) -> u64) -> Floors {
-        let mut floors = Floors::default();
+    fn climb(every: u64, seconds: u64, value: impl Fn(u64) -> u64) -> Climb {
+        let mut climb = Climb::default();
         for second in (0..=seconds).step_by(usize::try_from(every).expect("small")) {
-            floors.push(Monotonic((1_000 + second) * 1_000_000_000), value(second));
+            climb.push(Monotonic((1_000 + second) * 1_000_000_000), value(second));
         }
-        floors
+        climb
     }
 
     #[test]
     fn only_what_grows_in_each_part_grows_steadily() {
         #[track_caller]
         fn check(seconds: u64, value: impl Fn(u64) -> u64, expected: Option<f64>) {
-            let slope = floors(1, seconds, value).slope(FIVE_MINUTES);
+            let slope = climb(1, seconds, value).slope(FIVE_MINUTES);
             assert_eq!(expected, slope, "{seconds}");
         }
         check(284, |second| 2 * second, None);
@@ -140,19 +140,19 @@ mod tests {
 
     #[test]
     fn readings_may_be_seldom_but_not_too_seldom() {
-        let slope = floors(30, 600, |second| 3 * second).slope(FIVE_MINUTES);
+        let slope = climb(30, 600, |second| 3 * second).slope(FIVE_MINUTES);
         assert!(slope.is_some_and(|slope| (2.7..3.3).contains(&slope)), "{slope:?}");
-        assert_eq!(None, floors(140, 6_000, |second| second).slope(FIVE_MINUTES));
-        let left = floors(1, 2_400, |second| second).seconds_left(FORTY_MINUTES, 2_400, 3_000);
+        assert_eq!(None, climb(140, 6_000, |second| second).slope(FIVE_MINUTES));
+        let left = climb(1, 2_400, |second| second).seconds_left(FORTY_MINUTES, 2_400, 3_000);
         assert_eq!(Some(600.0), left);
     }
 
     #[test]
     fn the_lowest_is_of_the_whole_time_that_is_asked_for() {
-        let floors = floors(1, 125, |second| if second < 5 { 1 } else { 1_000 - second });
-        assert_eq!(Some(875), floors.lowest(Nanos(105_000_000_000)));
-        assert_eq!(Some(1), floors.lowest(Nanos(120_000_000_000)));
-        assert_eq!(None, floors.lowest(Nanos(135_000_000_000)));
-        assert_eq!(None, Floors::default().lowest(Nanos(0)));
+        let climb = climb(1, 125, |second| if second < 5 { 1 } else { 1_000 - second });
+        assert_eq!(Some(875), climb.lowest(Nanos(105_000_000_000)));
+        assert_eq!(Some(1), climb.lowest(Nanos(120_000_000_000)));
+        assert_eq!(None, climb.lowest(Nanos(135_000_000_000)));
+        assert_eq!(None, Climb::default().lowest(Nanos(0)));
     }
 }

@@ -8,8 +8,8 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use crate::{
     detect::{
         book::Kind,
+        climb::Climb,
         command::set_sysctl,
-        floors::Floors,
         history::History,
         rule::{COUNTERS, Look, Rule},
         subject::{Labels, Place, Subject, SubjectKind},
@@ -47,7 +47,7 @@ pub(super) struct Memory {
     read: Option<Monotonic>,
     newest: Option<PortUse>,
     before: Option<PortUse>,
-    floors: Floors,
+    climb: Climb,
 }
 
 impl Kind for Destinations {
@@ -92,7 +92,7 @@ impl Kind for Destinations {
         if memory.read != Some(it.read) {
             memory.read = Some(it.read);
             memory.before = memory.newest.replace(*ports);
-            memory.floors.push(it.read, ports.used);
+            memory.climb.push(it.read, ports.used);
         }
     }
 

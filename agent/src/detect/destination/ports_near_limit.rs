@@ -4,7 +4,7 @@
 use super::{At, cause, describe, mend};
 use crate::{
     detect::{
-        floors::FIVE_MINUTES,
+        climb::FIVE_MINUTES,
         phase::{Severity, Timing},
         rule::{About, Evidence, Range, Rule, Sight, Threshold, minutes, seconds, wrong},
     },
@@ -65,7 +65,7 @@ fn judge(look: &At<'_, '_>) -> Known<Sight> {
     // the lower of two reads
     let used = look.memory.before.map_or(0, |before| before.used.min(ports.used));
     let share = used as f64 / ports.usable as f64;
-    let left = look.memory.floors.seconds_left(FIVE_MINUTES, ports.used, ports.usable);
+    let left = look.memory.climb.seconds_left(FIVE_MINUTES, ports.used, ports.usable);
     let left = left.filter(|left| *left <= soon && GROWING_RATIO < share && MANY <= used);
     let is_near = least < share && (few || MANY <= used);
     if !is_near && left.is_none() {

@@ -5,7 +5,7 @@
 use super::At;
 use crate::{
     detect::{
-        floors::{FIVE_MINUTES, FORTY_MINUTES, Parts},
+        climb::{FIVE_MINUTES, FORTY_MINUTES, Parts},
         phase::{Severity, Timing},
         rule::{About, Evidence, Range, Rule, Sight, Threshold, minutes, seconds, wrong},
     },

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::{
     detect::{
         book::Kind,
-        floors::Floors,
+        climb::Climb,
         history::History,
         rule::{COUNTERS, Look, Rule},
         subject::{Labels, Place, Subject, SubjectKind},
@@ -42,7 +42,7 @@ pub(super) struct Worst<'a> {
 impl Kind for Processes {
     type Key = Arc<str>;
     type Item<'a> = Worst<'a>;
-    type Memory = Floors;
+    type Memory = Climb;
 
     const KIND: SubjectKind = SubjectKind::Process;
 
@@ -70,9 +70,9 @@ impl Kind for Processes {
         [None; COUNTERS]
     }
 
-    fn remember(floors: &mut Floors, it: Worst<'_>, _: &History<COUNTERS>, now: &Snapshot) {
+    fn remember(climb: &mut Climb, it: Worst<'_>, _: &History<COUNTERS>, now: &Snapshot) {
         if let Ok(open) = it.process.now.open_fds {
-            floors.push(now.at, open);
+            climb.push(now.at, open);
         }
     }
 
