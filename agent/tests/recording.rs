@@ -219,6 +219,25 @@ fn check_refused(bytes: &[u8], message: &str) {
     assert_eq!(Some(message), error.map(|err| err.to_string()).as_deref());
 }
 
+#[test]
+fn what_comes_after_its_end_is_told() {
+    let whole = write(&snapshots(3));
+    let told = "the recording is damaged after snapshot 3 (00:00:02): bytes after its end, expected one \
+                gzip member";
+    check_refused(&[&*whole, b"x"].concat(), told);
+    check_refused(&[&*whole, &[0; 512]].concat(), told);
+    check_refused(&[&*whole, &*whole].concat(), told);
+}
+
+#[test]
+fn a_wall_clock_may_go_back() {
+    let mut written = snapshots(3);
+    written[2].unix_time = UnixTime(5);
+    let (got, error) = read(&write(&written));
+    assert!(error.is_none(), "{error:?}");
+    assert_eq!(written, got);
+}
+
 const HEADER: &str =
     r#"{"backlogd_recording":1,"agent":"0.1.0","unix_time_seconds":1.0,"host":"x"}"#;
 
@@ -235,6 +254,18 @@ fn what_is_no_recording_is_refused_and_named() {
     check_refused(&pack(&" ".repeat(1 << 20)), &format!("not a recording: {got}, {expected}"));
     check_refused(&pack(""), "the recording is cut before its first snapshot");
     check_refused(b"\x1f\x8b\x07", "the recording is cut before its first snapshot");
+    for (version, said) in [("0", "0"), ("-1", "-1"), ("1.5", "1.5"), ("1e30", "1e+30")] {
+        let header = HEADER.replace(":1,", &format!(":{version},"));
+        check_refused(
+            &pack(&format!("{header}\n")),
+            &format!("a recording of version {said}, expected 1"),
+        );
+    }
+    check_refused(
+        &pack(&(HEADER.replace(":1,", ":1099511627776,") + "\n")),
+        "a recording of version 1099511627776, made by backlogd 0.1.0; this is backlogd 0.1.0, which \
+         reads up to version 1",
+    );
     check_refused(
         &pack("{\"backlogd_recording\":2,\"agent\":\"0.9.0\\u001b[31m\",\"more\":[]}\n"),
         "a recording of version 2, made by backlogd 0.9.0[31m; this is backlogd 0.1.0, which reads \
@@ -251,10 +282,10 @@ fn then(line: &str) -> Vec<u8> {
 #[test]
 fn what_is_hostile_is_refused() {
     let damaged = "the recording is damaged after snapshot 1 (00:00:00)";
-    let nested = format!("{{\"delta\":{}", "[".repeat(100_000));
+    let nested = format!("{{\"delta\":{{\"~\":{{\"at\":{}", "[".repeat(100_000));
     check_refused(
         &then(&nested),
-        &format!("{damaged}: recursion limit exceeded at line 1 column 136"),
+        &format!("{damaged}: recursion limit exceeded at line 1 column 145"),
     );
     check_refused(
         &then(r#"{"delta":{"~":{"at":{"~":{"a":1}}}}}"#),
@@ -276,12 +307,132 @@ fn what_is_hostile_is_refused() {
         "the recording is damaged before its first snapshot: it begins with changes, expected a \
          whole snapshot",
     );
-    let many: Vec<_> = (0..100_001).map(|n| format!("\"{n}\":1")).collect();
+}
+
+/// A change of the first listener of the fixture.
+fn of_first(change: &str) -> String {
+    let name = fixture::snapshot().listeners[0].key.to_string();
+    format!(r#"{{"delta":{{"~":{{"listeners":{{"~":{{"{name}":{change}}}}}}}}}}}"#)
+}
+
+#[test]
+fn what_no_recorder_writes_is_refused() {
+    let listener = serde_json::to_string(&fixture::snapshot().listeners[0]).expect("in memory");
+    for (line, why) in [
+        ("{}", "no key, expected `whole` or `delta`"),
+        (r#"{"part":1}"#, "the key \"part\", expected `whole` or `delta`"),
+        (r#"{"delta":1}"#, "invalid type: integer `1`, expected changes of a snapshot"),
+        (r#"{"delta":{}}"#, "an object that is no delta"),
+        (r#"{"delta":{"~":{}},"delta":{"~":{}}}"#, "a second key, expected one"),
+        (r#"{"delta":{"~":{"listeners":{"~":{}},"listeners":{"~":{}}}}}"#, "no delta"),
+        (r#"{"delta":{"~":{"listeners":{"~":{},"~":{}}}}}"#, "no delta"),
+        (r#"{"delta":{"-":["listeners"]}}"#, "a field went that every snapshot has"),
+        (r#"{"delta":{"-":["at"]}}"#, "missing field `at`"),
+        (r#"{"delta":{"~":{"at":1}}}"#, "its clock goes back, which no clock since boot does"),
+        (r#"{"delta":{"~":{"at":NaN}}}"#, "expected value"),
+        (r#"{"delta":{"~":{"at":1e999}}}"#, "number out of range"),
+        (&of_first(r#"{"~":{"length":NaN}}"#), "expected value"),
+        (&of_first(r#"{"~":{"length":-1}}"#), "invalid value: integer `-1`, expected u64"),
+        (&of_first(r#"{"~":{"counters":{"~":{"drops":1}}}}"#), "expected changes of an object"),
+        (&of_first(r#"{"-":["length"]}"#), "a field went that every snapshot has"),
+        (&of_first(r#"{"~":{"key":{"~":{"port":81}}}}"#), "with another one's name"),
+        (&of_first(r#"{"~":{"members":{"@":[[99,{"~":{}}]]}}}"#), "or not as long"),
+        (
+            &format!(r#"{{"delta":{{"~":{{"listeners":{{"~":{{"x":{{"=":{listener}}}}}}}}}}}}}"#),
+            "a listener with another one's name",
+        ),
+    ] {
+        let (got, error) = read(&then(line));
+        let error = error.map(|err| err.to_string()).unwrap_or_default();
+        assert_eq!(1, got.len(), "{line}");
+        assert!(error.starts_with("the recording is damaged after snapshot 1 "), "{line}: {error}");
+        assert!(error.contains(why), "{line}: {error}");
+    }
+    let mut text = unpack(&write(&[fixture::snapshot()])).into_bytes();
+    text.extend(b"{\"delta\":{\"~\":{\"\xff\":1}}}\n");
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+    gzip.write_all(&text).expect("in memory");
     check_refused(
-        &then(&format!(r#"{{"delta":{{"~":{{"listeners":{{"=":{{{}}}}}}}}}}}"#, many.join(","))),
-        "the recording is refused after snapshot 1 (00:00:00): more than 100000 listeners in one \
-         snapshot",
+        &gzip.finish().expect("in memory"),
+        "the recording is damaged after snapshot 1 (00:00:00): invalid unicode code point at line 1 \
+         column 19",
     );
+}
+
+#[test]
+fn what_a_later_agent_adds_is_passed_over() {
+    let one = fixture::snapshot();
+    for line in [
+        r#"{"delta":{"~":{"new":{"=":{"a":1}}}}}"#,
+        r#"{"delta":{"-":["new"]}}"#,
+        &of_first(r#"{"~":{"new":{"~":{"a":[1]}}}}"#),
+        &of_first(r#"{"-":["new"],"~":{"counters":{"~":{"new":{"@":[[0,1]]}}}}}"#),
+        &of_first(r#"{"~":{"accept_wait":{"~":{"Ok":{"~":{"new":1}}}}}}"#),
+    ] {
+        let (got, error) = read(&then(line));
+        assert!(error.is_none(), "{line}: {error:?}");
+        assert_eq!([&one, &one], [&got[0], &got[1]], "{line}");
+    }
+}
+
+/// `value` with one of its parts changed, for each part.
+fn changes(value: &serde_json::Value) -> Vec<serde_json::Value> {
+    use serde_json::{Value, json};
+    let mut all = match value {
+        Value::Bool(is) => vec![json!(!is)],
+        Value::Number(n) if n.is_f64() => vec![json!(0.25), json!(null)],
+        Value::Number(_) => vec![json!(7), json!(null)],
+        Value::String(_) => vec![json!("no_slot"), json!("10.9.8.7"), json!(null)],
+        Value::Null => vec![json!("x"), json!(7), json!(0.25)],
+        Value::Array(list) => vec![json!([]), list.iter().chain(list).cloned().collect()],
+        Value::Object(known) if known.contains_key("Ok") => vec![json!({ "Err": "no_slot" })],
+        Value::Object(known) if known.contains_key("Err") => {
+            [json!(true), json!(7), json!(0.25)].map(|value| json!({ "Ok": value })).into()
+        }
+        Value::Object(_) => vec![json!({}), json!({ "3": 4 })],
+    };
+    let replaced = |key: &str, part: Value| {
+        let mut value = value.clone();
+        *value.pointer_mut(&format!("/{key}")).expect("it is there") = part;
+        value
+    };
+    match value {
+        Value::Array(list) => {
+            let parts = (0..list.len())
+                .flat_map(|at| changes(&list[at]).into_iter().map(move |it| (at, it)));
+            all.extend(parts.map(|(at, part)| replaced(&at.to_string(), part)));
+        }
+        Value::Object(map) => {
+            let parts = map
+                .iter()
+                .flat_map(|(key, part)| changes(part).into_iter().map(move |it| (key, it)));
+            all.extend(parts.map(|(key, part)| replaced(key, part)));
+        }
+        _ => {}
+    }
+    all
+}
+
+#[test]
+fn every_part_of_a_listener_is_read_from_what_changed() {
+    let base = fixture::snapshot();
+    let mut n = 0;
+    for at in 0..base.listeners.len() {
+        let listener = serde_json::to_value(&base.listeners[at]).expect("in memory");
+        for changed in changes(&listener) {
+            // where it is another type it is no listener
+            let Ok(changed) = serde_json::from_value::<Listener>(changed) else { continue };
+            let mut snapshot = base.clone();
+            snapshot.listeners[at] = changed;
+            snapshot.listeners.sort_by_key(|it| it.key);
+            let there_and_back = [base.clone(), snapshot, base.clone()];
+            let (got, error) = read(&write(&there_and_back));
+            assert!(error.is_none(), "{error:?}");
+            assert_eq!(there_and_back[..], got);
+            n += 1;
+        }
+    }
+    assert!(300 < n, "{n} changes");
 }
 
 #[test]
@@ -379,6 +530,9 @@ fn replay(arguments: &str) -> (Option<i32>, String, String) {
     fs::write(folder.path().join("r"), &bytes).expect("a temporary file");
     fs::write(folder.path().join("cut"), cut(&bytes)).expect("a temporary file");
     fs::write(folder.path().join("text"), "hello").expect("a temporary file");
+    fs::write(folder.path().join("empty"), "").expect("a temporary file");
+    fs::write(folder.path().join("gzip"), pack("")).expect("a temporary file");
+    fs::write(folder.path().join("none"), pack(&format!("{HEADER}\n"))).expect("a temporary file");
     backlogd(&folder, arguments)
 }
 
@@ -439,12 +593,22 @@ fn stalled(second: u64) -> Snapshot {
     now
 }
 
-/// What a verb says of [`stall`]; as r, without its end as cut, and a configuration as c.
+/// What a verb says of [`stall`]; as r, without its end as cut, with a line that is none as damaged, with
+/// more after its end as more, and a configuration as c.
 fn replay_stall(arguments: &str) -> (Option<i32>, String, String) {
     let folder = TempDir::new().expect("a temporary folder");
     let bytes = write(&stall());
     let silence = "[[detect]]\nalert = \"ListenerStalled\"\nsilence = true\n";
-    for (name, bytes) in [("r", &*bytes), ("cut", cut(&bytes)), ("c", silence.as_bytes())] {
+    let damaged = pack(&unpack(&bytes).replacen("\"at\":130", "\"at\":x", 1));
+    let more = [&*bytes, b"more"].concat();
+    for (name, bytes) in [
+        ("r", &*bytes),
+        ("cut", cut(&bytes)),
+        ("damaged", &damaged),
+        ("more", &more),
+        ("header", &bytes[..100]),
+        ("c", silence.as_bytes()),
+    ] {
         fs::write(folder.path().join(name), bytes).expect("a temporary file");
     }
     backlogd(&folder, arguments)
@@ -518,6 +682,61 @@ fn a_replay_checks_and_explains_a_time() {
     assert_eq!(Some(78), replay_stall("replay r --config r alerts").0);
 }
 
+#[test]
+fn of_a_recording_that_is_cut_or_damaged_every_verb_shows_what_is_before() {
+    let told = "the recording is damaged after snapshot 30 (00:00:29): ";
+    let cut = "the recording is cut after snapshot ";
+    let more = "the recording is damaged after snapshot 100 (00:01:39): bytes after its end";
+    for (verb, shown, code) in [
+        ("", "snapshots   ", 1),
+        (" -o json", "\"snapshots\": ", 1),
+        (" list", "nginx", 1),
+        (" alerts", "ListenerStalled", 1),
+        (" check 80", "1 listener", 1),
+        (" explain 80", "nginx", 1),
+    ] {
+        for (file, code, why) in [("cut", code, cut), ("damaged", 3, told), ("more", 3, more)] {
+            let (got, stdout, stderr) = replay_stall(&format!("replay {file}{verb}"));
+            assert_eq!(Some(code), got, "{file}{verb}: {stderr}");
+            assert!(stdout.contains(shown), "{file}{verb}: {stdout}");
+            assert!(stderr.starts_with(&format!("backlogd: {file}: {why}")), "{verb}: {stderr}");
+            assert!(stderr.ends_with("; what is shown is from before\n"), "{verb}: {stderr}");
+            assert_eq!(1, stderr.lines().count(), "{verb}: {stderr}");
+        }
+        let nothing = "backlogd: header: the recording is cut before its first snapshot\n";
+        let got = replay_stall(&format!("replay header{verb}"));
+        assert_eq!((Some(3), "", nothing), (got.0, &*got.1, &*got.2), "{verb}");
+    }
+    let before = replay_stall("replay damaged --at 20s list");
+    assert_eq!((Some(0), ""), (before.0, &*before.2), "the damage is later");
+    let (code, stdout, stderr) = replay_stall("replay damaged --at 40s list");
+    let end = format!("backlogd: damaged: it ends at 00:00:29, before 00:00:40: {told}");
+    assert_eq!((Some(3), ""), (code, &*stdout));
+    assert!(stderr.starts_with(&end), "{stderr}");
+    let (code, _, stderr) = replay_stall("replay damaged explain 8080");
+    let lines: Vec<_> = stderr.lines().collect();
+    assert_eq!((Some(3), 2), (code, lines.len()), "{stderr}");
+    assert!(lines[0].contains(told) && lines[1].contains("8080"), "{stderr}");
+}
+
+#[test]
+fn an_output_that_takes_no_more_ends_it() {
+    let folder = TempDir::new().expect("a temporary folder");
+    fs::write(folder.path().join("cut"), cut(&write(&snapshots(10)))).expect("a temporary file");
+    let replay = |stdout: Stdio| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_backlogd"));
+        command.args(["replay", "cut", "list"]).current_dir(&folder).stdout(stdout);
+        let Output { status, stderr, .. } = command.output().expect("the binary runs");
+        (status.code(), String::from_utf8(stderr).expect("output is UTF-8"))
+    };
+    let (reader, writer) = io::pipe().expect("a pipe");
+    drop(reader);
+    assert_eq!((Some(0), String::new()), replay(writer.into()));
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("it is there");
+    let message = "backlogd: standard output: No space left on device (os error 28)\n";
+    assert_eq!((Some(3), message.into()), replay(full.into()));
+}
+
 #[track_caller]
 fn check_replay(arguments: &str, code: i32, message: &str) {
     let (got, stdout, stderr) = replay(arguments);
@@ -545,8 +764,21 @@ fn a_replay_that_cannot_tell_all_says_why() {
     let text = "backlogd: text: not a recording: a file that begins with the bytes [68, 65], \
                 expected the gzip file that `backlogd record` writes\n";
     check_replay("replay text list", 3, text);
+    for (file, why) in [
+        (".", "cannot read the recording before its first snapshot: Is a directory (os error 21)"),
+        (
+            "empty",
+            "not a recording: an empty file, expected the gzip file that `backlogd record` writes",
+        ),
+        ("gzip", "the recording is cut before its first snapshot"),
+        ("none", "a recording without snapshots"),
+    ] {
+        let message = format!("backlogd: {file}: {why}\n");
+        ["", " list"].map(|verb| check_replay(&format!("replay {file}{verb}"), 3, &message));
+    }
     let end = "backlogd: r: it ends at 00:00:09, before 00:00:30\n";
     check_replay("replay r list --at 30s", 3, end);
+    check_replay("replay r --at 30s", 3, end);
     let place = "backlogd: -o comes after the verb, as in: backlogd replay FILE list -o json\n";
     check_replay("replay r -o json list", 64, place);
     assert_eq!(Some(64), replay("replay r --at 12:30").0);

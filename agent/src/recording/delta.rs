@@ -21,6 +21,12 @@ pub(super) enum DeltaError {
     NotAnArray,
     #[error("an object that is no delta")]
     NoDelta,
+    #[error("a field went that every snapshot has")]
+    Needed,
+    #[error("no such bucket")]
+    NoBucket,
+    #[error("a listener with another one's name")]
+    SameName,
 }
 
 /// From `old` to `new`; `None` when they are equal.

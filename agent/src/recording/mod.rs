@@ -6,6 +6,9 @@
 //! clocks.
 
 mod delta;
+mod line;
+mod listeners;
+mod patch;
 mod read;
 mod state;
 mod write;
@@ -30,6 +33,8 @@ pub const LONGEST_CHANGES: usize = 64 << 20;
 pub const MOST_LISTENERS: usize = 100_000;
 /// Most snapshots of one recording: 46 days of one each second.
 pub const MOST_SNAPSHOTS: u64 = 4_000_000;
+/// The field of a snapshot.
+const LISTENERS: &str = "listeners";
 /// Every so many snapshots one is whole.
 const WHOLE_EVERY: u64 = 60;
 
@@ -45,16 +50,6 @@ pub struct Header {
     pub unix_time_seconds: f64,
     /// The kernel's release on that host.
     pub host: String,
-}
-
-/// A line after the first.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Line<T> {
-    /// All of a snapshot.
-    Whole(T),
-    /// What changed since the line before.
-    Delta(T),
 }
 
 /// Where in a recording something was: the newest snapshot before it, and the time of that.
@@ -110,15 +105,21 @@ pub enum RecordingError {
     )]
     Newer {
         /// Its version.
-        version: u32,
+        version: u64,
         /// That agent's version.
         agent: String,
+    },
+    /// Of a version that there has never been.
+    #[error("a recording of version {version}, expected {VERSION}")]
+    NoVersion {
+        /// What it says.
+        version: serde_json::Number,
     },
     /// It ends in the middle: the recorder was killed, the disk was full, or a copy was not finished.
     /// All before is whole.
     #[error("the recording is cut {0}")]
     Cut(Place),
-    /// Bytes were changed.
+    /// Bytes were changed or added, or it was not made by a recorder.
     #[error("the recording is damaged {at}: {got}")]
     Damaged {
         /// Where.

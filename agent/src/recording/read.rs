@@ -4,12 +4,12 @@ use std::io::{self, BufRead, BufReader, Read};
 
 use flate2::bufread::GzDecoder;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::Number;
 
 use super::{
-    Header, LONGEST_CHANGES, LONGEST_LINE, Limit, Line, MOST_SNAPSHOTS, Place, RecordingError,
-    VERSION, from_file,
-    state::{State, StateError},
+    Header, LONGEST_CHANGES, LONGEST_LINE, Limit, MOST_SNAPSHOTS, Place, RecordingError, VERSION,
+    from_file,
+    state::{Kind, State, StateError},
 };
 use crate::{model::snapshot::Snapshot, time::Monotonic};
 
@@ -66,7 +66,7 @@ impl<R: BufRead> Recording<R> {
             lines: Some(self.lines),
             state: None,
             changes: 0,
-            first: Monotonic::default(),
+            newest: None,
             place: Place::default(),
         }
     }
@@ -76,19 +76,22 @@ impl<R: BufRead> Recording<R> {
 fn header(line: &[u8]) -> Result<Header, RecordingError> {
     #[derive(Deserialize)]
     struct Version {
-        backlogd_recording: u32,
+        backlogd_recording: Number,
         #[serde(default)]
         agent: String,
     }
     let not = |_| RecordingError::NotARecording { got: "a first line that is no header".into() };
     let Version { backlogd_recording: version, agent } =
         serde_json::from_slice(line).map_err(not)?;
-    if VERSION < version {
-        // it came from outside
-        let agent = agent.chars().filter(|c| !c.is_control()).take(40).collect();
-        return Err(RecordingError::Newer { version, agent });
+    match version.as_u64() {
+        None | Some(0) => Err(RecordingError::NoVersion { version }),
+        Some(newer) if u64::from(VERSION) < newer => {
+            // it came from outside
+            let agent = agent.chars().filter(|c| !c.is_control()).take(40).collect();
+            Err(RecordingError::Newer { version: newer, agent })
+        }
+        Some(_) => serde_json::from_slice(line).map_err(not),
     }
-    serde_json::from_slice(line).map_err(not)
 }
 
 /// The snapshots of a recording.
@@ -98,7 +101,8 @@ pub struct Snapshots<R: BufRead> {
     state: Option<State>,
     /// Bytes of changes since the newest whole snapshot.
     changes: usize,
-    first: Monotonic,
+    /// Time of the newest.
+    newest: Option<Monotonic>,
     place: Place,
 }
 
@@ -130,35 +134,29 @@ impl<R: BufRead> Snapshots<R> {
         if MOST_SNAPSHOTS <= at.snapshots {
             return Err(too_large(Limit::Snapshots));
         }
-        let damaged = |got: String| RecordingError::Damaged { at, got };
         let refused = |err| match err {
             StateError::TooManyListeners => too_large(Limit::Listeners),
-            StateError::Delta(_) | StateError::Form(_) => damaged(err.to_string()),
+            _ => RecordingError::Damaged { at, got: err.to_string() },
         };
-        let line = serde_json::from_slice(line).map_err(|err| damaged(err.to_string()))?;
-        match (line, &mut self.state) {
-            (Line::<Value>::Whole(value), state) => {
-                *state = Some(State::new(value).map_err(refused)?);
-                self.changes = 0;
-            }
-            (Line::Delta(delta), Some(state)) => {
-                self.changes += length;
-                if LONGEST_CHANGES < self.changes {
-                    return Err(too_large(Limit::Changes));
-                }
-                state.apply(&delta).map_err(refused)?;
-            }
-            (Line::Delta(_), None) => {
-                return Err(damaged("it begins with changes, expected a whole snapshot".into()));
-            }
+        match State::read(&mut self.state, line).map_err(refused)? {
+            Kind::Whole => self.changes = 0,
+            Kind::Delta => self.changes += length,
         }
-        Ok(self.state.as_ref().map(|state| from_file(state.snapshot().clone())).inspect(|it| {
-            if self.place.snapshots == 0 {
-                self.first = it.at;
-            }
-            self.place.snapshots += 1;
-            self.place.time = it.at - self.first;
-        }))
+        if LONGEST_CHANGES < self.changes {
+            return Err(too_large(Limit::Changes));
+        }
+        let Some(snapshot) = self.state.as_ref().map(|it| from_file(it.snapshot())) else {
+            return Ok(None);
+        };
+        let before = self.newest.unwrap_or(snapshot.at);
+        if snapshot.at < before {
+            let got = "its clock goes back, which no clock since boot does".into();
+            return Err(RecordingError::Damaged { at, got });
+        }
+        self.newest = Some(snapshot.at);
+        self.place.snapshots += 1;
+        self.place.time = self.place.time + (snapshot.at - before);
+        Ok(Some(snapshot))
     }
 }
 
@@ -174,7 +172,7 @@ impl<R: BufRead> Lines<R> {
         self.line.clear();
         let most = u64::try_from(longest).unwrap_or(u64::MAX);
         match self.from.by_ref().take(most).read_until(b'\n', &mut self.line) {
-            Ok(0) => Ok(None),
+            Ok(0) => self.end(at).map(|()| None),
             Ok(_) => match self.line.strip_suffix(b"\n") {
                 Some(line) => Ok(Some(line)),
                 None if self.line.len() == longest => {
@@ -190,6 +188,18 @@ impl<R: BufRead> Lines<R> {
                 }
                 _ => RecordingError::Read { at, source },
             }),
+        }
+    }
+
+    /// The file ends where the gzip member does.
+    fn end(&mut self, at: Place) -> Result<(), RecordingError> {
+        let rest = self.from.get_mut().get_mut().fill_buf();
+        match rest.map_err(|source| RecordingError::Read { at, source })? {
+            [] => Ok(()),
+            _ => {
+                let got = "bytes after its end, expected one gzip member";
+                Err(RecordingError::Damaged { at, got: got.into() })
+            }
         }
     }
 }

@@ -1,14 +1,22 @@
-//! The newest snapshot while a recording is read, as JSON and as a [`Snapshot`]: only what a line
-//! changes is read anew, the rest stays shared with the snapshot before.
+//! The newest snapshot while a recording is read: only what a line changes is read anew, the rest
+//! stays shared with the snapshot before.
+//!
+//! Listeners are many and move, so that changes of them go from the line to where they belong
+//! (`listeners.rs`, `patch.rs`). All else is kept as JSON, too, for deltas to be applied to.
 
 use std::collections::BTreeSet;
 
-use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::{Map, Value};
+use serde::{
+    Deserialize,
+    de::{DeserializeOwned, DeserializeSeed as _, Error as _},
+};
+use serde_json::{Map, Value, json};
 
 use super::{
-    MOST_LISTENERS,
+    LISTENERS, MOST_LISTENERS,
     delta::{self, DeltaError},
+    line::{Changed, Line, Read, Whole},
+    listeners::Listeners,
 };
 use crate::{
     intern,
@@ -18,8 +26,11 @@ use crate::{
 
 /// See the module.
 pub(super) struct State {
-    value: Value,
+    /// All but the listeners.
+    rest: Value,
+    /// The same, without listeners.
     snapshot: Snapshot,
+    listeners: Listeners,
 }
 
 /// Why a line is refused.
@@ -29,50 +40,84 @@ pub(super) enum StateError {
     Delta(#[from] DeltaError),
     #[error(transparent)]
     Form(#[from] serde_json::Error),
+    #[error("it begins with changes, expected a whole snapshot")]
+    NothingToChange,
     #[error("more than {MOST_LISTENERS} listeners")]
     TooManyListeners,
 }
 
+/// What a line is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// All of a snapshot.
+    Whole,
+    /// What changed since the line before.
+    Delta,
+}
+
 impl State {
-    /// From a whole snapshot.
-    pub(super) fn new(value: Value) -> Result<Self, StateError> {
-        let snapshot = whole(&value)?;
-        Ok(Self { value, snapshot })
+    /// Moves on to the next snapshot. After an error nothing more can be done with `state`.
+    pub(super) fn read(state: &mut Option<Self>, line: &[u8]) -> Result<Kind, StateError> {
+        let mut from = serde_json::Deserializer::from_slice(line);
+        let listeners = state.as_mut().map(|state| &mut state.listeners);
+        let read = Line(listeners).deserialize(&mut from)?;
+        from.end()?;
+        let (kind, listeners) = match (read, &mut *state) {
+            (Read::Whole(whole), state) => {
+                (Kind::Whole, &state.insert(Self::new(whole)?).listeners)
+            }
+            (Read::Delta(Some(changes)), Some(state)) => {
+                state.apply(changes)?;
+                (Kind::Delta, &state.listeners)
+            }
+            (Read::Delta(_), _) => return Err(StateError::NothingToChange),
+        };
+        check_count(listeners.list().len()).map(|()| kind)
     }
 
     /// As the file has it.
-    pub(super) fn snapshot(&self) -> &Snapshot {
-        &self.snapshot
+    pub(super) fn snapshot(&self) -> Snapshot {
+        Snapshot { listeners: self.listeners.list().to_vec(), ..self.snapshot.clone() }
     }
 
-    /// Moves on to the next snapshot. After an error nothing more can be done with it.
-    pub(super) fn apply(&mut self, delta: &Value) -> Result<(), StateError> {
-        delta::apply(delta, &mut self.value)?;
-        match parts(delta) {
-            Some(Parts { changes: Some(changes), gone: [] }) => {
-                check_listeners(&self.value)?;
-                for (name, delta) in changes {
-                    let new = self.value.get(name).unwrap_or(&Value::Null);
-                    refresh(&mut self.snapshot, name, new, delta)?;
-                }
-            }
-            _ => self.snapshot = whole(&self.value)?,
+    fn new(Whole { rest, listeners }: Whole) -> Result<Self, StateError> {
+        let missing = || serde_json::Error::missing_field(LISTENERS);
+        let listeners = listeners.ok_or_else(missing)?;
+        Ok(Self { snapshot: without_listeners(&rest)?, rest, listeners })
+    }
+
+    /// Those of listeners were applied when they were read.
+    fn apply(&mut self, changes: Changed) -> Result<(), StateError> {
+        let Changed { whole, rest, gone } = changes;
+        if let Some(whole) = whole {
+            *self = Self::new(whole)?;
+        }
+        delta::apply(&rest, &mut self.rest)?;
+        for (name, delta) in parts(&rest).and_then(|it| it.changes).into_iter().flatten() {
+            let new = self.rest.get(name).unwrap_or(&Value::Null);
+            refresh(&mut self.snapshot, name, new, delta)?;
+        }
+        if gone.iter().any(|name| name == LISTENERS) {
+            return Err(DeltaError::Needed.into());
+        }
+        if !gone.is_empty() {
+            delta::apply(&json!({ "-": gone }), &mut self.rest)?;
+            self.snapshot = without_listeners(&self.rest)?;
         }
         Ok(())
     }
 }
 
-fn whole(value: &Value) -> Result<Snapshot, StateError> {
-    check_listeners(value)?;
-    Ok(Snapshot::deserialize(value)?)
+fn check_count(listeners: usize) -> Result<(), StateError> {
+    match listeners <= MOST_LISTENERS {
+        true => Ok(()),
+        false => Err(StateError::TooManyListeners),
+    }
 }
 
-fn check_listeners(value: &Value) -> Result<(), StateError> {
-    let listeners = value.get("listeners").and_then(Value::as_object);
-    match listeners.is_some_and(|listeners| MOST_LISTENERS < listeners.len()) {
-        true => Err(StateError::TooManyListeners),
-        false => Ok(()),
-    }
+/// All but the listeners, of which there are none.
+fn without_listeners(rest: &Value) -> Result<Snapshot, StateError> {
+    Ok(Snapshot::deserialize(rest)?)
 }
 
 /// What a delta does to an object.
@@ -103,7 +148,7 @@ fn refresh(
         unix_time,
         samples,
         interval,
-        listeners,
+        listeners: _,
         namespaces,
         udp,
         processes,
@@ -119,7 +164,6 @@ fn refresh(
         "unix_time" => read(unix_time, new),
         "samples" => read(samples, new),
         "interval" => read(interval, new),
-        "listeners" => refresh_list(listeners, new, delta),
         "namespaces" => refresh_list(namespaces, new, delta),
         "udp" => refresh_list(udp, new, delta),
         "processes" => read(processes, new),
@@ -172,4 +216,16 @@ fn refresh_list<T: Keyed + DeserializeOwned>(
         *list = serial::by_key::deserialize(new)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_a_bound_to_listeners() {
+        assert!(check_count(100_000).is_ok());
+        let err = check_count(100_001).unwrap_err();
+        assert_eq!("more than 100000 listeners", err.to_string());
+    }
 }

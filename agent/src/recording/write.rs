@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Header, LONGEST_CHANGES, LONGEST_LINE, Limit, Line, Place, RecordingError, VERSION,
+    Header, LISTENERS, LONGEST_CHANGES, LONGEST_LINE, Limit, Place, RecordingError, VERSION,
     WHOLE_EVERY, delta, to_file,
 };
 use crate::{
@@ -21,8 +21,15 @@ use crate::{
 /// After so many snapshots all is in the file, whatever becomes of the writer.
 const FLUSH_EVERY: u64 = 5;
 
-/// The field of a snapshot.
-const LISTENERS: &str = "listeners";
+/// A line after the header.
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Line<'a> {
+    /// All of a snapshot.
+    Whole(&'a Value),
+    /// What changed since the line before.
+    Delta(&'a Value),
+}
 
 /// Writes a recording.
 #[derive(Debug)]

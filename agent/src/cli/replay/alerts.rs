@@ -23,8 +23,7 @@ const INDENT: &str = "          ";
 #[command(after_help = "Examples:\n  \
     backlogd replay incident.backlogd alerts\n  \
     backlogd replay incident.backlogd alerts -o json | jq -c '.changes[] | [.time_seconds, .change, .alert]'\n\n\
-    What other alerts say better is not told. Exit code 1: the recording is cut, what is shown is\n\
-    from before; 3: it cannot be read.")]
+    What other alerts say better is not told. Exit codes as of `backlogd replay`.")]
 pub(super) struct Alerts {
     /// Form of the output; wide: with what shows or mends it
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]

@@ -16,7 +16,7 @@ use super::{
     Exit, check, explain,
     judged::tell_unmatched,
     list::View,
-    out::{self, Color, Format, Terminal},
+    out::{self, Color, Format, Terminal, WriteError},
     span,
 };
 use crate::{
@@ -38,8 +38,8 @@ use crate::{
         backlogd replay incident.backlogd check\n  \
         backlogd replay incident.backlogd --at 00:12:30 explain 443\n  \
         backlogd replay incident.backlogd --at 00:12:30 list -o wide --port 443\n\n\
-        Without a verb it says what is in the recording. Exit code 1: the recording is cut, what is\n\
-        shown is from before; 3: it cannot be read."
+        Without a verb it says what is in the recording. Exit code 1: the recording is cut, 3: it is\n\
+        damaged, what is shown is from before; 3 without output: nothing can be read."
 )]
 pub(super) struct Replay {
     /// The recording
@@ -80,7 +80,8 @@ struct List {
 #[command(after_help = "Example:\n  \
     backlogd replay incident.backlogd check --at 00:12:30 443\n\n\
     As `backlogd check`, whose exit codes it has: 0 nothing was wrong, 1 a warning or the recording\n\
-    is cut, 2 critical, 3 it cannot be told, or there was no such listener.")]
+    is cut, 2 critical, 3 it cannot be told, the recording is damaged, or there was no such\n\
+    listener.")]
 struct OneCheck {
     #[command(flatten)]
     view: check::View,
@@ -113,16 +114,20 @@ impl Replay {
         }
         let detector = self.detector()?;
         let mut playback = Playback::open(&self.file, self.at)?;
-        let exit = match self.verb {
-            None => summary::run(&mut playback, detector, self.output.unwrap_or_default())?,
-            Some(Verb::List(list)) => list.run(&mut playback, color)?,
-            Some(Verb::Check(check)) => check.run(&mut playback, detector, color)?,
-            Some(Verb::Explain(story)) => story.run(&mut playback, detector, color)?,
-            Some(Verb::Alerts(alerts)) => alerts.run(&mut playback, detector, color)?,
+        let told = match self.verb {
+            None => summary::run(&mut playback, detector, self.output.unwrap_or_default()),
+            Some(Verb::List(list)) => list.run(&mut playback, color),
+            Some(Verb::Check(check)) => check.run(&mut playback, detector, color),
+            Some(Verb::Explain(story)) => story.run(&mut playback, detector, color),
+            Some(Verb::Alerts(alerts)) => alerts.run(&mut playback, detector, color),
         };
-        Ok(match (exit, playback.exit()) {
-            (Exit::Fine, played) => played,
-            (exit, _) => exit,
+        if told.as_ref().is_err_and(anyhow::Error::is::<WriteError>) {
+            return told;
+        }
+        Ok(match (playback.exit(), told?) {
+            (Exit::Warning, Exit::Fine) => Exit::Warning,
+            (Exit::CannotTell, _) => Exit::CannotTell,
+            (_, told) => told,
         })
     }
 

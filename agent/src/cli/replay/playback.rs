@@ -6,17 +6,18 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow};
 
 use super::At;
 use crate::{
     cli::{Exit, out},
+    error,
     model::snapshot::Snapshot,
     recording::{Header, Place, Recording, RecordingError, Snapshots, clock},
     time::{Monotonic, Nanos},
 };
 
-/// An iterator over snapshots; where the recording is cut it ends and [`Playback::exit`] tells.
+/// An iterator over snapshots; where the recording is cut or damaged it ends, and [`Playback::exit`] tells.
 pub(super) struct Playback {
     path: PathBuf,
     header: Header,
@@ -30,7 +31,8 @@ pub(super) struct Playback {
     is_over: bool,
     /// Whether there is a snapshot later than that.
     is_past: bool,
-    cut: Option<RecordingError>,
+    /// Why it ends before the recorder did.
+    broken: Option<RecordingError>,
 }
 
 impl Playback {
@@ -49,7 +51,7 @@ impl Playback {
             played: Place::default(),
             is_over: false,
             is_past: false,
-            cut: None,
+            broken: None,
         })
     }
 
@@ -70,27 +72,36 @@ impl Playback {
     pub(super) fn play(&mut self, mut see: impl FnMut(&Snapshot)) -> anyhow::Result<Snapshot> {
         let mut last = None;
         for snapshot in self.by_ref() {
-            see(last.insert(snapshot?));
+            see(last.insert(snapshot));
         }
-        let path = self.path.display();
-        match (last, self.at, &self.cut) {
-            (Some(last), At::Time(at), _) if !self.reaches(at, &last) => {
-                bail!("{path}: it ends at {}, before {}", clock(self.played.time), clock(at))
+        let path = self.path.display().to_string();
+        let Some(last) = last else {
+            return Err(match self.broken.take() {
+                Some(broken) => anyhow::Error::new(broken).context(path),
+                None => anyhow!("{path}: a recording without snapshots"),
+            });
+        };
+        match self.at {
+            At::Time(at) if !self.reaches(at, &last) => {
+                let end =
+                    format!("{path}: it ends at {}, before {}", clock(self.played.time), clock(at));
+                Err(match self.broken.take() {
+                    Some(broken) => anyhow::Error::new(broken).context(end),
+                    None => anyhow!(end),
+                })
             }
-            (Some(last), ..) => Ok(last),
-            (None, _, Some(cut)) => bail!("{path}: {cut}"),
-            (None, ..) => bail!("{path}: a recording without snapshots"),
+            _ => Ok(last),
         }
     }
 
-    /// The exit code of a verb that saw all; says so where the recording is cut.
+    /// What the exit code is at least; says where the recording is cut or damaged.
     pub(super) fn exit(&self) -> Exit {
-        match &self.cut {
-            Some(cut) => {
-                out::note(&format!("{}: {cut}; what is shown is from before", self.path.display()));
-                Exit::Warning
-            }
-            None => Exit::Fine,
+        let Some(broken) = &self.broken else { return Exit::Fine };
+        let (path, why) = (self.path.display(), error::chain(broken));
+        out::note(&format!("{path}: {why}; what is shown is from before"));
+        match broken {
+            RecordingError::Cut(_) => Exit::Warning,
+            _ => Exit::CannotTell,
         }
     }
 
@@ -101,24 +112,18 @@ impl Playback {
 }
 
 impl Iterator for Playback {
-    type Item = anyhow::Result<Snapshot>;
+    type Item = Snapshot;
 
-    fn next(&mut self) -> Option<Self::Item> {
+    fn next(&mut self) -> Option<Snapshot> {
         if self.is_over {
             return None;
         }
         let snapshot = match self.snapshots.next() {
             Some(Ok(snapshot)) => snapshot,
-            other => {
+            end => {
                 self.is_over = true;
-                return match other? {
-                    Err(cut @ RecordingError::Cut(_)) => {
-                        self.cut = Some(cut);
-                        None
-                    }
-                    Err(err) => Some(Err(err).with_context(|| self.path.display().to_string())),
-                    Ok(_) => None,
-                };
+                self.broken = end.and_then(Result::err);
+                return None;
             }
         };
         let time = snapshot.at - *self.first.get_or_insert(snapshot.at);
@@ -129,6 +134,6 @@ impl Iterator for Playback {
             return None;
         }
         self.played = Place { snapshots: self.played.snapshots + 1, time };
-        Some(Ok(snapshot))
+        Some(snapshot)
     }
 }

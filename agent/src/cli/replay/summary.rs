@@ -25,10 +25,10 @@ struct Summary {
     host: String,
     /// Version of the agent that wrote it.
     agent: String,
-    /// Of the first snapshot, in seconds since 1970; null without snapshots.
-    first_unix_time_seconds: Option<f64>,
+    /// Of the first snapshot, in seconds since 1970.
+    first_unix_time_seconds: f64,
     /// Of the last one.
-    last_unix_time_seconds: Option<f64>,
+    last_unix_time_seconds: f64,
     /// From the first to the last by the clock that never goes back.
     duration_seconds: f64,
     snapshots: u64,
@@ -48,28 +48,27 @@ pub(super) fn run(
     mut detector: Detector,
     format: Format,
 ) -> anyhow::Result<Exit> {
-    let (mut first, mut last) = (None, None);
+    let mut first = None;
     let (mut listeners, mut namespaces) = (BTreeSet::new(), BTreeSet::new());
     let (mut alerts, mut firing, mut idle) = (0, 0, Vec::new());
-    for snapshot in playback.by_ref() {
-        let snapshot = snapshot?;
+    let last = playback.play(|snapshot| {
         first.get_or_insert(snapshot.unix_time);
-        last = Some(snapshot.unix_time);
         listeners.extend(snapshot.listeners.iter().map(|listener| listener.key));
         namespaces.extend(snapshot.namespaces.iter().map(|namespace| namespace.netns));
-        let verdicts = detector.judge(&snapshot);
+        let verdicts = detector.judge(snapshot);
         alerts += verdicts.changes.iter().filter(|(change, _)| *change == Change::Raised).count();
         firing = verdicts.told().count();
         idle = verdicts.idle;
-    }
+    })?;
+    let (first, last) = (first.unwrap_or(last.unix_time), last.unix_time);
     let (header, played) = (playback.header(), playback.played());
     let seconds = |time: UnixTime| Nanos(time.0).as_seconds();
     let summary = Summary {
         schema_version: SCHEMA_VERSION,
         host: header.host.clone(),
         agent: header.agent.clone(),
-        first_unix_time_seconds: first.map(seconds),
-        last_unix_time_seconds: last.map(seconds),
+        first_unix_time_seconds: seconds(first),
+        last_unix_time_seconds: seconds(last),
         duration_seconds: played.time.as_seconds(),
         snapshots: played.snapshots,
         listeners: listeners.len(),
@@ -78,7 +77,7 @@ pub(super) fn run(
         alerts_firing: firing,
     };
     out::print(&match format {
-        Format::Table | Format::Wide => summary.text(first.zip(last), played.time),
+        Format::Table | Format::Wide => summary.text(first, last, played.time),
         Format::Json => out::json(&summary)?,
         Format::Yaml => out::yaml(&summary)?,
     })?;
@@ -87,8 +86,7 @@ pub(super) fn run(
 }
 
 impl Summary {
-    fn text(&self, times: Option<(UnixTime, UnixTime)>, duration: Nanos) -> String {
-        let time = |time: Option<UnixTime>| time.map_or_else(|| "-".into(), utc);
+    fn text(&self, first: UnixTime, last: UnixTime, duration: Nanos) -> String {
         let alerts = match (self.alerts, self.alerts_firing) {
             (0, _) => "none".to_owned(),
             (n, 0) => format!("{n}, all over at the end"),
@@ -98,8 +96,8 @@ impl Summary {
         let lines = [
             ("host", format!("Linux {}", out::printable(&self.host))),
             ("agent", format!("backlogd {}", out::printable(&self.agent))),
-            ("from", time(times.map(|(first, _)| first))),
-            ("to", time(times.map(|(_, last)| last))),
+            ("from", utc(first)),
+            ("to", utc(last)),
             ("duration", clock(duration)),
             ("snapshots", self.snapshots.to_string()),
             ("listeners", self.listeners.to_string()),
