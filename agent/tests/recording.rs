@@ -774,7 +774,9 @@ fn a_replay_that_cannot_tell_all_says_why() {
         ("none", "a recording without snapshots"),
     ] {
         let message = format!("backlogd: {file}: {why}\n");
-        ["", " list"].map(|verb| check_replay(&format!("replay {file}{verb}"), 3, &message));
+        for verb in ["", " list"] {
+            check_replay(&format!("replay {file}{verb}"), 3, &message);
+        }
     }
     let end = "backlogd: r: it ends at 00:00:09, before 00:00:30\n";
     check_replay("replay r list --at 30s", 3, end);
