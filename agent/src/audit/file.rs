@@ -3,6 +3,7 @@
 use super::{Finding, Host, of_host};
 use crate::{
     detect::{
+        command::{ample_fds, raise_nofile},
         phase::Severity,
         subject::{Labels, Subject, SubjectKind},
     },
@@ -12,8 +13,6 @@ use crate::{
 
 /// The soft limit that a process has where nobody set one.
 const USUAL: u64 = 1_024;
-/// What is proposed instead at least.
-const AMPLE: u64 = 65_536;
 
 pub(super) fn look(host: &Host<'_>, findings: &mut Vec<Finding>) {
     findings.extend(of_all(host));
@@ -50,7 +49,7 @@ fn of_one(host: &Host<'_>, pid: Pid, process: &Process) -> Option<Finding> {
         share if 0.5 <= share && most <= USUAL => Severity::Info,
         _ => return None,
     };
-    let wanted = most.saturating_mul(2).max(AMPLE);
+    let wanted = ample_fds(most);
     let nr_open = host.snapshot.host.nr_open.ok().filter(|&nr_open| nr_open < wanted);
     let raise = nr_open.map_or_else(String::new, |_| format!("sysctl -w fs.nr_open={wanted}; "));
     let stay = match process.now.workload.unit.as_deref() {
@@ -72,7 +71,7 @@ fn of_one(host: &Host<'_>, pid: Pid, process: &Process) -> Option<Finding> {
         why: "Each connection takes one: at the limit accept fails with EMFILE, and clients wait in the \
               accept queue for a program that looks alive."
             .to_owned(),
-        mend: format!("{raise}prlimit --pid {pid} --nofile={wanted}:{stay}"),
+        mend: format!("{raise}{}{stay}", raise_nofile(pid, most)),
         restart: false,
     })
 }

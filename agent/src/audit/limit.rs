@@ -5,19 +5,22 @@
 
 use super::{Finding, Host};
 use crate::{
-    detect::{overflows, phase::Severity},
+    detect::{
+        SLOW_ACCEPT, backlog,
+        command::{RESTART, SOMAXCONN, raise_somaxconn},
+        overflows,
+        phase::Severity,
+    },
     id::NetnsId,
     model::snapshot::Listener,
 };
 
-/// The kernel's own default of somaxconn since Linux 5.4; a limit from there on is nobody's fault.
-const AMPLE: i64 = 4096;
 /// Below, a program's own backlog argument is small.
 const SMALL: u32 = 128;
+/// A backlog argument that is proposed.
+const ENOUGH: i64 = 1024;
 /// From so many handshakes a second on, a limit matters.
 const BUSY_PER_SECOND: f64 = 10.0;
-/// Who waits longer than this waits for a program that is slow: a longer queue does not help.
-const SLOW_SECONDS: f64 = 0.25;
 /// A queue that has been so full is near its limit.
 const NEAR: f64 = 0.8;
 
@@ -74,9 +77,9 @@ fn pressure(listener: &Listener) -> Option<(Severity, String)> {
     if n == 0 && rate <= BUSY_PER_SECOND && !is_near {
         return None;
     }
-    let seen = format!(
-        "up to {peak} waited, {n} overflows since the agent watches, {rate:.0} handshakes/s"
-    );
+    let overflows = told(n);
+    let seen =
+        format!("up to {peak} waited, {overflows} since the agent watches, {rate:.0} handshakes/s");
     Some(if 0 < n && is_short_of_room(listener) {
         (Severity::Warning, seen)
     } else {
@@ -87,7 +90,12 @@ fn pressure(listener: &Listener) -> Option<(Severity, String)> {
 /// Whether the queue is too short, and the program not too slow, as far as is known.
 fn is_short_of_room(listener: &Listener) -> bool {
     let wait = listener.accept_wait.as_ref().ok().and_then(|waits| waits.quantile(0.99));
-    listener.stalled != Ok(true) && wait.is_none_or(|wait| wait < SLOW_SECONDS)
+    listener.stalled != Ok(true) && wait.is_none_or(|wait| wait < SLOW_ACCEPT.as_seconds())
+}
+
+/// How many overflows, in words.
+fn told(n: u64) -> String {
+    if n == 1 { "1 overflow".to_owned() } else { format!("{n} overflows") }
 }
 
 fn why(listener: &Listener) -> String {
@@ -97,7 +105,7 @@ fn why(listener: &Listener) -> String {
         _ if listener.stalled == Ok(true) => {
             "Nobody accepts at present: a longer queue only lets more clients wait.".to_owned()
         }
-        Some(wait) if SLOW_SECONDS <= wait => format!(
+        Some(wait) if SLOW_ACCEPT.as_seconds() <= wait => format!(
             "{what} But 1 % wait longer than {wait:.1} s for accept: a longer queue turns drops into waiting."
         ),
         Some(wait) => format!(
@@ -108,7 +116,8 @@ fn why(listener: &Listener) -> String {
 }
 
 fn capped(host: &Host<'_>, listener: &Listener, limit: u32) -> Option<Finding> {
-    if AMPLE <= i64::from(limit) {
+    // a limit from the kernel's default on is nobody's fault
+    if SOMAXCONN <= u64::from(limit) {
         return None;
     }
     let (severity, seen) = pressure(listener)?;
@@ -122,10 +131,7 @@ fn capped(host: &Host<'_>, listener: &Listener, limit: u32) -> Option<Finding> {
             elsewhere(host, netns, i64::from(limit))
         ),
         why: why(listener),
-        mend: format!(
-            "{}, then restart the program: the limit is latched at listen(2)",
-            host.set(netns, "net.core.somaxconn=4096")
-        ),
+        mend: format!("{}, {RESTART}", raise_somaxconn(host.snapshot, listener, SOMAXCONN)),
         restart: true,
     })
 }
@@ -152,26 +158,38 @@ fn small(host: &Host<'_>, listener: &Listener, limit: u32, origin: &str) -> Opti
         subject: host.listener(listener),
         seen: format!("limit {limit}: {origin}; {seen}"),
         why: why(listener),
-        mend: "set a backlog of 1024 or more in the program (nginx: listen … backlog=, Node: \
-               server.listen({backlog}), Java: ServerSocket(port, backlog)), then restart it"
-            .to_owned(),
+        mend: raise(host, listener),
         restart: true,
     })
 }
 
+/// What raises the program's own backlog argument, and somaxconn where that would cut it.
+fn raise(host: &Host<'_>, listener: &Listener) -> String {
+    let somaxconn = host.namespace(listener.key.netns).and_then(|it| it.sysctls.get("somaxconn"));
+    let also = match somaxconn {
+        Some(&somaxconn) if somaxconn < ENOUGH => {
+            format!("{}; ", raise_somaxconn(host.snapshot, listener, SOMAXCONN))
+        }
+        Some(_) | None => String::new(),
+    };
+    let setting = backlog::setting(listener.comm.as_deref());
+    format!("{also}raise {setting}, to {ENOUGH}, {RESTART}")
+}
+
 fn tiny(host: &Host<'_>, listener: &Listener, limit: u32) -> Finding {
     let n = overflows(listener).unwrap_or(0);
+    let overflows = told(n);
     let has_room = u64::from(limit) + 1;
     Finding {
         name: "TinyBacklog",
         severity: if 0 < n { Severity::Warning } else { Severity::Info },
         subject: host.listener(listener),
-        seen: format!("limit {limit}; {n} overflows since the agent watches"),
+        seen: format!("limit {limit}; {overflows} since the agent watches"),
         why: format!(
             "No more than {has_room} can wait for accept: of clients that come at once, the others are \
              dropped, and retry after a second, and again."
         ),
-        mend: "pass a larger backlog to listen(2) in the program, then restart it".to_owned(),
+        mend: raise(host, listener),
         restart: true,
     }
 }

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 
 use super::{Finding, Host, of_namespace};
 use crate::{
-    detect::phase::Severity,
+    detect::{
+        command::{port_range, reserve_ports, widen_ports},
+        phase::Severity,
+    },
     model::snapshot::{Listener, Namespace, PortUse},
 };
 
@@ -79,17 +82,14 @@ fn narrow(host: &Host<'_>, namespace: &Namespace, worst: &PortUse) -> Option<Fin
     if USUAL <= worst.usable {
         return None;
     }
-    let (low, high) = range(namespace)?;
+    let (low, high) = port_range(namespace)?;
     Some(Finding {
         name: "NarrowPortRange",
         severity: severity(worst),
         subject: of_namespace(namespace.netns),
         seen: format!("ip_local_port_range = {low} {high}; {}", used(worst)),
         why: "When none is left, connect to that destination fails with EADDRNOTAVAIL.".to_owned(),
-        mend: format!(
-            "{}; reserve the ports of listeners in it (net.ipv4.ip_local_reserved_ports)",
-            host.set(namespace.netns, "net.ipv4.ip_local_port_range=\"10240 60999\"")
-        ),
+        mend: widen_ports(host.snapshot, namespace)?,
         restart: false,
     })
 }
@@ -97,30 +97,24 @@ fn narrow(host: &Host<'_>, namespace: &Namespace, worst: &PortUse) -> Option<Fin
 /// A port with a listener is not chosen; one whose listener is away for a moment may be, and the bind of
 /// the next one fails (`inet_csk_bind_conflict`, net/ipv4/inet_connection_sock.c).
 fn taken(host: &Host<'_>, namespace: &Namespace) -> Option<Finding> {
-    let (low, high) = range(namespace)?;
+    let (low, high) = port_range(namespace)?;
     let is_reserved = |port: u16| namespace.reserved_ports.iter().any(|it| it.contains(&port));
     let inside = |port: u16| (low..=high).contains(&port) && !is_reserved(port);
     let listeners = host.listeners(namespace.netns).filter(|it| inside(it.key.port));
     let listeners: BTreeMap<u16, &Listener> = listeners.map(|it| (it.key.port, it)).collect();
     let first = host.listener(listeners.values().next()?).name;
-    let ports = listeners.keys();
-    let list = |separator: &str| {
-        let named = ports.clone().take(NAMED).map(u16::to_string);
-        named.collect::<Vec<_>>().join(separator)
-    };
+    let ports = listeners.keys().copied();
+    let list =
+        ports.clone().take(NAMED).map(|port| port.to_string()).collect::<Vec<_>>().join(", ");
     let more = listeners.len().saturating_sub(NAMED);
     let and_more = if more == 0 { String::new() } else { format!(" and {more} more") };
-    let reserved =
-        namespace.reserved_ports.iter().map(|it| format!("{}-{},", it.start(), it.end()));
-    let setting =
-        format!("net.ipv4.ip_local_reserved_ports={}{}", reserved.collect::<String>(), list(","));
+    let setting = reserve_ports(namespace, ports)?;
     Some(Finding {
         name: "ListenerInPortRange",
         severity: Severity::Info,
         subject: of_namespace(namespace.netns),
         seen: format!(
-            "ip_local_port_range = {low} {high} has the ports of listeners: {}{and_more} ({first})",
-            list(", ")
+            "ip_local_port_range = {low} {high} has the ports of listeners: {list}{and_more} ({first})"
         ),
         why: "While such a program restarts, an outbound connection may take its port, and it cannot listen \
               again (EADDRINUSE). Ports that the kernel chose for it are no concern."
@@ -128,9 +122,4 @@ fn taken(host: &Host<'_>, namespace: &Namespace) -> Option<Finding> {
         mend: host.set(namespace.netns, &setting),
         restart: false,
     })
-}
-
-fn range(namespace: &Namespace) -> Option<(u16, u16)> {
-    let end = |name| u16::try_from(*namespace.sysctls.get(name)?).ok();
-    Some((end("ip_local_port_range_low")?, end("ip_local_port_range_high")?))
 }

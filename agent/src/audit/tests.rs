@@ -109,7 +109,24 @@ fn a_limit_matters_where_traffic_or_overflows_show_it() {
     check(
         own,
         &["warning SmallBacklog nginx 0.0.0.0:80"],
-        &["limit 50: the program asked for no more"],
+        &[
+            "limit 50: the program asked for no more; up to 0 waited, 1 overflow since",
+            "mend: \"raise `backlog=` of `listen`, 511 by default, to 1024, then restart",
+        ],
+    );
+    let lowered = |now: &mut Snapshot| {
+        own(now);
+        sysctls(now, &[("somaxconn", 20)]);
+        now.listeners[0].comm = Some("nginx-ui".into());
+    };
+    check(
+        lowered,
+        &["warning SmallBacklog nginx-ui 0.0.0.0:80"],
+        &[
+            "limit 50: somaxconn has been lowered since",
+            "mend: \"sysctl -w net.core.somaxconn=4096; raise the backlog argument of listen(2) in the \
+             program, to 1024, then restart",
+        ],
     );
     check(|now| limit(now, 50), &[], &[]);
     check(
@@ -193,7 +210,25 @@ fn ports_matter_when_half_of_them_are_used() {
         sysctls(now, &range);
         ports(now, 9_000, 8_000, 10_000);
     };
-    check(many, &["warning NarrowPortRange net:[7]"], &["ip_local_port_range = 40000 49999"]);
+    check(
+        many,
+        &["warning NarrowPortRange net:[7]"],
+        &[
+            "ip_local_port_range = 40000 49999",
+            "sysctl -w net.ipv4.ip_local_port_range='10000 65535'",
+        ],
+    );
+    let met = |now: &mut Snapshot| {
+        many(now);
+        now.listeners[0].key.port = 27_017;
+    };
+    check(
+        met,
+        &["warning NarrowPortRange net:[7]"],
+        &[
+            "sysctl -w net.ipv4.ip_local_reserved_ports=27017 net.ipv4.ip_local_port_range='10000 65535'",
+        ],
+    );
     let time_wait = |now: &mut Snapshot| {
         sysctls(now, &[("tcp_tw_reuse", 2)]);
         ports(now, 16_000, 15_000, 28_232);

@@ -29,7 +29,7 @@ const WIDEST: usize = 100;
     sudo backlogd explain --pid 1234\n  \
     backlogd explain 443 -o json | jq -r '.listeners[].sections[] | .section, .lines[]'\n\n\
     A number is a port; where no listener has that port, a process id. The numbers count since the\n\
-    daemon runs; without one, since this command began.\n\n\
+    daemon runs; without one, or when it gives no answer within two seconds, since this command began.\n\n\
     Exit codes: 0 told, 3 there is no such listener, or nothing can be read.")]
 pub(super) struct Explain {
     #[command(flatten)]

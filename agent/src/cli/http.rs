@@ -11,8 +11,8 @@ use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt,
 };
 
-/// For the whole exchange.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// For the whole exchange, where nothing else would answer instead.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// The most that is taken; 65,536 listeners need less.
 const LARGEST: usize = 256 << 20;
 
@@ -23,8 +23,8 @@ pub(super) enum AskError {
     #[error("cannot connect")]
     Connect(#[source] io::Error),
     /// The exchange broke off, or took too long.
-    #[error("no full answer within {} s", PATIENCE.as_secs())]
-    Exchange(#[source] io::Error),
+    #[error("no full answer within {} s", .0.as_secs())]
+    Exchange(Duration, #[source] io::Error),
     /// What came is not HTTP.
     #[error("the answer is not HTTP")]
     NotHttp,
@@ -44,26 +44,31 @@ impl AskError {
     }
 }
 
-/// The body of the answer to `GET target`.
-pub(super) fn get(socket: &Path, target: &str) -> Result<Vec<u8>, AskError> {
-    let end = Instant::now() + PATIENCE;
-    let mut stream = open(socket).map_err(AskError::Connect)?;
+/// The body of the answer to `GET target`, if it is there within `patience`.
+pub(super) fn get(socket: &Path, target: &str, patience: Duration) -> Result<Vec<u8>, AskError> {
+    let end = Instant::now() + patience;
+    let broken_off = |err| AskError::Exchange(patience, err);
+    let mut stream = open(socket, patience).map_err(|err| match err.kind() {
+        // the daemon is there, and does not accept
+        io::ErrorKind::WouldBlock => broken_off(err),
+        _ => AskError::Connect(err),
+    })?;
     let request = format!("GET {target} HTTP/1.1\r\nHost: backlogd\r\nConnection: close\r\n\r\n");
     let bytes = stream
         .write_all(request.as_bytes())
         .and_then(|()| read(&mut stream, end))
-        .map_err(AskError::Exchange)?;
+        .map_err(broken_off)?;
     if LARGEST < bytes.len() {
         return Err(AskError::TooLarge);
     }
-    body(&bytes)
+    body(&bytes)?.ok_or_else(|| broken_off(io::ErrorKind::UnexpectedEof.into()))
 }
 
 /// Connects with a time limit: connect(2) to a Unix socket whose accept queue is full waits for as
 /// long as the send timeout allows (`unix_stream_connect`, net/unix/af_unix.c).
-fn open(path: &Path) -> io::Result<UnixStream> {
+fn open(path: &Path, patience: Duration) -> io::Result<UnixStream> {
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(PATIENCE))?;
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(patience))?;
     connect(&socket, &SocketAddrUnix::new(path)?)?;
     Ok(socket.into())
 }
@@ -87,8 +92,8 @@ fn read(stream: &mut UnixStream, end: Instant) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Takes an answer apart.
-fn body(bytes: &[u8]) -> Result<Vec<u8>, AskError> {
+/// Takes an answer apart; `None`: its end is missing.
+fn body(bytes: &[u8]) -> Result<Option<Vec<u8>>, AskError> {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut response = httparse::Response::new(&mut headers);
     let Ok(httparse::Status::Complete(start)) = response.parse(bytes) else {
@@ -105,17 +110,13 @@ fn body(bytes: &[u8]) -> Result<Vec<u8>, AskError> {
     };
     let rest = &bytes[start..];
     if header("transfer-encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("chunked")) {
-        return chunks(rest).ok_or_else(broken_off);
+        return Ok(chunks(rest));
     }
     match header("content-length").map(|length| length.parse()) {
-        None => Ok(rest.into()),
-        Some(Ok(length)) => rest.get(..length).map(Into::into).ok_or_else(broken_off),
+        None => Ok(Some(rest.into())),
+        Some(Ok(length)) => Ok(rest.get(..length).map(Into::into)),
         Some(Err(_)) => Err(AskError::NotHttp),
     }
-}
-
-fn broken_off() -> AskError {
-    AskError::Exchange(io::ErrorKind::UnexpectedEof.into())
 }
 
 /// The chunks put together; `None` when the last one is missing.
@@ -141,25 +142,52 @@ mod tests {
     use proptest::prelude::*;
 
     #[track_caller]
-    fn check(answer: &str, expected: Result<&str, &str>) {
+    fn check(answer: &str, expected: Result<Option<&str>, &str>) {
         let got = body(answer.as_bytes()).map_err(|err| err.to_string());
-        assert_eq!(got, expected.map(Into::into).map_err(Into::into), "{answer:?}");
+        assert_eq!(got, expected.map(|it| it.map(Into::into)).map_err(Into::into), "{answer:?}");
     }
 
     #[test]
     fn an_answer_is_taken_apart_or_refused() {
-        check("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nab", Ok("ab"));
-        check("HTTP/1.1 200 OK\r\n\r\nab", Ok("ab"));
+        check("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nab", Ok(Some("ab")));
+        check("HTTP/1.1 200 OK\r\n\r\nab", Ok(Some("ab")));
         check(
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n2\r\nbc\r\n0\r\n\r\n",
-            Ok("abc"),
+            Ok(Some("abc")),
         );
-        let cut = Err("no full answer within 5 s");
+        let cut = Ok(None);
         check("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabc", cut);
         check("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nab", cut);
         check("HTTP/1.1 503 No\r\n\r\n", Err("got HTTP status 503, expected 200"));
         check("SSH-2.0-OpenSSH\r\n", Err("the answer is not HTTP"));
         check("", Err("the answer is not HTTP"));
+    }
+
+    /// How long somebody waits for a daemon that does not answer, and what it is told.
+    #[track_caller]
+    fn check_hung(backlog: i32, filled: usize) {
+        let folder = tempfile::tempdir().expect("there is room");
+        let path = folder.path().join("socket");
+        let socket =
+            socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+                .expect("a socket");
+        rustix::net::bind(&socket, &SocketAddrUnix::new(&path).expect("short")).expect("new");
+        rustix::net::listen(&socket, backlog).expect("it is bound");
+        let _waiting: Vec<UnixStream> =
+            (0..filled).map(|_| UnixStream::connect(&path).expect("there is room")).collect();
+        let (patience, start) = (Duration::from_secs(1), Instant::now());
+        let err = get(&path, "/api/v1/check", patience).expect_err("nobody answers");
+        assert_eq!("no full answer within 1 s", err.to_string());
+        assert!(!err.is_nobody(), "{err:?}");
+        let took = start.elapsed();
+        assert!(patience <= took + Duration::from_millis(50) && took < 2 * patience, "{took:?}");
+    }
+
+    #[test]
+    fn a_daemon_that_hangs_is_not_waited_for() {
+        check_hung(4, 0);
+        // whose own accept queue is full
+        check_hung(0, 1);
     }
 
     proptest! {

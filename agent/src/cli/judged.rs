@@ -23,6 +23,10 @@ use crate::{
     time::Nanos,
 };
 
+/// How long the daemon has for its answer: own samples are had in a few seconds more.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Steps without an accept after which failing ones are looked for.
+const SUSPICIOUS: u32 = 1;
 /// Longest time between two own samples.
 const STEP: Duration = Duration::from_secs(1);
 
@@ -46,7 +50,7 @@ pub(super) fn answer<T: DeserializeOwned>(
     own: impl FnOnce(&Judged, Nanos) -> T,
 ) -> anyhow::Result<T> {
     if let Some(socket) = config.socket.as_deref().filter(|_| !request.standalone) {
-        match ask(socket, request.target) {
+        match ask(socket, request.target, PATIENCE) {
             Ok(document) => return Ok(document),
             Err(err) if is_nobody(&err) && !request.insist => {}
             Err(err) => out::note(&format!("{err:#}; taking own samples")),
@@ -92,10 +96,11 @@ fn watch(config: &Config, span: Duration) -> anyhow::Result<(Judged, Nanos)> {
     let (mut first, mut unserved) = (None, None);
     loop {
         let snapshot = sampler.next();
-        sampler.look_closer();
         let verdicts = detector.judge(&snapshot);
         let first = *first.get_or_insert(snapshot.at);
         let still = Unserved::next(unserved.as_ref(), &snapshot);
+        // early enough to see errors for as long as it takes to be sure of them
+        sampler.look_closer(SUSPICIOUS <= turn && !still.0.is_empty());
         let until = if still.0.is_empty() { span } else { longest };
         if until <= start.elapsed() {
             let watched = snapshot.at - first;

@@ -80,7 +80,7 @@ impl Record {
         let end = self.duration.map(|duration| next + duration);
         loop {
             writer.push(&sampler.next())?;
-            sampler.look_closer();
+            sampler.look_closer(false);
             // a sample that took longer is followed by the next at once, and by no more
             next = (next + self.interval).max(Instant::now());
             if end.is_some_and(|end| end < next) || wait(stop, next)? {

@@ -56,7 +56,7 @@ impl Reader {
     /// Asks the daemon, and makes a sampler when there is none.
     pub(super) fn open(config: &Config, request: Request) -> anyhow::Result<Self> {
         if let Some(socket) = config.socket.as_deref().filter(|_| !request.standalone) {
-            match ask(socket, LISTENERS) {
+            match ask(socket, LISTENERS, http::PATIENCE) {
                 Ok(first) => return Ok(Self::Daemon(socket.into(), Some(first))),
                 Err(err) if is_nobody(&err) && !request.insist => {}
                 Err(err) => out::note(&format!("{err:#}; taking own samples")),
@@ -70,7 +70,7 @@ impl Reader {
         match self {
             Self::Daemon(socket, first) => match first.take() {
                 Some(first) => Ok(first),
-                None => ask(socket, LISTENERS),
+                None => ask(socket, LISTENERS, http::PATIENCE),
             },
             Self::Own(own) => Ok(own.read()),
         }
@@ -118,20 +118,24 @@ impl Sampler {
         snapshot
     }
 
-    /// Has the accepts of a listener that stalls looked at, where that is due.
-    pub(super) fn look_closer(&mut self) {
-        self.sources.look_closer(self.model.wants_closer_look());
+    /// Has the accepts of a listener that stalls looked at, where that is due, or `now`.
+    pub(super) fn look_closer(&mut self, now: bool) {
+        self.sources.look_closer(now || self.model.wants_closer_look());
     }
 }
 
 /// One question to the daemon, whose answer has a version.
-pub(super) fn ask<T: DeserializeOwned>(socket: &Path, target: &str) -> anyhow::Result<T> {
+pub(super) fn ask<T: DeserializeOwned>(
+    socket: &Path,
+    target: &str,
+    patience: Duration,
+) -> anyhow::Result<T> {
     #[derive(Deserialize)]
     struct Version {
         schema_version: u32,
     }
     let place = || format!("the daemon at {}", socket.display());
-    let bytes = http::get(socket, target).with_context(place)?;
+    let bytes = http::get(socket, target, patience).with_context(place)?;
     let Version { schema_version } = serde_json::from_slice(&bytes).with_context(place)?;
     ensure!(
         schema_version == SCHEMA_VERSION,

@@ -6,7 +6,9 @@ use super::*;
 use crate::{
     id::{Cookie, Inode, ListenerKey, NetnsId, Pid},
     input::{Absent, HostSample, ProcessSample, Workload},
-    model::snapshot::{Agent, Counters, DropsBy, Listener, Member, Namespace, Process, Rates},
+    model::snapshot::{
+        Agent, Counters, DropsBy, Found, Listener, Member, Namespace, Process, Rates,
+    },
     time::{Nanos, UnixTime},
 };
 
@@ -145,6 +147,7 @@ pub(crate) fn listener(port: u16) -> Listener {
         syn_queue: Ok(0),
         counters: Counters {
             established: Ok(0),
+            found: Ok(Found::default()),
             accepted: Ok(0),
             closed: Ok(0),
             aborted_listener_closed: Ok(0),

@@ -9,6 +9,7 @@
 
 mod agent;
 pub mod alert;
+pub mod backlog;
 mod book;
 mod caller;
 mod climb;
@@ -44,8 +45,11 @@ use self::{
 use crate::{
     input::Known,
     model::snapshot::{Listener, Snapshot},
-    time::Monotonic,
+    time::{Monotonic, Nanos},
 };
+
+/// Who waits longer for accept waits for a program that is slow: a longer queue does not help.
+pub const SLOW_ACCEPT: Nanos = Nanos(250_000_000);
 
 /// `docs/DETECTIONS.md`.
 #[must_use]

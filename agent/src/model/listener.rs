@@ -13,7 +13,7 @@ use crate::{
         Features, Settings,
         delta::Total,
         drops::Share,
-        snapshot::{Counters, DropsBy, Listener, Member, Rates},
+        snapshot::{Counters, DropsBy, Found, Listener, Member, Rates},
         socket::{Socket, Step},
         window::{Highest, Rate},
     },
@@ -24,6 +24,7 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tracked {
     established: Total,
+    found: Found,
     accepted: Total,
     closed: Total,
     discarded: Total,
@@ -73,6 +74,8 @@ impl Tracked {
     /// Adds what one of its sockets did.
     pub(super) fn add(&mut self, step: &Step, at: Monotonic) {
         self.established.add(step.counted.established);
+        self.found.waiting += step.counted.found_waiting;
+        self.found.open += step.counted.found_open;
         self.accepted.add(step.counted.accepted);
         self.closed.add(step.counted.closed);
         self.discarded.add(step.counted.discarded);
@@ -237,6 +240,7 @@ impl Tracked {
             .sum::<Known<u64>>();
         Counters {
             established: self.established.known(),
+            found: self.established.known().map(|_| self.found),
             accepted: self.accepted.known(),
             closed: self.closed.known(),
             aborted_listener_closed: self.discarded.known(),

@@ -11,8 +11,8 @@ use crate::{
     histogram::Histogram,
     id::{ListenerKey, NetnsId, Pid},
     input::{
-        CallErrors, CloserLooks, Connections, Destination, Hook, HostSample, Known, ProcessSample,
-        Sockstat, Source, TableRead, Workload,
+        Absent, CallErrors, CloserLooks, Connections, Destination, Hook, HostSample, Known,
+        ProcessSample, Sockstat, Source, TableRead, Workload,
     },
     intern::{self, Name},
     serial::{self, Keyed},
@@ -157,6 +157,9 @@ pub struct Counters {
     /// Handshakes completed. Starts at the length that the agent found, so that
     /// established = accepted + aborted_listener_closed + length.
     pub established: Known<u64>,
+    /// Of these, those from before the agent. Recordings of older agents do not have it.
+    #[serde(default = "not_recorded")]
+    pub found: Known<Found>,
     /// Returned by accept(2).
     pub accepted: Known<u64>,
     /// Accepted connections destroyed since.
@@ -177,6 +180,19 @@ pub struct Counters {
     pub socket_drops: Known<u64>,
     /// Time in which a member was longer than its limit, by sampling.
     pub full: Nanos,
+}
+
+/// Connections that the agent found when it began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    /// They waited for accept.
+    pub waiting: u64,
+    /// They had been accepted, and were open: a part of `accepted`. 0 where nobody looked.
+    pub open: u64,
+}
+
+fn not_recorded() -> Known<Found> {
+    Err(Absent::Unreadable)
 }
 
 /// Listen drops by reason; together they are all. A reason that no hook tells is absent.

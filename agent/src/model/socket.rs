@@ -16,6 +16,10 @@ use crate::{
 pub(super) struct Counted {
     /// Handshakes, the queue that was found at adoption included.
     pub(super) established: u64,
+    /// Of these, those that waited when the socket was adopted.
+    pub(super) found_waiting: u64,
+    /// And those that had been accepted and were open.
+    pub(super) found_open: u64,
     pub(super) accepted: u64,
     /// Accepted connections that are destroyed.
     pub(super) closed: u64,
@@ -218,6 +222,8 @@ impl Socket {
         let closed = closed.max(before.closed);
         self.counted = Counted {
             established,
+            found_waiting: record.base.max(before.found_waiting),
+            found_open: found.max(before.found_open),
             accepted,
             closed,
             syns: record.syns.max(before.syns),
@@ -227,6 +233,8 @@ impl Socket {
         };
         Counted {
             established: self.counted.established - before.established,
+            found_waiting: self.counted.found_waiting - before.found_waiting,
+            found_open: self.counted.found_open - before.found_open,
             accepted: self.counted.accepted - before.accepted,
             closed: self.counted.closed - before.closed,
             discarded: self.counted.discarded - before.discarded,

@@ -8,6 +8,7 @@ use super::*;
 use crate::{
     id::{Inode, Slot},
     input::{HookedDrops, HostSample, ListenSocket, SlotRecord, SlotsSample},
+    model::snapshot::Found,
     recording::{Recording, Writer},
     threads::Threads,
     time::UnixTime,
@@ -250,6 +251,24 @@ fn a_queue_from_before_counts_as_established() {
     world.accept(1, 2);
     let snapshot = world.look();
     assert_eq!([3, 2, 0, 1], flow(at(&snapshot, 80)));
+    let found = at(&snapshot, 80).counters.found;
+    assert_eq!(Ok(Found { waiting: 3, open: 0 }), found);
+    world.connect(1, 4);
+    world.record(1).found = Some(20);
+    let snapshot = world.look();
+    assert_eq!([27, 22, 0, 5], flow(at(&snapshot, 80)));
+    assert_eq!(Ok(Found { waiting: 3, open: 20 }), at(&snapshot, 80).counters.found);
+    world.close(1);
+    assert_eq!(Ok(Found { waiting: 3, open: 20 }), at(&world.look(), 80).counters.found);
+}
+
+#[test]
+fn what_is_open_from_before_is_not_known_where_nobody_looked() {
+    let mut world = World::new();
+    world.listen(1, 80, 100);
+    (world.record(1).base, world.record(1).adopted) = (3, true);
+    world.socket(1).length = 3;
+    let snapshot = world.look();
     assert_eq!(Err(Absent::BeforeStart), at(&snapshot, 80).open);
 }
 

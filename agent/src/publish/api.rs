@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     alert::{Alert, Alerts, Unknown, Untold},
-    check::{Check, Checked, Finding, Status},
+    check::{Check, Checked, Counts, Finding, Status},
     duration::Durations,
     event::{Event, Task},
     explanation::{Explained, Explanation, Section},

@@ -10,15 +10,18 @@ use std::sync::Arc;
 
 use self::{
     drop::drops,
-    serve::{Unserved, acceptors, connections, waits},
+    serve::{Unserved, acceptors, connections, short, waits},
 };
 use super::{Finding, limit::Origin};
 use crate::{
     detect::{
         alert::{Alert, Verdicts},
+        command::{RESTART, inside},
         phase::Severity,
     },
-    model::snapshot::{Listener, Member, Snapshot},
+    id::Pid,
+    input::Known,
+    model::snapshot::{Found, Listener, Member, Snapshot},
     time::Nanos,
 };
 
@@ -90,7 +93,7 @@ pub fn tell(
         section("accept", if is_gone { Vec::new() } else { acceptors(listener, now, &unserved) }),
         section("connections", connections(listener, now)),
         section("wrong", wrong(alerts, &unserved)),
-        section("todo", todo(listener, alerts, findings, unserved)),
+        section("todo", todo(listener, now, alerts, findings, unserved)),
     ]);
     sections.retain(|section| !section.lines.is_empty());
     sections
@@ -207,7 +210,7 @@ fn queue(listener: &Listener) -> Vec<String> {
     let mut lines = vec![state + &peak];
     let full = listener.counters.full.as_seconds();
     if 0.0 < full {
-        lines.push(format!("It has been full for {full:.0} s since the agent watches."));
+        lines.push(format!("It has been full for {} since the agent watches.", short(full)));
     }
     if let Ok(n @ 1..) = listener.syn_queue {
         let handshakes = some(n, "handshake waits", "handshakes wait");
@@ -252,26 +255,62 @@ fn traffic(listener: &Listener, now: &Snapshot) -> Vec<String> {
     match (counters.established, counters.accepted) {
         (Ok(0), Ok(0)) => vec!["No connection has come since the agent watches.".to_owned()],
         (Ok(established), Ok(accepted)) => {
-            let rates = match (listener.rates.established, listener.rates.accepted) {
-                (Ok(0.0), Ok(0.0)) if !listener.members.is_empty() => {
-                    format!("In the {} nothing came and nothing was accepted. ", lately(now))
-                }
-                (Ok(came), Ok(accepted)) if !listener.members.is_empty() => format!(
+            let mut lines = Vec::new();
+            match (listener.rates.established, listener.rates.accepted) {
+                (Ok(0.0), Ok(0.0)) if !listener.members.is_empty() => lines
+                    .push(format!("In the {} nothing came and nothing was accepted.", lately(now))),
+                (Ok(came), Ok(accepted)) if !listener.members.is_empty() => lines.push(format!(
                     "In the {} {came:.1} connections/s came (handshake complete) and \
-                     {accepted:.1}/s were accepted. ",
+                     {accepted:.1}/s were accepted.",
                     lately(now)
-                ),
-                (Ok(_) | Err(_), _) => String::new(),
-            };
-            vec![format!(
-                "{rates}Since the agent watches, {} and {accepted} were accepted.",
-                some(established, "connection came", "connections came")
-            )]
+                )),
+                (Ok(_) | Err(_), _) => {}
+            }
+            lines.push(since_watched(established, accepted, counters.found));
+            vec![lines.join(" ")]
         }
         (Err(why), _) | (_, Err(why)) => {
             vec![format!("How many connections come and are accepted is not known: {why}.")]
         }
     }
+}
+
+/// What came and was accepted, and what had come before anybody watched.
+fn since_watched(established: u64, accepted: u64, found: Known<Found>) -> String {
+    let were =
+        |accepted| if accepted == 1 { "1 was".to_owned() } else { format!("{accepted} were") };
+    let came = |n| some(n, "connection came", "connections came");
+    let Ok(Found { waiting, open }) = found else {
+        return format!(
+            "Since the agent watches, {} and {} accepted; those that waited or were open when it began \
+             are counted.",
+            came(established),
+            were(accepted)
+        );
+    };
+    let before = match (waiting, open) {
+        (0, 0) => String::new(),
+        (0, open) => {
+            format!(
+                " When it began, {} open already.",
+                some(open, "connection was", "connections were")
+            )
+        }
+        (waiting, open) => {
+            let open = if open == 0 { String::new() } else { format!(", and {} open", were(open)) };
+            format!(
+                " When it began, {} already{open}.",
+                some(waiting, "connection waited", "connections waited")
+            )
+        }
+    };
+    let new = established.saturating_sub(waiting).saturating_sub(open);
+    let came = if new == 0 { "no connection came".to_owned() } else { came(new) };
+    let taken = match accepted.saturating_sub(open) {
+        0 => "none was".to_owned(),
+        taken => were(taken),
+    };
+    format!("Since the agent watches, {came} and {taken} accepted.{before}")
 }
 
 /// What rates are of: the last ten seconds, or as long as there are samples.
@@ -298,6 +337,7 @@ fn wrong(alerts: &[&Arc<Alert>], unserved: &Unserved) -> Vec<String> {
 
 fn todo(
     listener: &Listener,
+    now: &Snapshot,
     alerts: &[&Arc<Alert>],
     findings: &[&Finding],
     unserved: Unserved,
@@ -310,16 +350,52 @@ fn todo(
             lines.push(mend.clone());
         }
     }
-    let matters = |it: &&&Finding| Severity::Info < it.severity || listener.stalled != Ok(true);
+    // who has been told how to raise a limit need not be told again
+    let has = |what: &str| lines.iter().any(|line| line.contains(what));
+    let is_limit_told = has(RESTART);
+    let fds_told: Vec<Pid> = listener
+        .owners
+        .iter()
+        .copied()
+        .filter(|pid| has(&format!("prlimit --pid {pid} ")))
+        .collect();
+    let matters = |it: &&&Finding| {
+        let is_told = it.restart && is_limit_told
+            || it
+                .subject
+                .pids
+                .iter()
+                .any(|pid| it.name == "DescriptorLimit" && fds_told.contains(pid));
+        !is_told && (Severity::Info < it.severity || listener.stalled != Ok(true))
+    };
     for finding in findings.iter().filter(matters) {
         let line = format!("{} ({}): {}", finding.name, finding.seen, finding.mend);
         if !lines.contains(&line) {
             lines.push(line);
         }
     }
+    if lines.is_empty() && listener.members.is_empty() {
+        lines = after_end(listener, now);
+    }
     if lines.is_empty() {
         lines.push("Nothing.".to_owned());
     }
+    lines
+}
+
+/// What there is to do where nobody listens any more.
+fn after_end(listener: &Listener, now: &Snapshot) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Ok(open @ 1..) = listener.open {
+        let key = listener.key;
+        let ss = inside(now, key.netns, &format!("ss -tanp sport = :{}", key.port));
+        let are = some(open, "connection that is", "connections that are");
+        lines.push(format!("See who holds the {are} still open: {ss}"));
+    }
+    let program = listener.comm.as_deref().unwrap_or("the program");
+    let unit = listener.workload.unit.as_deref().filter(|_| listener.workload.pod.is_none());
+    let how = unit.map_or_else(String::new, |unit| format!(": systemctl status {unit}"));
+    lines.push(format!("If clients should reach it, see why {program} does not listen{how}"));
     lines
 }
 

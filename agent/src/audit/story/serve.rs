@@ -4,18 +4,18 @@ use std::sync::Arc;
 
 use super::{name, some};
 use crate::{
-    detect::{self, alert::Alert},
+    detect::{self, SLOW_ACCEPT, alert::Alert, command::inside},
     errno::Errno,
-    id::Pid,
+    id::{ListenerKey, Pid},
     input::Absent,
     model::snapshot::{Listener, Member, Process, Snapshot},
     time::Nanos,
 };
 
-/// Who waits longer than this waits for a program that is slow.
-const SLOW_SECONDS: f64 = 0.25;
 /// Most owners whose descriptors are told.
 const OWNERS: usize = 4;
+/// Who runs out of descriptors later than this does so by a guess.
+const FORESEEN: Nanos = Nanos(24 * 3_600 * 1_000_000_000);
 /// Most members that nobody serves and that are told one by one.
 const STUCK: usize = 3;
 
@@ -30,7 +30,7 @@ pub(super) fn waits(listener: &Listener) -> Vec<String> {
     let (Some(half), Some(most)) = quantiles else { return Vec::new() };
     let verdict = if listener.stalled == Ok(true) {
         "That counts those that were accepted alone."
-    } else if most < SLOW_SECONDS {
+    } else if most < SLOW_ACCEPT.as_seconds() {
         "The program keeps up."
     } else {
         "The program is slow to accept: a longer queue would only turn drops into waiting."
@@ -59,7 +59,7 @@ impl Unserved {
         }
         match detect::why_unserved(listener, now) {
             Some((why, todo)) => Self { why: Some(why), todo: Some(todo), is_told },
-            None => Self { why: None, todo: look_closer(listener), is_told },
+            None => Self { why: None, todo: look_closer(listener, now), is_told },
         }
     }
 
@@ -105,6 +105,10 @@ pub(super) fn acceptors(listener: &Listener, now: &Snapshot, unserved: &Unserved
     lines.extend(unserved.why.as_ref().map(|why| format!("Why: {why}.")));
     lines.extend(failed(listener, now));
     let owners = listener.owners.iter().take(OWNERS);
+    let why = unserved.why.as_deref().unwrap_or_default();
+    // the reason has the numbers already
+    let is_told = |pid| why.starts_with(&format!("pid {pid} has no descriptor"));
+    let owners = owners.filter(|&&pid| !is_told(pid));
     lines.extend(owners.filter_map(|&pid| descriptors(pid, now.processes.get(&pid)?)));
     lines
 }
@@ -145,7 +149,7 @@ fn stalled(listener: &Listener) -> impl Iterator<Item = &Member> {
 }
 
 /// How to see what the owner of a stalled listener does, where nobody has looked.
-fn look_closer(listener: &Listener) -> Option<String> {
+fn look_closer(listener: &Listener, now: &Snapshot) -> Option<String> {
     let first = listener.owners.first().filter(|_| listener.stalled == Ok(true))?;
     let pid = if listener.members.len() == 1 {
         *first
@@ -153,10 +157,12 @@ fn look_closer(listener: &Listener) -> Option<String> {
         let worst = stalled(listener).max_by_key(|member| member.length)?;
         let of_same = listener.members.iter().filter(|it| it.pid == worst.pid).count();
         let Some(pid) = worst.pid.filter(|_| of_same == 1) else {
+            let ListenerKey { netns, port, .. } = listener.key;
+            let ss = inside(now, netns, &format!("ss -ltnpe sport = :{port}"));
             return Some(format!(
-                "Find who holds the socket with the longest queue: ss -ltnpe sport = :{} (ino:{}); then see what \
-             it does: grep . /proc/PID/task/*/wchan",
-                listener.key.port, worst.inode
+                "Find who holds the socket with the longest queue: {ss} (ino:{}); then see what it does: \
+                 grep . /proc/PID/task/*/wchan",
+                worst.inode
             ));
         };
         pid
@@ -193,8 +199,10 @@ fn descriptors(pid: Pid, process: &Process) -> Option<String> {
     let (open, most) = (process.now.open_fds.ok()?, process.now.max_fds.ok()?);
     let left = match process.fds_exhausted_in {
         _ if most <= open => "; none is left, and accept fails until one is closed".to_owned(),
-        Ok(left) => format!("; none will be left in {}", short(left.as_seconds())),
-        Err(_) => String::new(),
+        Ok(left) if left <= FORESEEN => {
+            format!("; none will be left in {}", short(left.as_seconds()))
+        }
+        Ok(_) | Err(_) => String::new(),
     };
     let limit = if most == u64::MAX { "no limit".to_owned() } else { format!("limit {most}") };
     Some(format!("pid {pid} has {} open, {limit}{left}.", some(open, "descriptor", "descriptors")))
@@ -236,15 +244,18 @@ pub(super) fn connections(listener: &Listener, now: &Snapshot) -> Vec<String> {
     if !counts.is_empty() {
         lines.push(format!("The table of sockets{age}: {}.", counts.join(", ")));
     }
-    if 0 < table.unread_bytes {
-        let bytes = some(table.unread_bytes, "byte", "bytes");
-        lines.push(format!("The program has not read {bytes} that came."));
+    // a FIN that has not been read counts as one byte (`tcp_diag_get_info`, net/ipv4/tcp_diag.c)
+    let least = table.unread_bytes.saturating_sub(table.close_wait);
+    if 0 < least {
+        let about = if least == table.unread_bytes { "" } else { "at least " };
+        let bytes = some(least, "byte", "bytes");
+        lines.push(format!("The program has not read {about}{bytes} that came."));
     }
     lines
 }
 
 /// A span of time with two digits: `12 us`, `1.2 ms`, `75 s`, `3 h`.
-fn short(seconds: f64) -> String {
+pub(super) fn short(seconds: f64) -> String {
     match seconds {
         s if s < 999.5e-6 => format!("{:.0} us", s * 1e6),
         s if s < 9.95e-3 => format!("{:.1} ms", s * 1e3),

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use super::*;
 use crate::{
     audit::{audit, fixture::judged},
-    detect::{fixture, phase::Severity},
+    detect::{fixture, phase::Severity, rule::Evidence},
     errno::Errno,
     histogram::Histogram,
     id::{Inode, Pid},
     input::{Absent, CallErrors, Connections, Table, TableRead, Workload},
-    model::snapshot::{Counters, DropsBy, Member, Rates},
+    model::snapshot::{Counters, DropsBy, Found, Member, Rates},
     threads::{Call, ThreadGroup, ThreadState, Threads},
     time::Nanos,
 };
@@ -66,6 +66,107 @@ fn busy(now: &mut Snapshot) {
 #[test]
 fn a_busy_listener_that_is_well() {
     insta::assert_snapshot!(story(&[], busy));
+}
+
+#[test]
+fn what_came_before_the_agent_is_told_apart() {
+    #[track_caller]
+    fn check(counted: [u64; 2], found: Known<[u64; 2]>, expected: &str) {
+        let text = story(&[], |now| {
+            let counters = &mut now.listeners[0].counters;
+            (counters.established, counters.accepted) = (Ok(counted[0]), Ok(counted[1]));
+            counters.found = found.map(|[waiting, open]| Found { waiting, open });
+        });
+        let got = text.lines().find_map(|line| line.split_once("Since the agent watches, "));
+        assert_eq!(Some(expected), got.map(|(_, it)| it), "{counted:?} {found:?}");
+    }
+    check([30, 30], Ok([0, 0]), "30 connections came and 30 were accepted.");
+    check([1, 1], Ok([0, 0]), "1 connection came and 1 was accepted.");
+    check(
+        [30, 0],
+        Ok([30, 0]),
+        "no connection came and none was accepted. When it began, 30 connections waited already.",
+    );
+    check(
+        [45, 33],
+        Ok([10, 20]),
+        "15 connections came and 13 were accepted. When it began, 10 connections waited already, and 20 \
+         were open.",
+    );
+    check(
+        [25, 21],
+        Ok([0, 20]),
+        "5 connections came and 1 was accepted. When it began, 20 connections were open already.",
+    );
+    check(
+        [2, 1],
+        Ok([1, 1]),
+        "no connection came and none was accepted. When it began, 1 connection waited already, and 1 was open.",
+    );
+    check(
+        [30, 0],
+        Err(Absent::Unreadable),
+        "30 connections came and 0 were accepted; those that waited or were open when it began are counted.",
+    );
+}
+
+#[test]
+fn what_runs_out_in_days_is_no_news() {
+    let left = |hours: u64| {
+        story(&[], |now| {
+            let mut process = fixture::process("nginx", 500, 1_024);
+            process.fds_exhausted_in = Ok(seconds(hours * 3_600));
+            now.processes.insert(Pid(100), process);
+        })
+    };
+    assert!(left(5).contains("limit 1024; none will be left in 5 h."), "{}", left(5));
+    assert!(left(524).contains("limit 1024.\n"), "{}", left(524));
+}
+
+#[test]
+fn a_fin_is_no_byte_that_somebody_has_not_read() {
+    let unread = |unread_bytes, close_wait| {
+        story(&[], |now| {
+            let connections =
+                Connections { unread_bytes, close_wait, accepted: 9, ..Connections::default() };
+            now.listeners[0].connections = Ok(connections);
+        })
+    };
+    assert!(!unread(5, 5).contains("has not read"), "{}", unread(5, 5));
+    assert!(unread(9, 5).contains("has not read at least 4 bytes that came."), "{}", unread(9, 5));
+    assert!(unread(9, 0).contains("has not read 9 bytes that came."), "{}", unread(9, 0));
+}
+
+#[test]
+fn how_to_raise_a_limit_is_told_once() {
+    let capped = |now: &mut Snapshot| {
+        now.namespaces[0].sysctls = Arc::new([("somaxconn", 128)].into());
+        now.listeners[0].counters.drops_by.accept_queue_full_syn = Ok(137);
+    };
+    let finding = "LimitCappedBySomaxconn (";
+    assert!(story(&[], capped).contains(finding));
+    let mut now = fixture::snapshot(vec![fixture::listener(80)]);
+    capped(&mut now);
+    let seen = "137 overflows in 300 s";
+    let mut judged = judged(now, &[("AcceptQueueOverflow", Severity::Warning, 0, seen)]);
+    let alert = Arc::make_mut(&mut judged.verdicts).alerts.first_mut().expect("there is one");
+    let mend = format!("sysctl -w net.core.somaxconn=8192, {RESTART}");
+    let alert = Arc::make_mut(alert);
+    alert.latest = Arc::new(Evidence { mend: mend.clone(), ..(*alert.latest).clone() });
+    let (now, findings) = (&judged.snapshot, audit(&judged.snapshot));
+    let listener = &now.listeners[0];
+    let alerts = alerts_of(listener, &judged.verdicts);
+    let sections = tell(listener, now, &alerts, &findings_of(listener, &findings));
+    assert_eq!(Some(&vec![mend]), sections.last().map(|it| &it.lines));
+}
+
+#[test]
+fn whose_accept_cannot_succeed_is_told_with_what_is_missing() {
+    insta::assert_snapshot!(story(&[STALLED], |now| {
+        stalled(now);
+        found(now, 100, &[(ThreadState::Running, None, "0", 1)]);
+        now.processes.insert(Pid(100), fixture::process("nginx", 64, 64));
+    }));
 }
 
 /// What the detection says of it.
@@ -210,6 +311,7 @@ fn a_listener_that_is_gone() {
         });
         it.limit = 0;
         it.counters.aborted_listener_closed = Ok(4);
+        it.open = Ok(3);
         it.counters.established = Ok(104);
         it.counters.accepted = Ok(100);
         it.rates = Rates { established: Ok(0.0), accepted: Ok(0.0), drops: Ok(0.0) };

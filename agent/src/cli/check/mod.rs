@@ -28,7 +28,8 @@ use crate::{
     backlogd check -o json | jq -r '.alerts[], .findings[] | .mend'\n\n\
     Alerts are what happens; findings are settings that do harm on this host, or would. `info` changes\n\
     no exit code. The daemon knows hours; without one, own samples show what happens while they are\n\
-    taken: longer than asked for when a queue is not served, until it is certain that it is stalled.\n\n\
+    taken: longer than asked for when a queue is not served, until it is certain that it is stalled.\n\
+    So it is, and said on standard error, when a daemon gives no answer within two seconds.\n\n\
     Exit codes: 0 nothing is wrong, 1 a warning, 2 critical, 3 nothing is known to be wrong, and it\n\
     cannot be told whether connections are accepted, or there is no such listener.")]
 pub(super) struct Check {

@@ -1,6 +1,6 @@
 //! One line for monitoring programs, as the Monitoring Plugins guidelines have it; pure.
 
-use crate::publish::api::{Check, Checked};
+use crate::publish::api::{Check, Counts};
 
 /// How full a queue is when it gets worth a look.
 const NEARLY_FULL: f64 = 0.8;
@@ -12,15 +12,17 @@ pub(super) fn render(report: &Check) -> String {
     let seen = told.map(|it| &it.seen).or(finding.map(|it| &it.seen));
     let seen = seen.map_or_else(String::new, |seen| format!(": {seen}"));
     let summary = report.summary.replacen(": ", " - ", 1);
-    let alerts = report.told().count();
+    let Counts { alerts, findings, infos } = report.counts();
     let fill = report.listeners.iter().filter_map(|it| it.fill_ratio_max).reduce(f64::max);
     let listening = || report.listeners.iter().filter(|it| 0 < it.sockets);
-    let drops: Option<u64> = listening().map(|it| it.drops).sum();
+    let drops = listening().map(|it| it.drops).try_fold(0, add);
+    let length = listening().map(|it| Some(it.length)).try_fold(0, add);
     let data = [
         format!("'alerts'={alerts};;;0"),
-        format!("'findings'={};;;0", report.findings.len()),
+        format!("'findings'={findings};;;0"),
+        format!("'infos'={infos};;;0"),
         format!("'listeners'={};;;0", listening().count()),
-        format!("'queue_length'={};;;0", listening().map(|it: &Checked| it.length).sum::<u64>()),
+        format!("'queue_length'={};;;0", or_unknown(length.map(|it| it.to_string()))),
         format!(
             "'queue_fill_max'={};{NEARLY_FULL};1;0",
             or_unknown(fill.map(|it| format!("{it:.2}")))
@@ -28,6 +30,11 @@ pub(super) fn render(report: &Check) -> String {
         format!("'drops'={};;;0", or_unknown(drops.map(|it| format!("{it}c")))),
     ];
     format!("BACKLOGD {}{} | {}\n", escaped(&summary), escaped(&seen), data.join(" "))
+}
+
+/// A sum that a recording cannot make too large.
+fn add(sum: u64, n: Option<u64>) -> Option<u64> {
+    Some(sum.saturating_add(n?))
 }
 
 /// The same when nothing can be told.

@@ -38,6 +38,7 @@ fn blind(now: &mut Snapshot) {
     let it = &mut now.listeners[0];
     it.length = 3;
     it.stalled = Err(Absent::NoEbpf);
+    now.errors = Err(Absent::TooEarly);
     now.degraded.insert("owners", "needs CAP_SYS_PTRACE".to_owned());
 }
 
@@ -97,5 +98,14 @@ fn a_plugin_prints_one_line_with_one_bar() {
     insta::assert_snapshot!(nagios::render(&report(|now| {
         now.listeners[0].counters.drops = Err(Absent::NoEbpf);
     })));
+    // what a recording may hold
+    let many = nagios::render(&report(|now| {
+        for it in &mut now.listeners {
+            (it.length, it.counters.drops) = (u64::MAX, Ok(u64::MAX));
+        }
+    }));
+    let most = u64::MAX;
+    assert!(many.contains(&format!("'queue_length'={most};")), "{many}");
+    assert!(many.contains(&format!("'drops'={most}c;")), "{many}");
     insta::assert_snapshot!(nagios::failed("no | such\nlistener"));
 }

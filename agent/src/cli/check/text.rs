@@ -2,8 +2,12 @@
 
 use crate::{
     cli::out::{Cell, Paint, Terminal, wrap},
+    input::Absent,
     publish::api::{Alert, Check, Finding, Source, Status},
 };
+
+/// A detection whose input some kernels give only while somebody looks closer.
+const ON_DEMAND: &str = "AcceptErrors";
 
 /// Summary, alerts, findings, and what could not be judged. `wide`: also what matters least.
 pub(super) fn render(report: &Check, terminal: &Terminal, wide: bool) -> String {
@@ -89,7 +93,12 @@ fn unknown(report: &Check, terminal: &Terminal) -> String {
         } else {
             format!("{} ({} of {})", it.alert, it.subjects, it.of)
         };
-        let why = it.why.to_string();
+        let why = match (it.alert.as_str(), it.why) {
+            (ON_DEMAND, Absent::TooEarly) => {
+                "is looked for only while connections wait and nobody accepts".to_owned()
+            }
+            (_, why) => why.to_string(),
+        };
         match reasons.iter_mut().find(|(known, _)| *known == why) {
             Some((_, names)) => names.push(name),
             None => reasons.push((why, vec![name])),

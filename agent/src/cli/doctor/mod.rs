@@ -94,7 +94,7 @@ fn ask(socket: Option<&Path>) -> Daemon {
         let why = "no socket is configured".to_owned();
         return Daemon { socket: None, answers: false, why: Some(why) };
     };
-    let why = match http::get(path, "/healthz") {
+    let why = match http::get(path, "/healthz", http::PATIENCE) {
         Ok(_) => None,
         Err(err) if err.is_nobody() => Some("nobody listens there".to_owned()),
         Err(err) => Some(error::chain(&err)),

@@ -7,6 +7,7 @@
 use super::{At, EADDRNOTAVAIL, EMFILE, ENFILE, ERRORS, fd_ratio, processes};
 use crate::{
     detect::{
+        command::raise_nofile,
         phase::{Severity, Timing},
         rule::{About, Evidence, Range, Rule, Sight, Threshold, seconds, wrong},
         subject::Place,
@@ -156,8 +157,7 @@ fn descriptors(
     if let Some(kinds) = process.now.fd_kinds {
         cause.push_str(&format!("; {} are sockets", kinds.sockets));
     }
-    let mend =
-        format!("prlimit --pid {pid} --nofile={}:; ls -l /proc/{pid}/fd", max.saturating_mul(4));
+    let mend = format!("ls -l /proc/{pid}/fd; {}", raise_nofile(pid, max));
     // a process that has room by now is not known to be the cause
     (Some(cause).filter(|_| super::FULL <= fd_ratio(process)), mend)
 }

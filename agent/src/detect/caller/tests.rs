@@ -39,7 +39,10 @@ fn an_accept_loop_without_descriptors_is_told_within_five_seconds_and_clears_by_
         Some("1024 of 1024 descriptors of pid 100 are open; 900 are sockets"),
         evidence.cause.as_deref()
     );
-    assert_eq!("prlimit --pid 100 --nofile=4096:; ls -l /proc/100/fd", evidence.mend);
+    assert_eq!(
+        "ls -l /proc/100/fd; prlimit --pid 100 --nofile=65536: (=65536:65536 where its hard limit is lower)",
+        evidence.mend
+    );
     assert_eq!([Pid(100)], *alert.subject.pids);
     // a stall and a full process are the same thing
     assert_eq!(Some("AcceptErrors"), find(&told, "ListenerStalled").inhibited_by);

@@ -4,6 +4,7 @@
 use super::At;
 use crate::{
     detect::{
+        command::inside,
         phase::{Severity, Timing},
         rule::{About, Evidence, Range, Rule, Sight, Threshold, minutes, seconds, wrong},
         subject::Place,
@@ -66,7 +67,11 @@ fn judge(look: &At<'_, '_>) -> Known<Sight> {
                 to.time_wait, to.open, to.source
             ),
             cause: Some("a new connection for each request: no keep-alive and no pool".to_owned()),
-            mend: format!("ss -tanp dst {}", Place(to.addr, to.port)),
+            mend: inside(
+                look.now,
+                look.it.namespace.netns,
+                &format!("ss -tanp dst {}", Place(to.addr, to.port)),
+            ),
             values: vec![("time_wait", to.time_wait as f64), ("open", to.open as f64)],
         },
     )

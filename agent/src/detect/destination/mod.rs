@@ -9,7 +9,7 @@ use crate::{
     detect::{
         book::Kind,
         climb::Climb,
-        command::set_sysctl,
+        command::{inside, set_sysctl, widen_ports},
         history::History,
         rule::{COUNTERS, Look, Rule},
         subject::{Labels, Place, Subject, SubjectKind},
@@ -159,11 +159,8 @@ pub(super) fn mend(ports: &PortUse, namespace: &Namespace, now: &Snapshot) -> St
     if mostly_waits && sysctls.get("tcp_tw_reuse").is_some_and(|reuse| *reuse != 1) {
         return set_sysctl(now, netns, "net.ipv4.tcp_tw_reuse=1");
     }
-    let low = sysctls.get("ip_local_port_range_low").copied().unwrap_or_default();
-    if 10_000 < low {
-        return set_sysctl(now, netns, "net.ipv4.ip_local_port_range='10000 65535'");
-    }
-    format!("ss -tanp dst {}", Place(to.addr, to.port))
+    widen_ports(now, namespace)
+        .unwrap_or_else(|| inside(now, netns, &format!("ss -tanp dst {}", Place(to.addr, to.port))))
 }
 
 #[cfg(test)]

@@ -20,6 +20,8 @@ pub(super) struct Cause {
     pub(super) mend: String,
     /// Whether somebody wants it so.
     pub(super) is_meant: bool,
+    /// Whether the process does nothing at all.
+    pub(super) is_halted: bool,
 }
 
 /// Why none of `suspects` accepts. `None`: nobody has looked at them.
@@ -49,6 +51,7 @@ fn halted(pid: Pid, threads: &Threads) -> Option<Cause> {
             says: format!("the control group of pid {pid} is frozen"),
             mend: format!("echo 0 > {cgroup}"),
             is_meant: true,
+            is_halted: true,
         });
     }
     if are_all(ThreadState::Traced) {
@@ -56,44 +59,54 @@ fn halted(pid: Pid, threads: &Threads) -> Option<Cause> {
             says: format!("a debugger holds pid {pid}"),
             mend: format!("grep TracerPid /proc/{pid}/status"),
             is_meant: true,
+            is_halted: true,
         });
     }
     are_all(ThreadState::Stopped).then(|| Cause {
         says: format!("pid {pid} is stopped by a signal"),
         mend: format!("kill -CONT {pid}"),
         is_meant: false,
+        is_halted: true,
     })
 }
 
 /// What its threads do instead.
 fn awake(pid: Pid, threads: &Threads) -> Cause {
-    let mend = format!("cat /proc/{pid}/task/*/stack");
+    let mend = format!("see where its threads are: cat /proc/{pid}/task/*/stack");
     let all = threads.looked_at;
     let count = |is_it: fn(&ThreadGroup) -> bool| -> u64 {
         threads.groups.iter().filter(|group| is_it(group)).map(|group| group.count).sum()
     };
     let (accepts, events) =
         (count(|group| group.call == Some(Call::Accept)), count(waits_for_peers));
-    let are = |n: u64| if n == 1 { "waits" } else { "wait" };
+    let who = |n: u64| match (n, all) {
+        (_, 1) => format!("the only thread of pid {pid} waits"),
+        (1, _) => format!("1 of {all} threads of pid {pid} waits"),
+        (n, _) if n == all => format!("all {all} threads of pid {pid} wait"),
+        (n, _) => format!("{n} of {all} threads of pid {pid} wait"),
+    };
     let says = if 0 < accepts {
-        format!(
-            "{accepts} of {all} threads of pid {pid} {} in accept, for another socket than this",
-            are(accepts)
-        )
+        format!("{} in accept, for another socket than this", who(accepts))
     } else if 0 < events {
         format!(
-            "{events} of {all} threads of pid {pid} {} for events and none accepts: the program has \
-             not asked for this socket's, or missed the one it gets",
-            are(events)
+            "{} for events and {}: the program has not asked for this socket's, or missed the one \
+             it gets",
+            who(events),
+            if all == 1 { "does not accept" } else { "none accepts" }
         )
     } else {
         let does: Vec<String> = threads.groups.iter().take(TOLD).map(does).collect();
-        format!(
-            "none of {all} threads of pid {pid} is in accept or waits for events: {}",
-            does.join(", ")
-        )
+        let does = does.join(", ");
+        match (all, does.strip_prefix("1 ")) {
+            (1, Some(does)) => format!(
+                "the only thread of pid {pid} is not in accept and does not wait for events: it {does}"
+            ),
+            _ => format!(
+                "none of {all} threads of pid {pid} is in accept or waits for events: {does}"
+            ),
+        }
     };
-    Cause { says, mend, is_meant: false }
+    Cause { says, mend, is_meant: false, is_halted: false }
 }
 
 fn is_any(threads: &Threads, is_it: fn(&ThreadGroup) -> bool) -> bool {
@@ -183,19 +196,19 @@ mod tests {
             &[&[POOL, BUSY]],
             "none of 8 threads of pid 7 is in accept or waits for events: 6 sleep in futex \
              (futex_wait_queue), 2 run",
-            "cat /proc/7/task/*/stack",
+            "see where its threads are: cat /proc/7/task/*/stack",
         );
         check(
             &[&[BLOCKED]],
-            "none of 1 threads of pid 7 is in accept or waits for events: 1 is blocked in the kernel \
-             in system call 5 (nfs_wait)",
-            "cat /proc/7/task/*/stack",
+            "the only thread of pid 7 is not in accept and does not wait for events: it is blocked in \
+             the kernel in system call 5 (nfs_wait)",
+            "see where its threads are: cat /proc/7/task/*/stack",
         );
         check(
             &[&[POOL, LOOP]],
             "1 of 7 threads of pid 7 waits for events and none accepts: the program has not asked for \
              this socket's, or missed the one it gets",
-            "cat /proc/7/task/*/stack",
+            "see where its threads are: cat /proc/7/task/*/stack",
         );
     }
 
@@ -204,9 +217,9 @@ mod tests {
         check(&[&[PARENT], &[STOPPED]], "pid 8 is stopped by a signal", "kill -CONT 8");
         check(
             &[&[PARENT], &[LOOP]],
-            "1 of 1 threads of pid 8 waits for events and none accepts: the program has not asked for \
-             this socket's, or missed the one it gets",
-            "cat /proc/8/task/*/stack",
+            "the only thread of pid 8 waits for events and does not accept: the program has not asked \
+             for this socket's, or missed the one it gets",
+            "see where its threads are: cat /proc/8/task/*/stack",
         );
     }
 

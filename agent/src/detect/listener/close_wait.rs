@@ -111,7 +111,7 @@ fn judge(look: &At<'_, '_>) -> Known<Sight> {
         Evidence {
             seen,
             cause: Some("the peers have closed; the program has not called close(2)".to_owned()),
-            mend: format!("ss -tnpo state close-wait sport = :{}", look.it.key.port),
+            mend: super::ss(look, "-tnpo state close-wait"),
             values: vec![
                 ("close_wait", n as f64),
                 ("accepted_connections", accepted as f64),

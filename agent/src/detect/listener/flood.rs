@@ -74,7 +74,7 @@ fn judge(look: &At<'_, '_>) -> Known<Sight> {
         ("dropped for want of room", "tcp_syncookies = 0: clients are refused with the rest")
     };
     let mend = if has_cookies {
-        format!("ss -tan state syn-recv sport = :{}", look.it.key.port)
+        super::ss(look, "-tan state syn-recv")
     } else {
         set_sysctl(look.now, look.it.key.netns, "net.ipv4.tcp_syncookies=1")
     };

@@ -30,7 +30,6 @@ fn judge(look: &At<'_, '_>) -> Known<Sight> {
     if gone.accepted == 0 || super::is_moved(look) || is_ephemeral(look)? {
         return Ok(Sight::Fine);
     }
-    let port = look.it.key.port;
     wrong(
         Severity::Warning,
         Evidence {
@@ -41,7 +40,7 @@ fn judge(look: &At<'_, '_>) -> Known<Sight> {
                 gone.accepted
             ),
             cause: None,
-            mend: format!("ss -tlnp sport = :{port}"),
+            mend: super::ss(look, "-tlnp"),
             values: vec![
                 ("gone_seconds", (look.now.at - gone.since).as_seconds()),
                 ("accepted", gone.accepted as f64),

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     detect::{
+        command,
         phase::{Severity, Timing},
         rule::{About, Evidence, Range, Rule, Sight, Threshold, minutes, seconds, wrong},
     },
@@ -209,8 +210,11 @@ fn certain(look: &At<'_, '_>, open: u64, held: u64) -> Known<Sight> {
         format!("{held} of {open} open connections are in no socket table, in two reads of it");
     super::say_fds(&mut seen, look);
     let mend = look.it.owners.first().map_or_else(
-        || format!("ss -tanp sport = :{}", look.it.key.port),
-        |pid| format!("ls -l /proc/{pid}/fd | grep -c socket: ; ss -tanp | grep -c pid={pid},"),
+        || super::ss(look, "-tanp"),
+        |pid| {
+            let ss = command::inside(look.now, look.it.key.netns, "ss -tanp");
+            format!("ls -l /proc/{pid}/fd | grep -c socket: ; {ss} | grep -c pid={pid},")
+        },
     );
     wrong(
         severity(look),
@@ -243,7 +247,7 @@ fn likely(look: &At<'_, '_>, open: u64, rise: &Rise, window: f64) -> Known<Sight
         Evidence {
             seen,
             cause: None,
-            mend: format!("ss -tnpo state established sport = :{}", look.it.key.port),
+            mend: super::ss(look, "-tnpo state established"),
             values: vec![
                 ("open", open as f64),
                 ("floor", last as f64),

@@ -23,6 +23,7 @@ use std::{fmt::Write as _, sync::Arc};
 use crate::{
     detect::{
         book::Kind,
+        command::inside,
         history::History,
         rule::{COUNTERS, Look, Rule},
         subject::{Labels, Place, Subject, SubjectKind},
@@ -179,6 +180,12 @@ fn syn_queue_drops(listener: &Listener) -> Known<u64> {
     Ok(by.syn_queue_full?.saturating_add(by.other.unwrap_or(0)))
 }
 
+/// The command that shows its sockets, by `what` of ss.
+fn ss(look: &At<'_, '_>, what: &str) -> String {
+    let ListenerKey { netns, port, .. } = look.it.key;
+    inside(look.now, netns, &format!("ss {what} sport = :{port}"))
+}
+
 /// The namespace that it listens in.
 fn namespace<'a>(now: &'a Snapshot, it: &Listener) -> Option<&'a Namespace> {
     let at =
@@ -207,15 +214,19 @@ fn fds_last(look: &At<'_, '_>) -> Option<Nanos> {
     look.it.owners.iter().filter_map(left).min()
 }
 
-/// Adds when descriptors run out.
+/// Adds when descriptors run out, where that is within a day.
 fn say_fds(seen: &mut String, look: &At<'_, '_>) {
+    const DAY_MINUTES: f64 = 24.0 * 60.0;
     let minutes = fds_last(look).map(|left| (left.as_seconds() / 60.0).round());
     match minutes {
         Some(minutes) if minutes < 120.0 => {
             _ = write!(seen, "; descriptors run out in {minutes:.0} min");
         }
-        Some(minutes) => _ = write!(seen, "; descriptors run out in {:.0} h", minutes / 60.0),
-        None => {}
+        Some(minutes) if minutes <= DAY_MINUTES => {
+            _ = write!(seen, "; descriptors run out in {:.0} h", minutes / 60.0);
+        }
+        // so far ahead nobody sees
+        Some(_) | None => {}
     }
 }
 

@@ -30,7 +30,6 @@ fn judge(look: &At<'_, '_>) -> Known<Sight> {
     if open == 0 || super::is_moved(look) {
         return Ok(Sight::Fine);
     }
-    let port = look.it.key.port;
     wrong(
         Severity::Warning,
         Evidence {
@@ -44,7 +43,7 @@ fn judge(look: &At<'_, '_>) -> Known<Sight> {
                  fails with EADDRINUSE until they are closed, and for TIME_WAIT after that"
                     .to_owned(),
             ),
-            mend: format!("ss -tanp sport = :{port}"),
+            mend: super::ss(look, "-tanp"),
             values: vec![
                 ("gone_seconds", (look.now.at - gone.since).as_seconds()),
                 ("open", open as f64),

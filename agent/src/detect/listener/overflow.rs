@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use super::{At, FULL, OVERFLOWS, SYNS, small_backlog};
 use crate::{
     detect::{
+        command::ACCEPT_FASTER,
         history::Growth,
         phase::{Severity, Timing},
         rule::{About, COUNTERS, Evidence, Range, Rule, Sight, Threshold, minutes, seconds, wrong},
@@ -94,12 +95,17 @@ fn judge(look: &At<'_, '_>) -> Known<Sight> {
 
 fn seen(look: &At<'_, '_>, window: &Growth<COUNTERS>) -> String {
     let (length, limit) = (look.it.length, look.it.limit);
+    let n = window.by[OVERFLOWS];
     let mut seen = format!(
-        "{} overflows in {:.0} s; {length} of {limit} places taken now, full for {:.0} s",
-        window.by[OVERFLOWS],
-        window.over.as_seconds(),
-        window.by[FULL] as f64 / 1_000.0
+        "{n} overflow{} in {:.0} s; {length} of {limit} places taken now",
+        if n == 1 { "" } else { "s" },
+        window.over.as_seconds()
     );
+    // a sample seldom meets a queue that is full for a moment
+    let full = window.by[FULL] as f64 / 1_000.0;
+    if 0.5 <= full {
+        _ = write!(seen, ", full for {full:.0} s");
+    }
     let (spans, of) = look.history.spans(OVERFLOWS);
     if 1 < spans {
         _ = write!(seen, "; overflowed in {spans} of the last {of} spans of five minutes");
@@ -107,20 +113,21 @@ fn seen(look: &At<'_, '_>, window: &Growth<COUNTERS>) -> String {
     seen
 }
 
-/// Why, where the waits tell, and what mends it.
+/// Why, and what mends it, as far as the waits tell.
 fn cause(look: &At<'_, '_>) -> (Option<String>, String) {
-    match look.memory.waits.is_fast() {
+    let waits = look.it.accept_wait.as_ref().map(|waits| &**waits).map_err(|absent| *absent);
+    let small_backlog::Reason { cause, mend } = small_backlog::reason(look);
+    match look.memory.waits.keeps_up(waits) {
         Some(true) => {
-            let small_backlog::Reason { cause, mend } = small_backlog::reason(look);
             (Some(format!("accept is fast, and bursts are larger than the queue: {cause}")), mend)
         }
         Some(false) => (
             Some("accept is too slow: a longer queue only turns drops into waiting".to_owned()),
-            format!("backlogd explain {}", look.it.key.port),
+            ACCEPT_FASTER.to_owned(),
         ),
-        None => {
-            let small_backlog::Reason { cause, .. } = small_backlog::reason(look);
-            (Some(cause), format!("backlogd explain {}", look.it.key.port))
-        }
+        None => (
+            Some(format!("{cause}; whether accept is fast enough is not known")),
+            format!("if the program keeps up with accept: {mend}; else {ACCEPT_FASTER}"),
+        ),
     }
 }

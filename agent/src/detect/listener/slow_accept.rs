@@ -3,6 +3,8 @@
 use super::At;
 use crate::{
     detect::{
+        SLOW_ACCEPT,
+        command::ACCEPT_FASTER,
         phase::{Severity, Timing},
         rule::{About, Evidence, Range, Rule, Sight, Threshold, minutes, seconds, wrong},
     },
@@ -17,9 +19,7 @@ const MIN_ACCEPTS: u64 = 20;
 const MINUTES: usize = 5;
 /// In so many of them it must be slow: a pause is over sooner.
 const MIN_SLOW_MINUTES: usize = 3;
-/// A burst that is larger than the queue is served faster than this.
-const BURST: Nanos = Nanos(250_000_000);
-/// The share of waits that may be longer.
+/// The share of waits that may be longer than [`SLOW_ACCEPT`] while accept is fast.
 const BURST_SHARE: f64 = 0.01;
 
 pub(super) const RULE: Rule<super::Listeners> = Rule {
@@ -65,7 +65,7 @@ pub(super) struct Waits {
     hour: [f32; 2],
 }
 
-/// Accepts, those after more than [`BURST`], and those after more than is configured.
+/// Accepts, those after more than [`SLOW_ACCEPT`], and those after more than is configured.
 type Counts = [u32; 3];
 
 impl Waits {
@@ -77,7 +77,7 @@ impl Waits {
         }
         self.ends = at + minutes(1);
         let too_long = Nanos::from_seconds(too_long).unwrap_or(Nanos(u64::MAX));
-        let totals = [waits.count(), waits.longer_than(BURST), waits.longer_than(too_long)];
+        let totals = [waits.count(), waits.longer_than(SLOW_ACCEPT), waits.longer_than(too_long)];
         let Some(before) = self.totals.replace(totals) else { return };
         self.minutes.rotate_right(1);
         self.minutes[0] = std::array::from_fn(|i| {
@@ -96,6 +96,14 @@ impl Waits {
         }
         let [accepts, slow] = self.hour.map(f64::from);
         (MIN_ACCEPTS as f64 <= accepts).then_some(slow <= BURST_SHARE * accepts)
+    }
+
+    /// The same, by all that was accepted where the minutes do not tell.
+    pub(super) fn keeps_up(&self, all: Known<&Histogram>) -> Option<bool> {
+        self.is_fast().or_else(|| {
+            let all = all.ok().filter(|all| MIN_ACCEPTS <= all.count())?;
+            Some(all.longer_than(SLOW_ACCEPT) as f64 <= BURST_SHARE * all.count() as f64)
+        })
     }
 
     /// Of the minutes that are remembered.
@@ -129,7 +137,7 @@ fn judge(look: &At<'_, '_>) -> Known<Sight> {
                  {MINUTES} min; {length} of {limit} places taken now"
             ),
             cause: None,
-            mend: format!("backlogd explain {}", look.it.key.port),
+            mend: ACCEPT_FASTER.to_owned(),
             values: vec![
                 ("accepts", accepts as f64),
                 ("slow_accepts", slow as f64),

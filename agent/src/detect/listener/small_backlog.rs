@@ -5,7 +5,8 @@
 use super::{At, OVERFLOWS};
 use crate::{
     detect::{
-        command::set_sysctl,
+        backlog,
+        command::{RESTART, raise_somaxconn},
         history::History,
         phase::{Severity, Timing},
         rule::{About, COUNTERS, Evidence, Range, Rule, Sight, Threshold, minutes, seconds, wrong},
@@ -40,22 +41,6 @@ pub(super) const RULE: Rule<super::Listeners> = Rule {
     judge,
 };
 
-/// How programs call their backlog argument, by the beginning of their names.
-const SETTINGS: [(&str, &str); 12] = [
-    ("nginx", "`backlog=` of `listen`, 511 by default"),
-    ("node", "`backlog` of `server.listen()`, 511 by default"),
-    ("apache2", "`ListenBacklog`, 511 by default"),
-    ("httpd", "`ListenBacklog`, 511 by default"),
-    ("haproxy", "`backlog`, by default the frontend's `maxconn`"),
-    ("redis", "`tcp-backlog`, 511 by default"),
-    ("php-fpm", "`listen.backlog`, 511 by default"),
-    ("gunicorn", "`--backlog`, 2048 by default"),
-    ("uwsgi", "`--listen`, 100 by default"),
-    ("mysqld", "`back_log`"),
-    ("memcached", "`-b`, 1024 by default"),
-    ("systemd", "`Backlog=` of the socket unit"),
-];
-
 /// How large a burst was.
 #[derive(Default)]
 pub(super) struct Bursts {
@@ -85,53 +70,43 @@ pub(super) struct Reason {
 
 /// Why the limit is what it is, and what raises it to what the bursts need.
 pub(super) fn reason(look: &At<'_, '_>) -> Reason {
-    let limit = look.it.members.first().map_or(0, |member| u64::from(member.limit));
+    let limit = look.it.members.iter().map(|member| u64::from(member.limit)).min().unwrap_or(0);
     let wanted = wanted(limit, look.memory.bursts.largest, look.it.members.len() as u64);
-    let restart = "restart the program: the limit is latched at listen(2)";
+    let raise_somaxconn = || raise_somaxconn(look.now, look.it, wanted);
+    let setting = backlog::setting(look.it.comm.as_deref());
     let somaxconn = super::sysctl(look, "somaxconn").ok().and_then(|it| u64::try_from(it).ok());
     match somaxconn {
         Some(somaxconn) if somaxconn <= limit => Reason {
             cause: format!("the limit of {limit} is capped by net.core.somaxconn = {somaxconn}"),
-            mend: format!("{}; then {restart}", raise_somaxconn(look, wanted)),
+            mend: format!("{}, {RESTART}", raise_somaxconn()),
         },
         Some(somaxconn) => {
-            let comm = look.it.comm.as_deref().unwrap_or_default();
-            let setting = SETTINGS.iter().find(|(name, _)| comm.starts_with(name));
-            let setting = setting.map_or("its argument of listen(2)", |(_, setting)| setting);
-            let also = if somaxconn < wanted {
-                format!("{}; ", raise_somaxconn(look, wanted))
-            } else {
-                String::new()
-            };
+            let also =
+                if somaxconn < wanted { format!("{}; ", raise_somaxconn()) } else { String::new() };
             Reason {
                 cause: format!(
                     "the limit of {limit} is the program's own: net.core.somaxconn = {somaxconn} \
                      allows more"
                 ),
-                mend: format!("{also}raise {setting}, to {wanted}; then {restart}"),
+                mend: format!("{also}raise {setting}, to {wanted}, {RESTART}"),
             }
         }
         None => Reason {
             cause: format!("the limit is {limit}"),
             mend: format!(
-                "raise net.core.somaxconn and {comm}'s backlog to {wanted}; then {restart}",
-                comm = look.it.comm.as_deref().unwrap_or("the program")
+                "raise net.core.somaxconn and {setting}, to at least {wanted}, {RESTART}"
             ),
         },
     }
 }
 
-/// A limit that would have held the largest burst, and at least twice the one there is.
+/// A limit that would have held the largest burst, and at least twice the one there is. Before Linux 5.5 it
+/// has 16 bits (`sk_max_ack_backlog`); where it has more, that is no bound.
 fn wanted(limit: u64, burst: u64, members: u64) -> u64 {
-    (limit + burst / members.max(1)).max(2 * limit).max(16).next_power_of_two().min(65_535)
-}
-
-/// The sysctl belongs to the network namespace.
-fn raise_somaxconn(look: &At<'_, '_>, wanted: u64) -> String {
-    if look.it.workload.pod.is_some() {
-        return format!("set net.core.somaxconn to {wanted} in the pod's securityContext.sysctls");
-    }
-    set_sysctl(look.now, look.it.key.netns, &format!("net.core.somaxconn={wanted}"))
+    const NARROW: u64 = u16::MAX as u64;
+    const MOST: u64 = i32::MAX as u64;
+    let most = if limit < NARROW { NARROW } else { MOST.max(limit) };
+    (limit + burst / members.max(1)).max(2 * limit).max(16).next_power_of_two().min(most)
 }
 
 #[expect(
@@ -176,4 +151,21 @@ fn judge(look: &At<'_, '_>) -> Known<Sight> {
             ],
         },
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_limit_is_ever_lowered() {
+        assert_eq!(16, wanted(1, 0, 1));
+        assert_eq!(256, wanted(128, 0, 1));
+        assert_eq!(1024, wanted(128, 600, 1));
+        assert_eq!(512, wanted(128, 600, 4));
+        assert_eq!(65_535, wanted(60_000, 0, 1));
+        for limit in [0, 1, 65_534, 65_535, 65_536, 100_000, 1 << 30, i32::MAX as u64] {
+            assert!(limit <= wanted(limit, 1, 1), "{limit}");
+        }
+    }
 }

@@ -7,6 +7,7 @@ use super::{
 };
 use crate::{
     detect::{
+        command::raise_nofile,
         phase::{Severity, Timing},
         rule::{About, Evidence, Range, Rule, Sight, Threshold, seconds, wrong},
     },
@@ -56,9 +57,9 @@ fn judge(look: &At<'_, '_>) -> Known<Sight> {
     if *look.it.owners == [Pid(1)] && waited < activation {
         return Ok(Sight::Between);
     }
-    let Cause { says, mend, is_meant } = cause(look.it, look.now).unwrap_or_else(|| {
+    let Cause { says, mend, is_meant, .. } = cause(look.it, look.now).unwrap_or_else(|| {
         let mend = format!("backlogd explain {}", look.it.key.port);
-        Cause { says: String::new(), mend, is_meant: false }
+        Cause { says: String::new(), mend, is_meant: false, is_halted: false }
     });
     let severity = match (is_meant, critical <= waited) {
         (true, _) => Severity::Info,
@@ -84,7 +85,28 @@ fn judge(look: &At<'_, '_>) -> Known<Sight> {
 
 /// What keeps those from accepting that should. `None`: nobody has looked at them.
 pub(super) fn cause(listener: &Listener, now: &Snapshot) -> Option<Cause> {
-    cause::of(&now.threads, &suspects(listener))
+    let suspects = suspects(listener);
+    let found = cause::of(&now.threads, &suspects);
+    match found {
+        // who does nothing at all does not even fail
+        Some(Cause { is_halted: true, .. }) => found,
+        Some(_) | None => without_descriptors(now, &suspects).or(found),
+    }
+}
+
+/// That accept cannot succeed: the descriptor is reserved before the queue is looked at (`do_accept`,
+/// net/socket.c).
+fn without_descriptors(now: &Snapshot, suspects: &[Pid]) -> Option<Cause> {
+    suspects.iter().find_map(|&pid| {
+        let process = &now.processes.get(&pid)?.now;
+        let (open, max) = (process.open_fds.ok()?, process.max_fds.ok()?);
+        (max <= open).then(|| Cause {
+            says: format!("pid {pid} has no descriptor left for accept: {open} of {max} are open"),
+            mend: format!("ls -l /proc/{pid}/fd; {}", raise_nofile(pid, max)),
+            is_meant: false,
+            is_halted: false,
+        })
+    })
 }
 
 /// For how long a member has gone unserved, if it is stalled.

@@ -10,6 +10,7 @@ use crate::{
     detect::{
         book::Kind,
         climb::Climb,
+        command::raise_nofile,
         history::History,
         rule::{COUNTERS, Look, Rule},
         subject::{Labels, Place, Subject, SubjectKind},
@@ -114,12 +115,14 @@ impl<'a> Worst<'a> {
             100.0 * self.ratio
         );
         if let Some(FdKinds { sockets, pipes, files, others, is_partial }) =
-            self.process.now.fd_kinds
+            self.process.now.fd_kinds.filter(|kinds| *kinds != FdKinds::default())
         {
             let least = if is_partial { "at least " } else { "" };
-            text.push_str(&format!(
-                "; {least}{sockets} sockets, {files} files, {pipes} pipes, {others} others"
-            ));
+            let kinds = [(sockets, "socket"), (files, "file"), (pipes, "pipe"), (others, "other")];
+            let kinds = kinds.into_iter().filter(|(n, _)| 0 < *n);
+            let kinds =
+                kinds.map(|(n, kind)| format!("{n} {kind}{}", if n == 1 { "" } else { "s" }));
+            text.push_str(&format!("; {least}{}", kinds.collect::<Vec<_>>().join(", ")));
         }
         let places: Vec<String> = self
             .listeners(now)
@@ -145,8 +148,8 @@ impl<'a> Worst<'a> {
 
     /// What shows them, and what makes room: the soft limit, as far as the hard one lets it.
     fn mend(&self) -> String {
-        let (pid, more) = (self.pid, self.fds().map_or(0, |(_, max)| max.saturating_mul(4)));
-        format!("ls -l /proc/{pid}/fd; prlimit --pid {pid} --nofile={more}:")
+        let (pid, max) = (self.pid, self.fds().map_or(0, |(_, max)| max));
+        format!("ls -l /proc/{pid}/fd; {}", raise_nofile(pid, max))
     }
 }
 

@@ -4,6 +4,7 @@
 use super::{At, DROPS};
 use crate::{
     detect::{
+        command::inside,
         phase::{Severity, Timing},
         rule::{About, Evidence, Range, Rule, Sight, Threshold, minutes, seconds, wrong},
     },
@@ -56,7 +57,11 @@ fn judge(look: &At<'_, '_>) -> Known<Sight> {
                 window.over.as_seconds()
             ),
             cause: None,
-            mend: format!("ss -ulnpm sport = :{}; sysctl net.core.rmem_max", look.it.key.port),
+            mend: {
+                let ss = format!("ss -ulnpm sport = :{}", look.it.key.port);
+                let ss = inside(look.now, look.it.key.netns, &ss);
+                format!("{ss}; sysctl net.core.rmem_max")
+            },
             values: vec![
                 ("drops", n as f64),
                 ("drops_per_second", rate),

@@ -200,19 +200,37 @@ impl Check {
         Self { status, summary, ..self }
     }
 
-    /// How many of what there are: `2 alerts, 1 finding, 1 info`.
-    fn counted(&self) -> String {
+    /// How many of what there are, as the summary has it.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
         let bad = |severity: &str| of(severity) != Status::Fine;
         let (alerts, calm): (Vec<_>, Vec<_>) = self.told().partition(|it| bad(&it.severity));
         let findings = self.findings.iter().filter(|it| bad(&it.severity)).count();
         let infos = calm.len() + self.findings.len() - findings;
+        Counts { alerts: alerts.len(), findings, infos }
+    }
+
+    /// The same in words: `2 alerts, 1 finding, 1 info`.
+    fn counted(&self) -> String {
+        let Counts { alerts, findings, infos } = self.counts();
         let some = |n, what| if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") };
-        let counts = [(alerts.len(), "alert"), (findings, "finding"), (infos, "info")];
+        let counts = [(alerts, "alert"), (findings, "finding"), (infos, "info")];
         let counts = counts.into_iter().filter(|(n, _)| 0 < *n).map(|(n, what)| some(n, what));
         let listeners = self.listeners.iter().filter(|it| 0 < it.sockets).count();
-        let checked = (alerts.len() + findings == 0).then(|| some(listeners, "listener"));
+        let checked = (alerts + findings == 0).then(|| some(listeners, "listener"));
         checked.into_iter().chain(counts).collect::<Vec<_>>().join(", ")
     }
+}
+
+/// How much a check tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// Alerts that are told, warnings and worse.
+    pub alerts: usize,
+    /// Findings, warnings and worse.
+    pub findings: usize,
+    /// Infos, of either kind.
+    pub infos: usize,
 }
 
 impl Status {

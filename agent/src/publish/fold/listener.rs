@@ -125,6 +125,7 @@ fn none() -> Listener {
         syn_queue: NONE,
         counters: Counters {
             established: NONE,
+            found: Err(Absent::TooEarly),
             accepted: NONE,
             closed: NONE,
             aborted_listener_closed: NONE,

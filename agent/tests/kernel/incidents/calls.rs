@@ -60,7 +60,7 @@ fn a_server_without_descriptors_that_tries_again_at_once_is_told_while_its_healt
             (Severity::Critical, "few-files"),
             &format!("a busy loop; {length} of 128 places taken at {}", server.addr),
             Some(&format!("of {FILES} descriptors of pid {pid} are open")),
-            &format!("prlimit --pid {pid} --nofile=256"),
+            &format!("ls -l /proc/{pid}/fd; prlimit --pid {pid} --nofile=65536"),
         );
         assert!(alert.latest.seen.starts_with("EMFILE from accept: "), "{alert:?}");
         assert_eq!(length as f64, value(&alert, "length"));
@@ -93,7 +93,7 @@ fn check_without_hook(mut watch: Watch, server: &Actor) {
         (Severity::Critical, "few-files"),
         &format!("of {FILES} descriptors open"),
         Some("no descriptor is left, and nobody accepts"),
-        &format!("prlimit --pid {pid} --nofile=256"),
+        &format!("ls -l /proc/{pid}/fd; prlimit --pid {pid} --nofile=65536"),
     );
     drop(clients);
 }

@@ -82,7 +82,7 @@ fn overflow_says_what_the_waits_and_the_limits_say() {
         128,
         "accept is fast, and bursts are larger than the queue: the limit of 128 is capped by \
          net.core.somaxconn = 128",
-        "sysctl -w net.core.somaxconn=512; then restart the program: the limit is latched at \
+        "sysctl -w net.core.somaxconn=4096, then restart the program: the limit is latched at \
          listen(2)",
     );
     check(
@@ -90,15 +90,42 @@ fn overflow_says_what_the_waits_and_the_limits_say() {
         4096,
         "accept is fast, and bursts are larger than the queue: the limit of 128 is the program's own: \
          net.core.somaxconn = 4096 allows more",
-        "raise `backlog=` of `listen`, 511 by default, to 512; then restart the program: the limit is \
+        "raise `backlog=` of `listen`, 511 by default, to 512, then restart the program: the limit is \
          latched at listen(2)",
     );
     check(
         0.4,
         128,
         "accept is too slow: a longer queue only turns drops into waiting",
-        "backlogd explain 80",
+        "let the program accept faster: more workers or threads, or less work from one accept to the next",
     );
+}
+
+#[test]
+fn overflow_says_what_mends_it_also_where_few_accepts_tell_nothing() {
+    let mut world = World::new();
+    sysctl(&mut world, "somaxconn", 128);
+    world.check(5, &[], |_| {});
+    let told = world.check(1, &["AcceptQueueOverflow"], |world| {
+        overflow(world, 30);
+        world.listener().counters.full = Nanos(400_000_000);
+    });
+    check_text(
+        &told,
+        "AcceptQueueOverflow",
+        "30 overflows in 40 s; 0 of 128 places taken now",
+        Some(
+            "the limit of 128 is capped by net.core.somaxconn = 128; whether accept is fast enough is not known",
+        ),
+        "if the program keeps up with accept: sysctl -w net.core.somaxconn=4096, then restart the program: the \
+         limit is latched at listen(2); else let the program accept faster: more workers or threads, or less \
+         work from one accept to the next",
+    );
+    let told = world.check(1, &["AcceptQueueOverflow"], |world| {
+        world.listener().counters.full = Nanos(2_400_000_000);
+    });
+    let seen = &find(&told, "AcceptQueueOverflow").latest.seen;
+    assert!(seen.ends_with("0 of 128 places taken now, full for 2 s"), "{seen}");
 }
 
 #[test]
@@ -121,7 +148,7 @@ fn a_burst_that_overflows_again_and_again_wants_a_larger_backlog() {
         "ListenBacklogTooSmall",
         "120 overflows in 3 of the last 15 spans of five minutes; accept is fast",
         Some("the limit of 128 is capped by net.core.somaxconn = 128"),
-        "sysctl -w net.core.somaxconn=256; then restart the program: the limit is latched at listen(2)",
+        "sysctl -w net.core.somaxconn=4096, then restart the program: the limit is latched at listen(2)",
     );
     world.check(3 * 3_600, &[], |world| accept_after(world, 0.01, 2));
 }
