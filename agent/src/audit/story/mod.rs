@@ -19,7 +19,7 @@ use crate::{
         command::{RESTART, inside},
         phase::Severity,
     },
-    id::Pid,
+    id::{ListenerKey, Pid},
     input::Known,
     model::snapshot::{Found, Listener, Member, Snapshot},
     time::Nanos,
@@ -27,6 +27,9 @@ use crate::{
 
 /// Most members of a group that are told one by one.
 const MEMBERS: usize = 8;
+
+/// Fewer connections in CLOSE_WAIT come and go.
+const MANY: u64 = 10;
 
 /// A part of a story.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -378,9 +381,24 @@ fn todo(
         lines = after_end(listener, now);
     }
     if lines.is_empty() {
+        lines.extend(left_behind(listener, now));
+    }
+    if lines.is_empty() {
         lines.push("Nothing.".to_owned());
     }
     lines
+}
+
+/// What shows connections that their peers have left, where they are the most and no alert is certain.
+fn left_behind(listener: &Listener, now: &Snapshot) -> Option<String> {
+    let table = listener.connections.ok()?;
+    let ListenerKey { netns, port, .. } = listener.key;
+    (MANY < table.close_wait && table.accepted < 2 * table.close_wait).then(|| {
+        let ss = inside(now, netns, &format!("ss -tnpo state close-wait sport = :{port}"));
+        format!(
+            "If it stays so, find why the program does not close what its peers have closed: {ss}"
+        )
+    })
 }
 
 /// What there is to do where nobody listens any more.

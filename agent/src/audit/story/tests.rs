@@ -138,6 +138,22 @@ fn a_fin_is_no_byte_that_somebody_has_not_read() {
 }
 
 #[test]
+fn connections_that_are_not_closed_are_something_to_look_at() {
+    let todo = |close_wait, accepted| {
+        let text = story(&[], |now| {
+            let connections = Connections { close_wait, accepted, ..Connections::default() };
+            now.listeners[0].connections = Ok(connections);
+        });
+        text.rsplit_once("todo\n").expect("it is the last").1.trim().to_owned()
+    };
+    let look = "If it stays so, find why the program does not close what its peers have closed: ss -tnpo \
+                state close-wait sport = :80";
+    assert_eq!(look, todo(300, 310));
+    assert_eq!("Nothing.", todo(300, 700));
+    assert_eq!("Nothing.", todo(5, 5));
+}
+
+#[test]
 fn how_to_raise_a_limit_is_told_once() {
     let capped = |now: &mut Snapshot| {
         now.namespaces[0].sysctls = Arc::new([("somaxconn", 128)].into());

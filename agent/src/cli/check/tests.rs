@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::publish::api::Unknown;
 use crate::{
     audit,
     detect::{self, phase::Severity},
@@ -38,7 +39,6 @@ fn blind(now: &mut Snapshot) {
     let it = &mut now.listeners[0];
     it.length = 3;
     it.stalled = Err(Absent::NoEbpf);
-    now.errors = Err(Absent::TooEarly);
     now.degraded.insert("owners", "needs CAP_SYS_PTRACE".to_owned());
 }
 
@@ -90,6 +90,23 @@ fn wide_has_infos_in_full_and_what_other_alerts_say_better() {
 #[test]
 fn what_could_not_be_judged_is_told_with_what_is_missing() {
     insta::assert_snapshot!(text::render(&report(blind), &PIPE, false));
+}
+
+#[test]
+fn what_is_looked_for_on_demand_alone_is_told_with_what_it_waits_for() {
+    let mut report = report(|_| {});
+    for alert in ["AcceptErrors", "NobodyAccepts"] {
+        let alert = alert.to_owned();
+        report.unknown.push(Unknown { alert, why: Absent::TooEarly, subjects: 1, of: 1 });
+    }
+    let text = text::render(&report, &PIPE, false);
+    let expected = "AcceptErrors: is looked for only while connections wait and nobody accepts\n\
+                    not judged  NobodyAccepts: not enough history so far\n";
+    assert!(text.ends_with(expected), "{text}");
+    report.missing.push("closer look: tracefs not found".to_owned());
+    let text = text::render(&report, &PIPE, false);
+    let expected = "AcceptErrors: needs a closer look, which cannot be had\n";
+    assert!(text.contains(expected), "{text}");
 }
 
 #[test]

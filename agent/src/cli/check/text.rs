@@ -87,6 +87,7 @@ fn head(severity: &str, name: &str, subject: &str, pids: &[u32], terminal: &Term
 /// What could not be judged, one line for each reason.
 fn unknown(report: &Check, terminal: &Terminal) -> String {
     let mut reasons: Vec<(String, Vec<String>)> = Vec::new();
+    let cannot_look = report.missing.iter().any(|it| it.starts_with("closer look:"));
     for it in &report.unknown {
         let name = if it.subjects == it.of {
             it.alert.clone()
@@ -94,6 +95,9 @@ fn unknown(report: &Check, terminal: &Terminal) -> String {
             format!("{} ({} of {})", it.alert, it.subjects, it.of)
         };
         let why = match (it.alert.as_str(), it.why) {
+            (ON_DEMAND, Absent::TooEarly) if cannot_look => {
+                "needs a closer look, which cannot be had".to_owned()
+            }
             (ON_DEMAND, Absent::TooEarly) => {
                 "is looked for only while connections wait and nobody accepts".to_owned()
             }
