@@ -17,7 +17,7 @@ use crate::{
     histogram::Histogram,
     id::{Cookie, Inode, ListenerKey, NetnsId, Pid},
     input::{Connections, Known, Workload},
-    model::snapshot::{Counters, DropsBy, Listener, Member, Rates},
+    model::snapshot::{Counters, DropsBy, Found, Listener, Member, Rates},
     time::Nanos,
 };
 
@@ -188,9 +188,10 @@ structure!(
 );
 structure!(Workload: unit, container_id, pod_uid, namespace, pod, container);
 structure!(
-    Counters: established, accepted, closed, aborted_listener_closed, aborted_reset, syns,
+    Counters: established, found, accepted, closed, aborted_listener_closed, aborted_reset, syns,
     syncookies, drops, drops_by, socket_drops, full
 );
+structure!(Found: waiting, open);
 structure!(
     DropsBy: accept_queue_full_syn, accept_queue_full_ack, syn_queue_full, other, unspecified
 );
