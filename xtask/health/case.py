@@ -397,7 +397,8 @@ def end_all():
     os.killpg(0, signal.SIGTERM)
 
 
-def main():
+def main(cases):
+    """Plays the one that is asked for until the recorder ends."""
     case, *recorder = sys.argv[1:]
     if os.getpgrp() != os.getpid():
         os.setpgid(0, 0)
@@ -411,7 +412,7 @@ def main():
     subprocess.run(["mount", "-t", "tracefs", "tracefs", "/sys/kernel/tracing"], check=True)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    start_clients = CASES[case]()
+    start_clients = cases[case]()
     time.sleep(1)
     recording = subprocess.Popen(recorder, preexec_fn=end_with_parent)
     time.sleep(3)
@@ -420,4 +421,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main(CASES)

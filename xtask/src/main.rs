@@ -6,11 +6,13 @@
 )]
 
 mod bench;
+mod cases;
 mod counts;
 mod dist;
 mod ebpf;
 mod elf;
 mod health;
+mod incidents;
 mod packages;
 mod sh;
 mod test;
@@ -43,6 +45,8 @@ enum Verb {
     Bench(bench::Arguments),
     /// Records healthy servers, for the test that no detection fires on them
     Health(health::Arguments),
+    /// Records incidents that take their time, for the test that they are told early
+    Incidents(incidents::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -53,6 +57,7 @@ fn main() -> ExitCode {
         Verb::Dist => dist::run(),
         Verb::Bench(arguments) => bench::run(&arguments),
         Verb::Health(arguments) => health::run(&arguments),
+        Verb::Incidents(arguments) => incidents::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
