@@ -11,6 +11,7 @@ use std::{
 use crate::{
     detect::{
         book::Kind,
+        floors::Floors,
         history::History,
         rule::{COUNTERS, Look, Rule},
         subject::{Labels, Subject, SubjectKind},
@@ -27,11 +28,19 @@ pub(super) struct Host;
 /// A look at it.
 type At<'i, 'a> = Look<'i, 'a, Host>;
 
+/// What is remembered of it.
+#[derive(Default)]
+pub(super) struct Memory {
+    /// Connections ended for want of memory, over all namespaces.
+    aborts: Sums<1>,
+    /// Open files.
+    files: Floors,
+}
+
 impl Kind for Host {
     type Key = ();
     type Item<'a> = &'a HostSample;
-    /// Connections ended for want of memory, over all namespaces.
-    type Memory = Sums<1>;
+    type Memory = Memory;
 
     const KIND: SubjectKind = SubjectKind::Host;
 
@@ -45,7 +54,10 @@ impl Kind for Host {
         [None; COUNTERS]
     }
 
-    fn remember(aborts: &mut Sums<1>, _: &HostSample, _: &History<COUNTERS>, now: &Snapshot) {
+    fn remember(memory: &mut Memory, host: &HostSample, _: &History<COUNTERS>, now: &Snapshot) {
+        if let Ok(open) = host.open_fds {
+            memory.files.push(now.at, open);
+        }
         let mut who = DefaultHasher::new();
         let mut sum = 0;
         for namespace in &now.namespaces {
@@ -55,7 +67,7 @@ impl Kind for Host {
                 sum += count;
             }
         }
-        aborts.push(now.at, Some((who.finish(), [sum])));
+        memory.aborts.push(now.at, Some((who.finish(), [sum])));
     }
 
     fn target(_: &HostSample) -> Target {

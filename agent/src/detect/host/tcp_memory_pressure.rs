@@ -37,7 +37,7 @@ fn judge(look: &At<'_, '_>) -> Known<Sight> {
         // the kernel goes on saving down to the lower limit
         return Ok(if bytes <= limits.low_bytes { Sight::Fine } else { Sight::Between });
     }
-    let aborts = look.memory.growth_within(minutes(5)).by[0];
+    let aborts = look.memory.aborts.growth_within(minutes(5)).by[0];
     let ratio = bytes as f64 / limits.high_bytes.max(1) as f64;
     let is_critical = critical < ratio || 0 < aborts;
     let mut seen = format!(
