@@ -93,6 +93,12 @@ fn what_only_holds_connections_leaks_none() {
         60 => (1_000, 1_000),
         _ => (0, 0),
     });
+    check("a steady number of streams strays by 75", 120, |minute| match minute {
+        0 => (500, 0),
+        40..65 => (100, 97),
+        65..90 => (100, 103),
+        _ => (100, 100),
+    });
     // connections live for some minutes
     let lasting = |life: u64, at: fn(u64) -> u64| {
         move |minute: u64| (at(minute), minute.checked_sub(life).map_or(0, at))
