@@ -28,7 +28,7 @@ pub(super) struct Destinations;
 type At<'i, 'a> = Look<'i, 'a, Destinations>;
 
 /// What is below both is not remembered.
-const LEAST_RATIO: f64 = 0.25;
+const LEAST_RATIO: f64 = 0.05;
 const LEAST_TIME_WAIT: u64 = 100;
 
 /// A destination from the source address with the most ports in use; an absence stands for all

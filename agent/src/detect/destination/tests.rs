@@ -48,6 +48,8 @@ fn few_usable_ports_are_fuller_before_they_are_told() {
 #[test]
 fn steady_growth_is_told_five_minutes_before_the_end() {
     check(28_000, 1_000 - 300, |second| (28 * second, 0), &["EphemeralPortsNearLimit"]);
+    // the limit is reached after 700 s
+    check(28_000, 700 - 300, |second| (40 * second, 0), &["EphemeralPortsNearLimit"]);
     // a pool that fills, one read that is high, and what turns over
     check(28_000, 3_000, |second| ((100 * second).min(20_000), 0), &[]);
     check(28_000, 300, |second| if second < 11 { (27_000, 0) } else { (900, 0) }, &[]);
