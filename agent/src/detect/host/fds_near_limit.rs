@@ -40,6 +40,7 @@ pub(super) const RULE: Rule<super::Host> = Rule {
             Threshold {
                 name: "seconds_left",
                 default: 900.0,
+                range: Range::SECONDS,
                 help: "Time left, by five minutes of steady growth",
             },
         ],

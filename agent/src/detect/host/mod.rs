@@ -11,7 +11,7 @@ use std::{
 use crate::{
     detect::{
         book::Kind,
-        floors::Floors,
+        climb::Climb,
         history::History,
         rule::{COUNTERS, Look, Rule},
         subject::{Labels, Subject, SubjectKind},
@@ -34,7 +34,7 @@ pub(super) struct Memory {
     /// Connections ended for want of memory, over all namespaces.
     aborts: Sums<1>,
     /// Open files.
-    files: Floors,
+    files: Climb,
 }
 
 impl Kind for Host {
