@@ -4,7 +4,7 @@
 use super::At;
 use crate::{
     detect::{
-        floors::FIVE_MINUTES,
+        climb::FIVE_MINUTES,
         phase::{Severity, Timing},
         rule::{About, Evidence, Range, Rule, Sight, Threshold, minutes, seconds, wrong},
     },
