@@ -1,6 +1,7 @@
-//! Ties the parts together: what runs, what ends it, and the log of alerts. With the modules below,
+//! Ties the parts together: what runs, and what ends it. With the modules below,
 //! one for each thing that runs, the only part that knows all others.
 
+mod log;
 mod reload;
 mod sampler;
 mod server;
@@ -18,22 +19,23 @@ use tokio::{
 use self::{sampler::Sampler, server::Listeners, socket::UnixSocket};
 use crate::{
     config::{Config, ConfigError},
-    detect::{Judged, alert::Verdicts, phase::Change},
+    detect::{Judged, alert::Verdicts},
     model::Settings,
+    notify::{self, Manager},
     publish::{
         fold::Caps,
         http,
         outlet::{Deliveries, Outlets},
     },
     sources::{Namespaces, OpenError, Options},
-    sys::{clock, heap},
+    sys::{
+        activation::{self, ActivationError},
+        clock, heap,
+    },
 };
 
 /// How long requests that are under way may take when the agent is told to stop.
 const GRACE: Duration = Duration::from_millis(500);
-
-/// Most changes of one sample, or entries that match nothing, that are logged one by one.
-const LOGGED: usize = 20;
 
 /// Why the daemon could not start, or ended.
 #[derive(Debug, Error)]
@@ -46,6 +48,9 @@ pub enum DaemonError {
         /// What bind(2) or listen(2) answered.
         source: io::Error,
     },
+    /// What the service manager passed is no socket for scrapes.
+    #[error(transparent)]
+    Activation(#[from] ActivationError),
     /// Another daemon answers on the Unix socket.
     #[error("another backlogd answers on {0}")]
     AlreadyRunning(PathBuf),
@@ -74,7 +79,12 @@ pub fn run(
     reload: impl Fn() -> Result<Config, ConfigError> + Send + 'static,
 ) -> Result<(), DaemonError> {
     heap::keep_no_large_blocks();
-    let tcp = server::bind_tcp(config.listen)?;
+    // first: descriptor 3 is not ours to take later
+    let tcp = match activation::inherited()? {
+        Some(listener) => listener,
+        None => server::bind_tcp(config.listen)?,
+    };
+    let (manager, watchdog) = notify::service_manager();
     let unix = config.socket.as_deref().map(UnixSocket::bind).transpose()?;
     let listener = unix.as_ref().and_then(UnixSocket::listener);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -87,14 +97,14 @@ pub fn run(
         Signals::take().map_err(failed("the signal handlers"))?
     };
     let (snapshots, seen) = watch::channel(None);
-    let sampler = Sampler::start(&config, snapshots)?;
+    let sampler = Sampler::start(&config, snapshots, watchdog)?;
     let result = runtime.block_on(serve(
         config,
         reload,
         Listeners { tcp, unix: listener },
         signals,
         seen,
-        &sampler,
+        (&sampler, manager),
     ));
     // a receiver's name that is just being resolved is waited for by nobody
     runtime.shutdown_background();
@@ -125,7 +135,7 @@ async fn serve(
     listeners: Listeners,
     signals: Signals,
     snapshots: watch::Receiver<Option<Judged>>,
-    sampler: &Sampler,
+    (sampler, mut manager): (&Sampler, Manager),
 ) -> Result<(), DaemonError> {
     let (deliveries, (verdicts, to_tell)) = (Deliveries::default(), watch::channel(Arc::default()));
     let instance = rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -146,9 +156,12 @@ async fn serve(
     tokio::pin!(servers);
     let result = tokio::select! {
         ended = &mut servers => return ended.map_err(failed("the server")),
-        result = watch_over(config, signals, &reload, snapshots, (sampler, &mut receivers)) => result,
+        result = watch_over(
+            config, signals, &reload, snapshots, (sampler, &mut receivers, &mut manager)
+        ) => result,
     };
     tracing::info!("stopping");
+    manager.stopping();
     // it fails when nobody is served any more
     let _ = stop.send(());
     // what is still under way then is cut off
@@ -168,7 +181,7 @@ async fn watch_over(
     mut signals: Signals,
     reload: &impl Fn() -> Result<Config, ConfigError>,
     mut snapshots: watch::Receiver<Option<Judged>>,
-    (sampler, receivers): (&Sampler, &mut Receivers),
+    (sampler, receivers, manager): (&Sampler, &mut Receivers, &mut Manager),
 ) -> Result<(), DaemonError> {
     let newest = snapshots.clone();
     let mut textfile_due = tokio::time::interval(textfile::EVERY);
@@ -178,13 +191,16 @@ async fn watch_over(
             _ = signals.terminate.recv() => return Ok(()),
             _ = signals.interrupt.recv() => return Ok(()),
             _ = signals.hangup.recv() => {
+                manager.reloading();
                 config = reload::reloaded(config, reload, sampler);
                 receivers.outlets.configure(&config.outlets);
+                manager.reloaded();
             }
             changed = snapshots.changed() => match (changed, &*snapshots.borrow()) {
                 (Err(_), _) => return Err(DaemonError::SamplerDied),
                 (Ok(()), Some(judged)) => {
                     receivers.verdicts.send_replace(judged.verdicts.clone());
+                    manager.sampled(judged);
                 }
                 (Ok(()), None) => {}
             },
@@ -223,68 +239,5 @@ pub(crate) fn settings(config: &Config) -> Settings {
         retention: config.listener_retention,
         length_max_window: config.length_max_window,
         stalled_after: config.stalled_after,
-    }
-}
-
-/// One line for each alert that begins, becomes better or worse, or is told no more.
-fn log_changes(verdicts: &Verdicts) {
-    for (change, alert) in verdicts.changes.iter().take(LOGGED) {
-        let (alert_name, severity) = (alert.about.name, alert.severity.name());
-        let subject = &alert.subject.name;
-        let evidence = &alert.latest;
-        match change {
-            Change::Cleared => {
-                tracing::info!(alert = alert_name, severity, subject, "cleared");
-            }
-            Change::Lost(why) => tracing::warn!(
-                alert = alert_name,
-                severity,
-                subject,
-                seen = evidence.seen,
-                "cannot be told any more: {why}"
-            ),
-            Change::Inhibited(by) => {
-                tracing::info!(
-                    alert = alert_name,
-                    severity,
-                    subject,
-                    "is told by {by} from now on"
-                );
-            }
-            Change::Silenced => {
-                tracing::info!(
-                    alert = alert_name,
-                    severity,
-                    subject,
-                    "silenced by the configuration"
-                );
-            }
-            Change::Raised | Change::Severity => tracing::warn!(
-                alert = alert_name,
-                severity,
-                subject,
-                seen = evidence.seen,
-                cause = evidence.cause,
-                mend = evidence.mend,
-                "{}",
-                alert.about.summary
-            ),
-            Change::None => {}
-        }
-    }
-    let more = verdicts.changes.len().saturating_sub(LOGGED);
-    if 0 < more {
-        tracing::warn!(more, "more alerts have changed: see /api/v1/alerts");
-    }
-}
-
-/// One line for each entry that takes no subject, which may be a slip of the pen.
-fn log_idle(verdicts: &Verdicts) {
-    for entry in verdicts.idle.iter().take(LOGGED) {
-        tracing::warn!("{entry} has matched nothing so far");
-    }
-    let more = verdicts.idle.len().saturating_sub(LOGGED);
-    if 0 < more {
-        tracing::warn!(more, "more entries of the configuration have matched nothing so far");
     }
 }

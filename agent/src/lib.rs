@@ -24,6 +24,7 @@ pub mod sources;
 pub mod audit;
 pub mod detect;
 pub mod model;
+pub mod notify;
 pub mod publish;
 pub mod recording;
 

@@ -44,7 +44,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("audit", &["model", "detect"]),
     ("publish", &["model", "detect", "audit"]),
     ("recording", &["model"]),
-    ("daemon", &["config", "sys", "sources", "model", "detect", "publish"]),
+    ("notify", &["sys", "model", "detect"]),
+    ("daemon", &["config", "sys", "sources", "model", "detect", "publish", "notify"]),
     (
         "cli",
         &["config", "sys", "sources", "model", "detect", "audit", "publish", "recording", "daemon"],

@@ -9,7 +9,11 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::{DaemonError, failed, log_changes, log_idle, options, settings};
+use super::{
+    DaemonError, failed,
+    log::{log_changes, log_idle},
+    options, settings,
+};
 use crate::{
     config::Config,
     detect::{
@@ -17,6 +21,7 @@ use crate::{
         tuning::{SETTLED, Tuning},
     },
     model::{Model, Settings},
+    notify::Watchdog,
     sources::Sources,
 };
 
@@ -31,6 +36,7 @@ impl Sampler {
     pub(super) fn start(
         config: &Config,
         snapshots: watch::Sender<Option<Judged>>,
+        watchdog: Watchdog,
     ) -> Result<Self, DaemonError> {
         let (commands, orders) = mpsc::channel();
         let (opened, result) = mpsc::channel();
@@ -46,7 +52,7 @@ impl Sampler {
                 };
                 let detector = Detector::new(tuning);
                 if opened.send(Ok(())).is_ok() {
-                    sample(sources, (settings, detector), interval, &orders, &snapshots);
+                    sample(sources, (settings, detector), interval, &orders, &snapshots, watchdog);
                 }
             })
             .map_err(failed("the sampler's thread"))?;
@@ -80,6 +86,7 @@ fn sample(
     mut interval: Duration,
     orders: &mpsc::Receiver<Command>,
     snapshots: &watch::Sender<Option<Judged>>,
+    mut watchdog: Watchdog,
 ) {
     let mut model = Model::new(settings, sources.hooks());
     let (mut next, mut idle_from) = (Instant::now(), SETTLED);
@@ -95,7 +102,9 @@ fn sample(
         snapshots.send_replace(Some(Judged { snapshot, verdicts }));
         next = (next + interval).max(Instant::now());
         loop {
-            match orders.recv_timeout(next.saturating_duration_since(Instant::now())) {
+            watchdog.beat();
+            let wake = watchdog.wake(next);
+            match orders.recv_timeout(wake.saturating_duration_since(Instant::now())) {
                 Ok(Command::Configure { settings, interval: new, tuning }) => {
                     model.set(settings);
                     detector.tune(tuning);
@@ -103,6 +112,7 @@ fn sample(
                     interval = new;
                     next = next.min(Instant::now() + interval);
                 }
+                Err(mpsc::RecvTimeoutError::Timeout) if wake < next => {}
                 Err(mpsc::RecvTimeoutError::Timeout) => break,
                 Ok(Command::Stop) | Err(mpsc::RecvTimeoutError::Disconnected) => return,
             }

@@ -13,10 +13,7 @@ use super::{DaemonError, failed};
 
 /// Takes the address for scrapes.
 pub(super) fn bind_tcp(addr: SocketAddr) -> Result<TcpListener, DaemonError> {
-    let failed = |source| DaemonError::Listen { addr, source };
-    let listener = TcpListener::bind(addr).map_err(failed)?;
-    listener.set_nonblocking(true).map_err(failed)?;
-    Ok(listener)
+    TcpListener::bind(addr).map_err(|source| DaemonError::Listen { addr, source })
 }
 
 /// What the servers listen on.
@@ -33,6 +30,7 @@ impl Listeners {
         router: Router,
         stopped: watch::Receiver<()>,
     ) -> Result<(SocketAddr, impl Future<Output = io::Result<()>>), DaemonError> {
+        self.tcp.set_nonblocking(true).map_err(failed("the server"))?;
         let tcp = tokio::net::TcpListener::from_std(self.tcp).map_err(failed("the server"))?;
         let unix = self
             .unix

@@ -1,5 +1,7 @@
 //! The kernel's interfaces that std has no safe call for.
 
+#[expect(unsafe_code, reason = "a descriptor that is passed as a number")]
+pub mod activation;
 #[expect(unsafe_code, reason = "calls that aya lacks")]
 pub mod bpf;
 pub mod clock;
