@@ -8,6 +8,8 @@
 mod bench;
 mod cases;
 mod counts;
+mod dashboards;
+mod deploy;
 mod dist;
 mod ebpf;
 mod elf;
@@ -39,8 +41,12 @@ enum Verb {
     Test(test::Arguments),
     /// Runs the kernel tests on other kernels, in virtual machines
     Vm(vm::Arguments),
+    /// Checks units, objects of Kubernetes and the Containerfile
+    Deploy,
     /// Builds the static release binary into target/dist
     Dist,
+    /// Makes dashboards and rules for Grafana, Prometheus and Kubernetes
+    Dashboards(dashboards::Arguments),
     /// Measures what the agent costs, against its peers
     Bench(bench::Arguments),
     /// Records healthy servers, for the test that no detection fires on them
@@ -54,7 +60,9 @@ fn main() -> ExitCode {
         Verb::Ebpf(arguments) => ebpf::run(&arguments),
         Verb::Test(arguments) => test::run(&arguments),
         Verb::Vm(arguments) => vm::run(&arguments),
+        Verb::Deploy => deploy::run(),
         Verb::Dist => dist::run(),
+        Verb::Dashboards(arguments) => dashboards::run(&arguments),
         Verb::Bench(arguments) => bench::run(&arguments),
         Verb::Health(arguments) => health::run(&arguments),
         Verb::Incidents(arguments) => incidents::run(&arguments),

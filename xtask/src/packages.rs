@@ -29,6 +29,15 @@ pub(crate) const VM: [(&str, &str); 8] = [
 /// Those that `cargo xtask bench events` measures against.
 pub(crate) const PEERS: [(&str, &str); 2] = [("tcplife", "libbpf-tools"), ("bpftrace", "bpftrace")];
 
+/// Those that check `deploy/`.
+pub(crate) const DEPLOY: [(&str, &str); 5] = [
+    ("systemd-analyze", "systemd"),
+    ("systemd-socket-activate", "systemd"),
+    ("systemd-sysusers", "systemd"),
+    ("setpriv", "util-linux"),
+    ("python3", "python3"),
+];
+
 /// A receiver of alerts, and Debian's package of it.
 pub(crate) const ALERTMANAGER: &str = "prometheus-alertmanager";
 

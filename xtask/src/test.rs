@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 
-use crate::{counts::Counts, ebpf, packages, sh, tools, vm};
+use crate::{counts::Counts, deploy, ebpf, packages, sh, tools, vm};
 
 /// The flags of the verb.
 #[derive(clap::Args)]
@@ -63,6 +63,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     session.step("tests", |session| session.cargo_test(&["--workspace", "--no-fail-fast"]));
     session.step("kernel tests", |session| kernel(session, arguments.no_kernel));
     session.step("alertmanager", alertmanager);
+    session.step("deploy", deploy);
     session.step("other kernels", |session| other_kernels(session, arguments.no_kernel));
     session.step("ebpf object", |_| ebpf::check_committed().map(|()| Outcome::Passed));
     session.step("licences", |session| deny(session, arguments.deny));
@@ -196,6 +197,19 @@ fn alertmanager(session: &mut Session) -> Result<Outcome> {
     let mut command = session.cargo();
     command.args(["test", "-p", "backlogd", "--test", "alertmanager", "--", "--ignored"]);
     command.env("BACKLOGD_ALERTMANAGER", program);
+    session.run_test(command)
+}
+
+/// Units, objects of Kubernetes and the image are what they are made for, and the agent works so.
+fn deploy(session: &mut Session) -> Result<Outcome> {
+    deploy::check(&session.root)?;
+    if !sh::is_root()? {
+        return Ok(Outcome::Skipped("not root".into()));
+    }
+    let [program] = vm::build(&session.root, &["build", "--bin", "backlogd"], ["backlogd"])?;
+    let mut command = session.cargo();
+    command.args(["test", "-p", "backlogd", "--test", "deploy", "--", "--ignored"]);
+    command.env("BACKLOGD_STATIC", program);
     session.run_test(command)
 }
 

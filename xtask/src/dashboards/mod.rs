@@ -1,0 +1,57 @@
+//! `cargo xtask dashboards`: what provisions Grafana and Prometheus, made from `dashboards/`.
+//!
+//! With `--check` nothing is written: a file that differs is an error.
+
+mod kubernetes;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::sh;
+
+/// The flags of the verb.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Only says whether the committed files are what this makes
+    #[arg(long)]
+    check: bool,
+}
+
+/// Writes all files, or compares them.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let root = sh::root()?;
+    if arguments.check {
+        return check(&root);
+    }
+    for (path, text) in files(&root)? {
+        let path = root.join(path);
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        println!("{}", path.display());
+    }
+    Ok(())
+}
+
+/// Fails on files that are not what this would write.
+pub(crate) fn check(root: &Path) -> Result<()> {
+    let differs = |(path, text): &(PathBuf, String)| {
+        fs::read_to_string(root.join(path)).ok().as_ref() != Some(text)
+    };
+    let others: Vec<_> = files(root)?.into_iter().filter(differs).collect();
+    let names: Vec<_> = others.iter().map(|(path, _)| path.display().to_string()).collect();
+    if !names.is_empty() {
+        bail!("{}: not what `cargo xtask dashboards` writes", names.join(", "));
+    }
+    Ok(())
+}
+
+/// Paths below the root, and texts.
+fn files(root: &Path) -> Result<Vec<(PathBuf, String)>> {
+    kubernetes::files(|path| fs::read_to_string(root.join(path)).ok())
+}
