@@ -9,7 +9,10 @@ use std::{
     env, fs,
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
-    os::unix::{fs::PermissionsExt as _, net::UnixDatagram},
+    os::unix::{
+        fs::{MetadataExt as _, PermissionsExt as _},
+        net::UnixDatagram,
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -22,6 +25,19 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 fn deploy(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(name)
+}
+
+/// A network namespace with nothing but a process in it, and its number.
+fn namespace() -> (Running, u64) {
+    let process = Running(Command::new("unshare").args(["--net", "sleep", "600"]).spawn().unwrap());
+    let inode = |pid: &str| fs::metadata(format!("/proc/{pid}/ns/net")).unwrap().ino();
+    let deadline = Instant::now() + PATIENCE;
+    while inode(&process.0.id().to_string()) == inode("self") {
+        assert!(Instant::now() < deadline, "unshare needs root");
+        thread::sleep(Duration::from_millis(10));
+    }
+    let number = inode(&process.0.id().to_string());
+    (process, number)
 }
 
 /// Ends with its test.
@@ -104,7 +120,8 @@ fn metrics_as_root() -> String {
 }
 
 /// Runs the agent as systemd would by these lines of unit files: as a user of its own, with these
-/// capabilities. It must have the hooks that root has, and name owners that are root's processes.
+/// capabilities. It must have the hooks that root has, name owners that are root's processes, and
+/// enter other namespaces unless it is told not to.
 fn check_capabilities(unit: &str) {
     let capabilities = setting(unit, "AmbientCapabilities");
     assert_eq!(capabilities, setting(unit, "CapabilityBoundingSet"));
@@ -128,6 +145,7 @@ fn check_capabilities(unit: &str) {
     command.arg("run").arg(format!("--listen=127.0.0.1:{port}")).arg("--socket").arg(&socket);
     let environment = setting(unit, "Environment");
     command.envs(environment.iter().filter_map(|pair| pair.split_once('=')));
+    let (_process, other) = namespace();
     let _daemon = Running(command.spawn().unwrap());
     wait_for(port, "/readyz", |answer| answer.starts_with("HTTP/1.1 200"));
 
@@ -146,6 +164,10 @@ fn check_capabilities(unit: &str) {
         })
     });
     assert_eq!(hooks(&metrics_as_root()), hooks(&metrics), "as root, and by the unit");
+    if !environment.contains(&"BACKLOGD_OWN_NETNS_ONLY=true".to_owned()) {
+        let entered = format!("backlogd_sysctl_value{{netns=\"{other}\"");
+        wait_for(port, "/metrics", |answer| answer.contains(&entered));
+    }
     let list = privileges().arg("list").env("BACKLOGD_SOCKET", &socket).output().unwrap();
     let text = String::from_utf8(list.stdout).unwrap();
     assert!(text.contains(&format!("127.0.0.1:{theirs}")), "{text}");
