@@ -41,6 +41,9 @@ pub(crate) const DEPLOY: [(&str, &str); 5] = [
 /// A receiver of alerts, and Debian's package of it.
 pub(crate) const ALERTMANAGER: &str = "prometheus-alertmanager";
 
+/// What evaluates rules: `promtool` of it.
+pub(crate) const PROMETHEUS: &str = "prometheus";
+
 /// Installs the packages of those `programs` that are missing.
 pub(crate) fn install(programs: &[(&str, &str)]) -> Result<()> {
     let missing = programs.iter().filter(|(program, _)| !sh::is_installed(program));

@@ -64,6 +64,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     session.step("kernel tests", |session| kernel(session, arguments.no_kernel));
     session.step("alertmanager", alertmanager);
     session.step("deploy", deploy);
+    session.step("rules", rules);
     session.step("other kernels", |session| other_kernels(session, arguments.no_kernel));
     session.step("ebpf object", |_| ebpf::check_committed().map(|()| Outcome::Passed));
     session.step("licences", |session| deny(session, arguments.deny));
@@ -86,6 +87,15 @@ impl Session {
             Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
         cargo.current_dir(&self.root);
         cargo
+    }
+
+    /// A program of Debian, or why the step is skipped without it.
+    fn unpacked(&self, package: &str) -> Result<Result<PathBuf, String>> {
+        match packages::unpacked(&self.root, package) {
+            Ok(program) => Ok(Ok(program)),
+            Err(err) if !self.is_ci => Ok(Err(format!("{err:#}"))),
+            Err(err) => Err(err),
+        }
     }
 
     /// Runs `cargo test`, showing what it says and adding up its counts.
@@ -189,10 +199,9 @@ fn alertmanager(session: &mut Session) -> Result<Outcome> {
     if !sh::is_root()? {
         return Ok(Outcome::Skipped("not root".into()));
     }
-    let program = match packages::unpacked(&session.root, packages::ALERTMANAGER) {
+    let program = match session.unpacked(packages::ALERTMANAGER)? {
         Ok(program) => program,
-        Err(err) if !session.is_ci => return Ok(Outcome::Skipped(format!("{err:#}"))),
-        Err(err) => return Err(err),
+        Err(why) => return Ok(Outcome::Skipped(why)),
     };
     let mut command = session.cargo();
     command.args(["test", "-p", "backlogd", "--test", "alertmanager", "--", "--ignored"]);
@@ -210,6 +219,31 @@ fn deploy(session: &mut Session) -> Result<Outcome> {
     let mut command = session.cargo();
     command.args(["test", "-p", "backlogd", "--test", "deploy", "--", "--ignored"]);
     command.env("BACKLOGD_STATIC", program);
+    session.run_test(command)
+}
+
+/// Prometheus and Alertmanager take the files of dashboards/, and the rules raise what they are tested
+/// for: series by hand, recorded incidents, healthy servers.
+fn rules(session: &mut Session) -> Result<Outcome> {
+    let (prometheus, alertmanager) = match (
+        session.unpacked(packages::PROMETHEUS)?,
+        session.unpacked(packages::ALERTMANAGER)?,
+    ) {
+        (Ok(prometheus), Ok(alertmanager)) => (prometheus, alertmanager),
+        (Err(why), _) | (_, Err(why)) => return Ok(Outcome::Skipped(why)),
+    };
+    let (promtool, amtool) =
+        (prometheus.with_file_name("promtool"), alertmanager.with_file_name("amtool"));
+    let folder = session.root.join("dashboards");
+    let check = ["check", "rules", "alerts.yaml", "recording.yaml"];
+    sh::run(Command::new(&promtool).current_dir(&folder).args(check))?;
+    let test = ["test", "rules", "alerts_test.yaml"];
+    sh::run(Command::new(&promtool).current_dir(&folder).args(test))?;
+    let config = ["check-config", "alertmanager.yaml"];
+    sh::run(Command::new(amtool).current_dir(&folder).args(config))?;
+    let mut command = session.cargo();
+    command.args(["test", "-p", "backlogd", "--test", "promtool", "--", "--ignored"]);
+    command.env("BACKLOGD_PROMTOOL", promtool);
     session.run_test(command)
 }
 
