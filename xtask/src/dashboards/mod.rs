@@ -1,8 +1,14 @@
-//! `cargo xtask dashboards`: what provisions Grafana and Prometheus, made from `dashboards/`.
+//! `cargo xtask dashboards`: Grafana's dashboards, made from one description, and what provisions rules and
+//! dashboards in Kubernetes, made from the files of `dashboards/`.
 //!
-//! With `--check` nothing is written: a file that differs is an error.
+//! With `--check` nothing is written: a file that differs is an error. What the queries mean is tested by
+//! the agent's tests (`agent/tests/rules.rs`, `agent/tests/dashboards.rs`), on the committed files.
 
+mod agent;
+mod board;
+mod fleet;
 mod kubernetes;
+mod listener;
 
 use std::{
     fs,
@@ -11,7 +17,14 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
+use self::board::Board;
 use crate::sh;
+
+const BOARDS: [(&str, &Board); 3] = [
+    ("dashboards/fleet.json", &fleet::BOARD),
+    ("dashboards/listener.json", &listener::BOARD),
+    ("dashboards/agent.json", &agent::BOARD),
+];
 
 /// The flags of the verb.
 #[derive(clap::Args)]
@@ -53,5 +66,13 @@ pub(crate) fn check(root: &Path) -> Result<()> {
 
 /// Paths below the root, and texts.
 fn files(root: &Path) -> Result<Vec<(PathBuf, String)>> {
-    kubernetes::files(|path| fs::read_to_string(root.join(path)).ok())
+    let mut files = Vec::new();
+    for (path, board) in BOARDS {
+        files.push((PathBuf::from(path), serde_json::to_string_pretty(&board.json())? + "\n"));
+    }
+    let made = |path: &Path| files.iter().find(|(ours, _)| ours == path).map(|it| it.1.clone());
+    let read = |path: &Path| made(path).or_else(|| fs::read_to_string(root.join(path)).ok());
+    let objects = kubernetes::files(read)?;
+    files.extend(objects);
+    Ok(files)
 }
