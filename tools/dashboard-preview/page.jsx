@@ -2,13 +2,12 @@
 // In: window.BOARD, what render.mjs has asked Prometheus for. Heatmaps and state timelines live in
 // Grafana's server code, so these two are drawn here.
 import {
-  FieldType, applyFieldOverrides, createDataFrame, createTheme, dateTime, formattedValueToString,
-  getDisplayProcessor, getFieldDisplayName, ThemeContext, standardFieldConfigEditorRegistry,
-  standardEditorsRegistry,
+  FieldType, createDataFrame, createTheme, dateTime, getDisplayProcessor, getFieldDisplayName,
+  ThemeContext,
 } from '@grafana/data';
 import {
   BarGauge, BigValue, BigValueColorMode, BigValueGraphMode, BigValueTextMode, GlobalStyles,
-  PanelChrome, Table, TimeSeries, getAllOptionEditors, getAllStandardFieldConfigs,
+  PanelChrome, Table, TimeSeries,
 } from '@grafana/ui';
 import React from 'react';
 import { createRoot } from 'react-dom/client';
@@ -23,51 +22,36 @@ const timeRange = {
   raw: { from: dateTime(from * 1000), to: dateTime(to * 1000) },
 };
 
-standardEditorsRegistry.setInit(getAllOptionEditors);
-standardFieldConfigEditorRegistry.setInit(getAllStandardFieldConfigs);
-
-/** Frames with Grafana's field configuration applied. */
+/** Frames with the panel's field configuration applied. */
 function framesOf(panel) {
-  const data = panel.series.map((series) => createDataFrame({
+  const frames = panel.series.map((series) => createDataFrame({
     refId: series.refId,
     fields: series.fields.map((field) => ({
       name: field.name, type: field.type, values: field.values, labels: field.labels ?? undefined,
-      config: { displayNameFromDS: field.display ?? undefined, ...(field.time ? { custom: {} } : {}) },
+      config: { displayNameFromDS: field.display ?? undefined },
     })),
   }));
-  const { defaults, overrides } = panel.fieldConfig;
-  const frames = applyFieldOverrides({
-    data, theme, timeZone: 'utc', replaceVariables: (text) => text,
-    fieldConfig: { defaults, overrides: styleOverrides(panel, overrides) },
+  const fields = frames.flatMap((frame) => frame.fields.map((field) => ({ frame, field })));
+  fields.filter(({ field }) => field.type === FieldType.number).forEach(({ frame, field }, seriesIndex) => {
+    field.state = { ...field.state, seriesIndex };
+    configure(panel, frame.refId, field);
+    field.display = getDisplayProcessor({ field, theme, timeZone: 'utc' });
   });
-  let index = 0;
-  for (const frame of frames) {
-    for (const field of frame.fields.filter((it) => it.type === FieldType.number)) {
-      field.state = { ...field.state, seriesIndex: index };
-      index += 1;
-      styled(panel, frame.refId, field);
-      field.display = getDisplayProcessor({ field, theme, timeZone: 'utc' });
-    }
-  }
   return frames;
 }
 
-/** Overrides of the panel type's own options are applied by hand, in `styled`. */
-function styleOverrides(panel, overrides) {
-  return overrides.filter((it) => !it.properties.some((p) => p.id.startsWith('custom.')));
-}
-
-function styled(panel, refId, field) {
-  field.config = { ...field.config, custom: { ...panel.fieldConfig.defaults.custom } };
-  const ours = panel.fieldConfig.overrides.filter((it) => it.matcher.options === refId);
+/** Defaults of the panel, and what is set for the query. */
+function configure(panel, refId, field) {
+  const { defaults, overrides } = panel.fieldConfig;
+  field.config = { ...defaults, ...field.config, links: [], custom: { ...defaults.custom } };
+  const ours = overrides.filter((it) => it.matcher.options === refId);
   for (const { id, value } of ours.flatMap((it) => it.properties)) {
     if (id === 'color') {
       field.config.color = value;
-    } else if (id.startsWith('custom.')) {
+    } else if (id === 'custom.transform') {
+      field.values = field.values.map((v) => (v === null ? null : -v));
+    } else {
       field.config.custom[id.slice('custom.'.length)] = value;
-      if (id === 'custom.transform') {
-        field.values = field.values.map((v) => (v === null ? null : -v));
-      }
     }
   }
 }
