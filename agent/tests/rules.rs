@@ -121,27 +121,8 @@ fn what_is_wrong_with_a_query_is_told() {
 fn each_rule_takes_histograms_in_both_forms() {
     for file in [ALERTS, RECORDING] {
         for rule in rules(file) {
-            let metrics = promql::metrics(&rule.expr);
-            for form in ["_bucket", "_sum", "_count"] {
-                for native in metrics.iter().filter_map(|name| name.strip_suffix(form)) {
-                    assert!(
-                        metrics.contains(native),
-                        "{file}: no {native} beside {native}{form}\n{}",
-                        rule.expr
-                    );
-                }
-            }
-            for native in metrics.iter().filter(|name| name.ends_with("_seconds")) {
-                let is_classic = |name: &String| {
-                    name.strip_prefix(native.as_str()).is_some_and(|form| !form.is_empty())
-                };
-                let is_gauge = native.ends_with("_in_seconds");
-                assert!(
-                    is_gauge || metrics.iter().any(is_classic),
-                    "{file}: {native} alone\n{}",
-                    rule.expr
-                );
-            }
+            promql::check_forms(&rule.expr)
+                .unwrap_or_else(|err| panic!("{file}: {err}\n{}", rule.expr));
         }
     }
 }

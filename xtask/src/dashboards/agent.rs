@@ -1,6 +1,6 @@
 //! The agent itself: does it see everything, are its numbers the kernel's, what does it cost?
 
-use super::board::{Board, Form, Link, Panel, Row, Unit, Variable, limit, query};
+use super::board::{Board, Form, Link, Panel, Row, Unit, Variable, query};
 
 /// The agents of the chosen hosts.
 pub(super) const BOARD: Board = Board {
@@ -302,6 +302,20 @@ const TELLS: Row = Row {
             link: Link::None,
         },
         Panel {
+            title: "Alerts that ended for want of room",
+            help: "Alerts of subjects that are gone and for which there was no room.",
+            form: Form::Lines,
+            unit: Unit::PerSecond,
+            size: (12, 7),
+            queries: &[query(
+                "sum(rate(backlogd_alerts_no_room_total{H}[$__rate_interval]))",
+                "alerts",
+            )],
+            empty: "no agent answers",
+            limits: None,
+            link: Link::None,
+        },
+        Panel {
             title: "Descriptors and threads",
             help: "Of the agent's own process, the ten highest.",
             form: Form::Lines,
@@ -310,7 +324,6 @@ const TELLS: Row = Row {
             queries: &[
                 query("topk(10, process_open_fds{H})", "descriptors on {{instance}}"),
                 query("topk(10, process_threads{H})", "threads on {{instance}}"),
-                limit("min(process_max_fds{H})", "limit of descriptors"),
             ],
             empty: "no agent answers",
             limits: None,

@@ -423,14 +423,15 @@ const HOST: Row = Row {
             link: Link::Host,
         },
         Panel {
-            title: "Connections and orphans",
-            help: "Connections in ESTABLISHED or CLOSE_WAIT, and sockets that no descriptor refers to any more.",
+            title: "Connections, orphans, UDP sockets",
+            help: "Connections in ESTABLISHED or CLOSE_WAIT, sockets that no descriptor refers to any more, and bound UDP sockets.",
             form: Form::Lines,
             unit: Unit::Count,
             size: (8, 8),
             queries: &[
                 query("sum(backlogd_connected_sockets{H,netns=~\"$netns\"})", "connected"),
                 query("sum(backlogd_tcp_orphans{H})", "orphans"),
+                query("sum(backlogd_udp_sockets{L})", "bound UDP sockets"),
             ],
             empty: "not readable here",
             limits: None,

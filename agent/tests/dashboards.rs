@@ -1,0 +1,219 @@
+//! Grafana's dashboards in `dashboards/`: each query names what `/metrics` has, each panel says what it
+//! shows, and each metric is on one.
+
+#[path = "fixtures/files.rs"]
+mod files;
+#[path = "fixtures/promql.rs"]
+mod promql;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use backlogd::publish::metrics::FAMILIES;
+use serde_json::Value;
+
+use crate::{
+    files::text,
+    promql::{Known, Labels},
+};
+
+const BOARDS: [&str; 3] = ["fleet", "listener", "agent"];
+
+/// What Prometheus says of each scrape.
+const OF_SCRAPES: [&str; 2] = ["scrape_duration_seconds", "scrape_samples_scraped"];
+
+/// Metrics that are on no panel, and why.
+const WITHOUT: [(&str, &str); 3] = [
+    (
+        "backlogd_listener_socket_drops_total",
+        "sk_drops as it is: counts a drop at the last ACK twice, so that drops_total is shown",
+    ),
+    ("process_virtual_memory_bytes", "the kernel's maps are in it: nothing to act upon"),
+    ("process_max_fds", "with process_open_fds, as its limit, where it is lower than all others"),
+];
+
+/// One dashboard.
+struct Board {
+    file: String,
+    json: Value,
+}
+
+/// A query, and where it is.
+struct Query<'a> {
+    place: String,
+    expr: &'a str,
+    /// Text that names labels of its series.
+    labelled: Vec<&'a str>,
+}
+
+impl Board {
+    fn all() -> Vec<Self> {
+        let read = |name: &&str| {
+            let file = format!("dashboards/{name}.json");
+            let json =
+                serde_json::from_str(&text(&file)).unwrap_or_else(|err| panic!("{file}: {err}"));
+            Self { file, json }
+        };
+        BOARDS.iter().map(read).collect()
+    }
+
+    fn list(&self, pointer: &str) -> &[Value] {
+        let found = self.json.pointer(pointer).and_then(Value::as_array);
+        found.unwrap_or_else(|| panic!("{}: no {pointer}", self.file))
+    }
+
+    /// Panels that show something.
+    fn panels(&self) -> impl Iterator<Item = &Value> {
+        self.list("/panels").iter().filter(|panel| panel["type"] != "row")
+    }
+
+    fn place(&self, panel: &Value) -> String {
+        format!("{}, {}", self.file, panel["title"])
+    }
+
+    /// Names of the choices, that of the data source left out.
+    fn variables(&self) -> Vec<&str> {
+        let all = self.list("/templating/list").iter().map(|it| str_of(&it["name"]));
+        all.filter(|name| *name != "datasource").collect()
+    }
+
+    /// Queries of panels, annotations and variables.
+    fn queries(&self) -> Vec<Query<'_>> {
+        let mut all = Vec::new();
+        for panel in self.panels() {
+            let links = panel["fieldConfig"]["defaults"]["links"].as_array().into_iter().flatten();
+            let links: Vec<_> = links.map(|link| str_of(&link["url"])).collect();
+            for target in panel["targets"].as_array().into_iter().flatten() {
+                let mut labelled = links.clone();
+                labelled.push(str_of(&target["legendFormat"]));
+                let (place, expr) = (self.place(panel), str_of(&target["expr"]));
+                all.push(Query { place, expr, labelled });
+            }
+        }
+        for it in self.list("/annotations/list") {
+            let place = format!("{}, annotation {}", self.file, it["name"]);
+            let labelled = vec![str_of(&it["titleFormat"]), str_of(&it["textFormat"])];
+            all.push(Query { place, expr: str_of(&it["expr"]), labelled });
+        }
+        all
+    }
+
+    /// The query with all choices made.
+    fn chosen(&self, expr: &str) -> String {
+        let mut names = self.variables();
+        // the longest first: one may begin as another does
+        names.sort_by_key(|name| std::cmp::Reverse(name.len()));
+        let expr = expr.replace("$__rate_interval", "5m");
+        names.into_iter().fold(expr, |expr, name| expr.replace(&format!("${name}"), ".*"))
+    }
+}
+
+fn str_of(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+/// What a scrape has, and Prometheus adds.
+fn known() -> Known {
+    let mut known = Known::scraped();
+    for name in OF_SCRAPES {
+        known.add(name, ["job", "instance"].map(str::to_owned).into());
+    }
+    known
+}
+
+/// Labels that a text asks for: `{{label}}`, and `${__field.labels.label}` of links.
+fn asked(text: &str) -> Labels {
+    let ends = |c: char| !c.is_ascii_lowercase() && c != '_';
+    let word = |text: &str| text[..text.find(ends).unwrap_or(text.len())].to_owned();
+    let marks = ["{{", "${__field.labels.", "${__data.fields."];
+    marks.iter().flat_map(|mark| text.split(mark).skip(1).map(word)).collect()
+}
+
+#[test]
+fn each_query_names_metrics_and_labels_that_a_scrape_has() {
+    let known = known();
+    for board in Board::all() {
+        for Query { place, expr, labelled } in board.queries() {
+            let chosen = board.chosen(expr);
+            assert!(!chosen.contains('$'), "{place}: a variable that is not there: {expr}");
+            let labels =
+                known.check(&chosen).unwrap_or_else(|err| panic!("{place}: {err}\n{expr}"));
+            promql::check_forms(expr).unwrap_or_else(|err| panic!("{place}: {err}\n{expr}"));
+            for text in labelled {
+                let missing: Vec<_> = asked(text).difference(&labels).cloned().collect();
+                assert!(missing.is_empty(), "{place}: no labels {missing:?} for {text}\n{expr}");
+            }
+        }
+    }
+}
+
+#[test]
+fn each_choice_has_values_and_is_used() {
+    let known = known();
+    for board in Board::all() {
+        for it in board.list("/templating/list").iter().filter(|it| it["type"] == "query") {
+            let (name, query) = (str_of(&it["name"]), str_of(&it["query"]["query"]));
+            let place = format!("{}, variable {name}", board.file);
+            let inner = query.strip_prefix("label_values(").and_then(|it| it.strip_suffix(')'));
+            let (expr, label) = inner
+                .and_then(|it| it.rsplit_once(", "))
+                .unwrap_or_else(|| panic!("{place}: {query}"));
+            let chosen = board.chosen(expr);
+            assert!(!chosen.contains('$'), "{place}: a variable that is not there: {query}");
+            let labels =
+                known.check(&chosen).unwrap_or_else(|err| panic!("{place}: {err}\n{query}"));
+            assert!(labels.contains(label), "{place}: no label {label} in {query}");
+            assert_eq!(name, label, "{place}: {query}");
+            let is_used = board.queries().iter().any(|it| it.expr.contains(&format!("${name}\"")));
+            assert!(is_used, "{place}: no panel uses it");
+        }
+    }
+}
+
+#[test]
+fn each_panel_says_what_it_shows_and_has_a_place_of_its_own() {
+    for board in Board::all() {
+        let mut titles = BTreeSet::new();
+        let mut taken = BTreeMap::new();
+        for panel in board.panels() {
+            let place = board.place(panel);
+            assert!(titles.insert(str_of(&panel["title"])), "{place}: there twice");
+            let defaults = &panel["fieldConfig"]["defaults"];
+            for (what, text) in [
+                ("title", &panel["title"]),
+                ("description", &panel["description"]),
+                ("unit", &defaults["unit"]),
+                ("noValue", &defaults["noValue"]),
+            ] {
+                assert!(!str_of(text).is_empty(), "{place}: no {what}");
+            }
+            let is_sentence = str_of(&panel["description"]).ends_with('.');
+            assert!(is_sentence, "{place}: {}", panel["description"]);
+            let n = |key: &str| panel["gridPos"][key].as_u64().expect("a number");
+            for cell in (n("x")..n("x") + n("w"))
+                .flat_map(|x| (n("y")..n("y") + n("h")).map(move |y| (x, y)))
+            {
+                assert!(cell.0 < 24, "{place}: ends beyond column 24");
+                let other = taken.insert(cell, place.clone());
+                assert_eq!(None, other, "{place}: on the place of another");
+            }
+        }
+    }
+}
+
+#[test]
+fn each_metric_is_on_a_panel_or_has_a_reason() {
+    let boards = Board::all();
+    let shown: String =
+        boards.iter().flat_map(Board::queries).map(|it| format!("{} ", it.expr)).collect();
+    let is_shown = |name: &str| {
+        let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let forms = ["", "_bucket", "_sum", "_count"].map(|form| format!("{name}{form}"));
+        shown.split(|c| !word(c)).any(|it| forms.iter().any(|form| form == it))
+    };
+    for family in FAMILIES.iter().copied().flatten() {
+        let name = family.descriptor.name;
+        let has_reason = WITHOUT.iter().any(|(it, _)| *it == name);
+        assert!(is_shown(name) || has_reason, "{name} is on no panel of {BOARDS:?}");
+        assert!(!(is_shown(name) && has_reason), "{name} is on a panel, and in the list");
+    }
+}
