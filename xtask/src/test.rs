@@ -65,6 +65,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     session.step("alertmanager", alertmanager);
     session.step("deploy", deploy);
     session.step("rules", rules);
+    session.step("dashboards", dashboards);
     session.step("other kernels", |session| other_kernels(session, arguments.no_kernel));
     session.step("ebpf object", |_| ebpf::check_committed().map(|()| Outcome::Passed));
     session.step("licences", |session| deny(session, arguments.deny));
@@ -244,6 +245,29 @@ fn rules(session: &mut Session) -> Result<Outcome> {
     let mut command = session.cargo();
     command.args(["test", "-p", "backlogd", "--test", "promtool", "--", "--ignored"]);
     command.env("BACKLOGD_PROMTOOL", promtool);
+    session.run_test(command)
+}
+
+/// Every query of dashboards and rules is asked of a Prometheus that scrapes the agent under load.
+fn dashboards(session: &mut Session) -> Result<Outcome> {
+    if !sh::is_root()? {
+        return Ok(Outcome::Skipped("not root".into()));
+    }
+    let (prometheus, alertmanager) = match (
+        session.unpacked(packages::PROMETHEUS)?,
+        session.unpacked(packages::ALERTMANAGER)?,
+    ) {
+        (Ok(prometheus), Ok(alertmanager)) => (prometheus, alertmanager),
+        (Err(why), _) | (_, Err(why)) => return Ok(Outcome::Skipped(why)),
+    };
+    let cargo = session.cargo();
+    let mut command = Command::new("unshare");
+    let own =
+        "ip link set lo up && mount -t tracefs tracefs /sys/kernel/tracing && exec \"$0\" \"$@\"";
+    command.current_dir(&session.root).args(["--net", "--mount", "sh", "-c", own]);
+    command.arg(cargo.get_program());
+    command.args(["test", "-p", "backlogd", "--test", "prometheus", "--", "--ignored"]);
+    command.env("BACKLOGD_PROMETHEUS", prometheus).env("BACKLOGD_ALERTMANAGER", alertmanager);
     session.run_test(command)
 }
 
