@@ -11,7 +11,10 @@ use std::{
 };
 
 use crate::{
-    detect::alert::{Alert, AlertId, Verdicts},
+    detect::{
+        alert::{Alert, AlertId, Verdicts},
+        subject::SubjectKind,
+    },
     time::{Monotonic, Nanos, UnixTime},
 };
 
@@ -87,11 +90,11 @@ impl Queue {
     /// Takes in what is told at a time. How many alerts found no room: they come with a later look.
     pub(super) fn look(&mut self, now: Monotonic, verdicts: &Verdicts) -> usize {
         self.round += 1;
-        let mut left_out = 0;
+        let (mut left_out, mut over) = (0, None);
         for alert in verdicts.told() {
             let key = key(alert);
             let is_new = !self.items.contains_key(&key);
-            if is_new && self.items.len() >= MOST && !self.forget_one_that_is_over() {
+            if is_new && self.items.len() >= MOST && !self.forget_one_that_is_over(&mut over) {
                 left_out += 1;
                 continue;
             }
@@ -103,7 +106,7 @@ impl Queue {
                 is_told: false,
                 round: 0,
             });
-            if item.over.take().is_some() {
+            if item.over.take().is_some() || has_gained_a_process(&item.alert, alert) {
                 (item.due, item.is_told) = (now, false);
             }
             item.alert = alert.clone();
@@ -121,10 +124,23 @@ impl Queue {
         left_out
     }
 
-    fn forget_one_that_is_over(&mut self) -> bool {
-        let over = self.items.iter().filter_map(|(key, item)| Some((item.over?.at, *key)));
-        let oldest = over.min();
-        oldest.and_then(|(_, key)| self.items.remove(&key)).is_some()
+    /// Forgets what has been over for longest. `over`: the keys of what is over, newest first, which are
+    /// sorted once for all alerts of a look.
+    fn forget_one_that_is_over(&mut self, over: &mut Option<Vec<u64>>) -> bool {
+        let keys = over.get_or_insert_with(|| {
+            let over = self.items.iter().filter_map(|(key, item)| Some((item.over?.at, *key)));
+            let mut over: Vec<_> = over.collect();
+            over.sort_unstable_by_key(|it| Reverse(*it));
+            over.into_iter().map(|(_, key)| key).collect()
+        });
+        while let Some(key) = keys.pop() {
+            // it may fire again by now
+            if self.items.get(&key).is_some_and(|item| item.over.is_some()) {
+                self.items.remove(&key);
+                return true;
+            }
+        }
+        false
     }
 
     /// When there is something to send, if nothing changes until then.
@@ -193,6 +209,13 @@ impl Queue {
         (self.seed, self.failures).hash(&mut hasher);
         Nanos((wait + hasher.finish() % (wait / 2)).min(longest))
     }
+}
+
+/// Whether an alert about tasks of one name is about another process than before, which whoever was told
+/// of it has not been told of.
+fn has_gained_a_process(before: &Alert, now: &Alert) -> bool {
+    let is_other = |pid| !before.subject.pids.contains(pid);
+    now.subject.kind == SubjectKind::Caller && now.subject.pids.iter().any(is_other)
 }
 
 /// Why alerts are told no more that have not been cleared.

@@ -18,7 +18,9 @@ use crate::{
             Change, Lost,
             Severity::{self, Critical, Warning},
         },
+        subject::SubjectKind,
     },
+    id::Pid,
     input::Absent,
     outlet::Form,
     time::{Monotonic, Nanos, UnixTime},
@@ -226,6 +228,63 @@ fn ten_thousand_alerts_are_sent_in_batches_and_no_more_are_kept() {
     assert_eq!(1, queue.look(Monotonic(1), &others));
     assert_eq!(0, queue.look(Monotonic(2), &others));
     assert_eq!(1, queue.due(Monotonic(2)).len());
+}
+
+/// What is over is sorted once, and not looked through for each that is new.
+#[test]
+fn as_many_others_at_once_take_the_place_of_what_has_been_over_for_longest() {
+    let most = u16::try_from(MOST).expect("a port");
+    let all = |ports: std::ops::Range<u16>| verdicts(ports.map(|port| alert(port, Warning)));
+    let with_one_again = |ports| {
+        let mut told = all(ports);
+        told.alerts.insert(0, alert(most / 2, Warning));
+        told
+    };
+    let half = || {
+        let mut queue = Queue::new(RESEND, 1);
+        queue.look(Monotonic(0), &all(0..most));
+        // first one half of them is over, then the other
+        queue.look(Monotonic(1), &all(most / 2..most));
+        queue.look(Monotonic(2), &all(0..0));
+        queue
+    };
+    let mut queue = half();
+    assert_eq!(0, queue.look(Monotonic(3), &all(most..most + most / 2)));
+    let mut over = Vec::new();
+    while let due @ [_, ..] = &*queue.due(Monotonic(3)) {
+        let ended = due.iter().filter(|it| it.ended.is_some());
+        over.extend(ended.filter_map(|it| it.alert.subject.labels.port));
+        queue.answered(Monotonic(3), due, Outcome::Taken);
+    }
+    over.sort_unstable();
+    assert_eq!((most / 2..most).collect::<Vec<_>>(), over);
+    // one that fires again keeps its place
+    assert_eq!(1, half().look(Monotonic(3), &with_one_again(most..2 * most)));
+}
+
+#[test]
+fn another_process_that_fails_is_told_at_once() {
+    let of = |kind, pids: &[u32]| {
+        let mut alert = alert(80, Warning);
+        let subject = Arc::make_mut(&mut Arc::make_mut(&mut alert).subject);
+        (subject.kind, subject.pids) = (kind, pids.iter().map(|&pid| Pid(pid)).collect());
+        verdicts([alert])
+    };
+    #[track_caller]
+    fn check(before: &Verdicts, after: &Verdicts, expected: usize) {
+        let mut queue = Queue::new(RESEND, 1);
+        queue.look(Monotonic(0), before);
+        let due = queue.due(Monotonic(0));
+        queue.answered(Monotonic(0), &due, Outcome::Taken);
+        queue.look(Monotonic(1), after);
+        assert_eq!(expected, queue.due(Monotonic(1)).len(), "{before:?} {after:?}");
+    }
+    let (caller, listener) = (SubjectKind::Caller, SubjectKind::Listener);
+    check(&of(caller, &[7]), &of(caller, &[7, 8]), 1);
+    check(&of(caller, &[7, 8]), &of(caller, &[8]), 0);
+    check(&of(caller, &[7]), &of(caller, &[7]), 0);
+    // workers come and go
+    check(&of(listener, &[7]), &of(listener, &[7, 8]), 0);
 }
 
 fn style(form: Form) -> Style {
