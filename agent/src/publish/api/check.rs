@@ -149,7 +149,12 @@ impl Check {
     pub fn only(mut self, wanted: Wanted) -> Option<Self> {
         self.listeners.retain(|it| wanted.takes(it.addr, it.port));
         let pids: Vec<u32> = self.listeners.iter().flat_map(|it| it.pids.iter().copied()).collect();
-        let comms: Vec<&str> = self.listeners.iter().filter_map(|it| it.comm.as_deref()).collect();
+        // by name alone where the processes are not known; others may have the same
+        let comms = |of: &[u32]| {
+            let unknown = |it: &&Checked| of.is_empty() || it.pids.is_empty() && 0 < it.sockets;
+            let listeners = self.listeners.iter().filter(unknown);
+            listeners.filter_map(|it| it.comm.as_deref()).collect::<Vec<_>>()
+        };
         let concerns = |kind: &str, labels: &BTreeMap<String, String>, of: &[u32]| {
             let addr = labels.get("addr").and_then(|it| it.parse().ok());
             let port = labels.get("port").and_then(|it| it.parse().ok());
@@ -160,7 +165,8 @@ impl Check {
                 }
                 _ if kind == SubjectKind::Process.name() => of.iter().any(|it| pids.contains(it)),
                 _ if kind == SubjectKind::Caller.name() => {
-                    comm.is_some_and(|it| comms.contains(&it))
+                    of.iter().any(|it| pids.contains(it))
+                        || comm.is_some_and(|it| comms(of).contains(&it))
                 }
                 _ => false,
             }
@@ -341,4 +347,56 @@ fn missing(snapshot: &Snapshot) -> Vec<String> {
         format!("no eBPF program runs: {reasons} (see: backlogd doctor)")
     });
     degraded.chain(unseen).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        detect::{
+            alert,
+            fixture::{listener, snapshot},
+            phase::Severity,
+        },
+        id::Pid,
+    };
+
+    /// That accept fails in tasks named nginx, for these processes; whether that concerns a listener.
+    #[track_caller]
+    fn check(pids: &[u32], change: impl FnOnce(&mut snapshot::Listener), expected: Option<bool>) {
+        let mut now = snapshot(vec![listener(80), listener(81)]);
+        let fires = [("AcceptErrors", Severity::Critical, 1, "EMFILE from accept")];
+        change(&mut now.listeners[0]);
+        let mut judged = audit::fixture::judged(now, &fires);
+        let told: &mut alert::Alert =
+            Arc::make_mut(&mut Arc::make_mut(&mut judged.verdicts).alerts[0]);
+        let subject = Arc::make_mut(&mut told.subject);
+        (subject.kind, subject.pids) =
+            (SubjectKind::Caller, pids.iter().map(|&pid| Pid(pid)).collect());
+        (subject.labels.addr, subject.labels.port) = (None, None);
+        let all = Check::new(&judged, Source::Daemon, None);
+        let only = all.only(Wanted { addr: None, port: Some(80) });
+        let got = only.map(|only| only.status == Status::Critical);
+        assert_eq!(expected, got, "{pids:?}");
+    }
+
+    #[test]
+    fn what_fails_for_another_process_of_that_name_does_not_concern_a_listener() {
+        let gone = |it: &mut snapshot::Listener| {
+            it.members.clear();
+            it.owners = Arc::default();
+        };
+        let unseen = |it: &mut snapshot::Listener| it.owners = Arc::default();
+        check(&[100], |_| {}, Some(true));
+        check(&[100, 200], |_| {}, Some(true));
+        check(&[200], |_| {}, Some(false));
+        // nobody listens there, and it is nobody's
+        check(&[200], gone, None);
+        // by name where nobody knows better
+        check(&[], |_| {}, Some(true));
+        check(&[], |it| it.comm = Some("redis".into()), Some(false));
+        check(&[200], unseen, Some(true));
+    }
 }
