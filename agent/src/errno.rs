@@ -11,6 +11,8 @@ pub struct Errno(pub u32);
 impl Errno {
     /// Nothing was there: what a non-blocking accept(2) on an empty queue gets, and no error.
     pub const AGAIN: Self = Self(libc::EAGAIN.unsigned_abs());
+    /// The process has no descriptor left below its limit.
+    pub const MFILE: Self = Self(libc::EMFILE.unsigned_abs());
 }
 
 /// Those that accept(2) and connect(2) name, and what the kernel adds to them.

@@ -283,7 +283,8 @@ fn takes(matchers: &[String], alert: &str) -> bool {
 fn shared(by: SubjectKind, of: SubjectKind) -> BTreeSet<&'static str> {
     let own: &[&str] = match (by, of) {
         (SubjectKind::Caller, SubjectKind::Destination) => &[],
-        (SubjectKind::Caller | SubjectKind::Process, _) => &["comm"],
+        (SubjectKind::Caller | SubjectKind::Process, _)
+        | (SubjectKind::Listener, SubjectKind::Process) => &["comm"],
         (SubjectKind::Destination, _) => &["netns", "dst", "dst_port"],
         (SubjectKind::Listener, _) => &["netns", "addr", "port"],
         other => panic!("what do {other:?} have in common?"),
@@ -308,10 +309,18 @@ fn alertmanager_inhibits_what_the_agent_inhibits_and_nothing_else() {
                     && takes(&rule.target_matchers, &target)
                     && !takes(&rule.source_matchers, "BacklogdAny")
             });
-            let found: Vec<BTreeSet<&str>> =
-                rules.map(|rule| rule.equal.iter().map(String::as_str).collect()).collect();
+            let is_critical = |rule: &Inhibit| {
+                rule.source_matchers.iter().any(|matcher| matcher == "severity = critical")
+            };
+            let equal = |rule: &'_ Inhibit| rule.equal.iter().cloned().collect();
+            let found: Vec<(BTreeSet<String>, bool)> =
+                rules.map(|rule| (equal(rule), is_critical(rule))).collect();
             let is_inhibited = about.inhibited_by.contains(&other.name);
-            let expected = is_inhibited.then(|| shared(*by, *of)).into_iter().collect::<Vec<_>>();
+            // what is wrong with a process is said better by what is critical about its listener alone
+            let must_be = (*by, *of) == (SubjectKind::Listener, SubjectKind::Process);
+            let labels = || shared(*by, *of).into_iter().map(str::to_owned).collect();
+            let expected =
+                is_inhibited.then(|| (labels(), must_be)).into_iter().collect::<Vec<_>>();
             assert_eq!(expected, found, "dashboards/alertmanager.yaml: {source} inhibits {target}");
         }
     }

@@ -6,7 +6,7 @@
 use super::{Finding, Host};
 use crate::{
     detect::{
-        SLOW_ACCEPT, backlog,
+        MIN_ACCEPTS, SLOW_ACCEPT, backlog,
         command::{RESTART, SOMAXCONN, raise_somaxconn},
         overflows,
         phase::Severity,
@@ -89,8 +89,14 @@ fn pressure(listener: &Listener) -> Option<(Severity, String)> {
 
 /// Whether the queue is too short, and the program not too slow, as far as is known.
 fn is_short_of_room(listener: &Listener) -> bool {
-    let wait = listener.accept_wait.as_ref().ok().and_then(|waits| waits.quantile(0.99));
+    let wait = longest_wait(listener);
     listener.stalled != Ok(true) && wait.is_none_or(|wait| wait < SLOW_ACCEPT.as_seconds())
+}
+
+/// Seconds that 99 % waited no longer than for accept; `None`: not known, or of too few to say.
+fn longest_wait(listener: &Listener) -> Option<f64> {
+    let waits = listener.accept_wait.as_ref().ok()?;
+    waits.quantile(0.99).filter(|_| MIN_ACCEPTS <= waits.count())
 }
 
 /// How many overflows, in words.
@@ -100,8 +106,7 @@ fn told(n: u64) -> String {
 
 fn why(listener: &Listener) -> String {
     let what = "What comes while the queue is full is dropped, and the client retries after a second, and again.";
-    let wait = listener.accept_wait.as_ref().ok().and_then(|waits| waits.quantile(0.99));
-    match wait {
+    match longest_wait(listener) {
         _ if listener.stalled == Ok(true) => {
             "Nobody accepts at present: a longer queue only lets more clients wait.".to_owned()
         }

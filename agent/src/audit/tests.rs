@@ -6,10 +6,12 @@ use super::*;
 use crate::id::Pid;
 use crate::{
     detect::fixture::{listener, process, snapshot},
+    histogram::Histogram,
     input::{Absent, Destination, Sockstat, Table, TableRead},
     model::snapshot::PortUse,
-    time::Monotonic,
+    time::{Monotonic, Nanos},
 };
+use backlogd_abi::histogram::{BUCKETS, bucket};
 
 /// The names, severities and subjects of what is found after `change`, and all of the first one's words.
 #[track_caller]
@@ -134,6 +136,26 @@ fn a_limit_matters_where_traffic_or_overflows_show_it() {
         &["info TinyBacklog nginx 0.0.0.0:80"],
         &["No more than 2 can wait"],
     );
+}
+
+/// By how long `n` connections waited, all for a second.
+#[test]
+fn a_few_waits_do_not_tell_a_slow_program_from_a_short_queue() {
+    #[track_caller]
+    fn of(n: u64, severity: &str, words: &str) {
+        let slow = |now: &mut Snapshot| {
+            limit(now, 50);
+            let it = &mut now.listeners[0];
+            it.counters.drops_by.accept_queue_full_ack = Ok(1);
+            let mut buckets = [0; BUCKETS];
+            buckets[bucket(1_000_000_000)] = n;
+            it.accept_wait = Ok(Arc::new(Histogram::new(buckets, Nanos(n * 1_000_000_000))));
+        };
+        check(slow, &[&format!("{severity} SmallBacklog nginx 0.0.0.0:80")], &[words]);
+    }
+    of(1, "warning", "retries after a second, and again.\"");
+    of(19, "warning", "retries after a second, and again.\"");
+    of(20, "info", "But 1 % wait longer than");
 }
 
 #[test]

@@ -65,6 +65,9 @@ pub(super) trait Kind: Sized + 'static {
 
     /// Its names.
     fn subject(item: Self::Item<'_>, now: &Snapshot) -> Subject;
+
+    /// Adds to its names what a snapshot does not show and memory has.
+    fn recall(_: &Self::Memory, _: &mut Subject) {}
 }
 
 /// All subjects of one kind.
@@ -323,10 +326,12 @@ impl<K: Kind> Tracked<K> {
         };
         let unix = |at| UnixTime(now.unix_time.0.saturating_sub((now.at - at).0));
         let known = before.map(|at| &self.firing[at].alert);
+        let mut subject = K::subject(item, now);
+        K::recall(&self.memory, &mut subject);
         let alert = Arc::new(Alert {
             id: AlertId::new(about.name, key),
             about,
-            subject: Arc::new(K::subject(item, now)),
+            subject: Arc::new(subject),
             severity: firing.severity,
             since: known.map_or_else(|| unix(firing.since), |alert| alert.since),
             raised: known.map_or(now.unix_time, |alert| alert.raised),

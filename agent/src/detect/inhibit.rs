@@ -13,6 +13,7 @@ use std::{
 use crate::{
     detect::{
         alert::Alert,
+        phase::Severity,
         subject::{Subject, SubjectKind},
     },
     id::{NetnsId, Pid},
@@ -27,6 +28,9 @@ enum Shared<'a> {
     Netns(Option<NetnsId>),
     Place(Place),
     Pid(Pid),
+    /// A process that serves nobody: only what is critical about a listener says better what is wrong
+    /// with the process behind it.
+    Behind(Pid),
     /// The name of tasks, for subjects whose processes are not known: others may have the same name,
     /// and a thread another one than its process.
     Comm(&'a str),
@@ -62,7 +66,7 @@ impl<'a> Index<'a> {
         let mut index = HashMap::new();
         for (at, alert) in all.iter().enumerate() {
             if names.contains(alert.about.name) {
-                for shared in offers(&alert.subject) {
+                for shared in offers(alert) {
                     index.entry((alert.about.name, shared)).or_insert(at);
                 }
             }
@@ -82,8 +86,9 @@ impl<'a> Index<'a> {
     }
 }
 
-/// By what an alert about `by` is found.
-fn offers(by: &Subject) -> impl Iterator<Item = Shared<'_>> {
+/// By what an alert is found.
+fn offers(alert: &Alert) -> impl Iterator<Item = Shared<'_>> {
+    let by = &alert.subject;
     let tasks = matches!(by.kind, SubjectKind::Caller | SubjectKind::Process);
     let comm = by.labels.comm.as_deref().filter(|_| tasks);
     let first = match by.kind {
@@ -97,7 +102,12 @@ fn offers(by: &Subject) -> impl Iterator<Item = Shared<'_>> {
         | SubjectKind::Udp => Some(Shared::Place(place(by))),
     };
     let alone = comm.filter(|_| by.pids.is_empty()).map(Shared::CommAlone);
-    let pids = by.pids.iter().filter(move |_| tasks).map(|&pid| Shared::Pid(pid));
+    let is_critical = by.kind == SubjectKind::Listener && alert.severity == Severity::Critical;
+    let pids = by.pids.iter().filter_map(move |&pid| match (tasks, is_critical) {
+        (true, _) => Some(Shared::Pid(pid)),
+        (false, true) => Some(Shared::Behind(pid)),
+        (false, false) => None,
+    });
     first.into_iter().chain(comm.map(Shared::Comm)).chain(alone).chain(pids)
 }
 
@@ -110,7 +120,11 @@ fn asks(of: &Subject) -> impl Iterator<Item = Shared<'_>> {
     });
     let always = [Shared::Place(place(of)), Shared::Netns(of.labels.netns), Shared::Host];
     let sometimes = [leads_away.then_some(Shared::Destinations), comm].into_iter().flatten();
-    always.into_iter().chain(sometimes).chain(of.pids.iter().map(|&pid| Shared::Pid(pid)))
+    let is_process = of.kind == SubjectKind::Process;
+    let pids = of.pids.iter().flat_map(move |&pid| {
+        [Some(Shared::Pid(pid)), is_process.then_some(Shared::Behind(pid))].into_iter().flatten()
+    });
+    always.into_iter().chain(sometimes).chain(pids)
 }
 
 fn place(of: &Subject) -> Place {

@@ -44,12 +44,14 @@ use self::{
 };
 use crate::{
     input::Known,
-    model::snapshot::{Listener, Snapshot},
+    model::snapshot::{Listener, Process, Snapshot},
     time::{Monotonic, Nanos},
 };
 
 /// Who waits longer for accept waits for a program that is slow: a longer queue does not help.
 pub const SLOW_ACCEPT: Nanos = Nanos(250_000_000);
+/// Fewer waits for accept say nothing of a program.
+pub const MIN_ACCEPTS: u64 = 20;
 
 /// `docs/DETECTIONS.md`.
 #[must_use]
@@ -222,6 +224,12 @@ pub fn overflows(listener: &Listener) -> Known<u64> {
 #[must_use]
 pub fn why_unserved(listener: &Listener, now: &Snapshot) -> Option<(String, String)> {
     listener::why_unserved(listener, now)
+}
+
+/// Whether a process has hardly a descriptor left, as far as is known.
+#[must_use]
+pub fn is_full(process: &Process) -> bool {
+    caller::is_full(process)
 }
 
 /// The kinds of subjects, and what is detected of each.

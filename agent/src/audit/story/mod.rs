@@ -318,9 +318,12 @@ fn since_watched(established: u64, accepted: u64, found: Known<Found>) -> String
 
 /// What rates are of: the last ten seconds, or as long as there are samples.
 fn lately(now: &Snapshot) -> String {
-    let interval = now.interval.map_or(1.0, Nanos::as_seconds);
-    let seconds = (now.samples.saturating_sub(1) as f64 * interval).clamp(1.0, 10.0);
-    format!("last {seconds:.0} s")
+    format!("last {:.0} s", watched(now).clamp(1.0, 10.0))
+}
+
+/// Seconds from the first sample to this one.
+fn watched(now: &Snapshot) -> f64 {
+    now.samples.saturating_sub(1) as f64 * now.interval.map_or(1.0, Nanos::as_seconds)
 }
 
 fn wrong(alerts: &[&Arc<Alert>], unserved: &Unserved) -> Vec<String> {

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{name, some};
+use super::{name, some, watched};
 use crate::{
-    detect::{self, SLOW_ACCEPT, alert::Alert, command::inside},
+    detect::{self, MIN_ACCEPTS, SLOW_ACCEPT, alert::Alert, command::inside},
     errno::Errno,
     id::{ListenerKey, Pid},
     input::Absent,
@@ -16,6 +16,8 @@ use crate::{
 const OWNERS: usize = 4;
 /// Who runs out of descriptors later than this does so by a guess.
 const FORESEEN: Nanos = Nanos(24 * 3_600 * 1_000_000_000);
+/// What samples of so many seconds show, or fewer more descriptors in that time, is no trend.
+const TREND: (f64, f64) = (60.0, 5.0);
 /// Most members that nobody serves and that are told one by one.
 const STUCK: usize = 3;
 
@@ -28,6 +30,13 @@ pub(super) fn waits(listener: &Listener) -> Vec<String> {
     };
     let quantiles = (waits.quantile(0.5), waits.quantile(0.99));
     let (Some(half), Some(most)) = quantiles else { return Vec::new() };
+    if waits.count() == 0 {
+        return Vec::new();
+    }
+    if waits.count() < MIN_ACCEPTS {
+        let were = some(waits.count(), "wait for accept was", "waits for accept were");
+        return vec![format!("Only {were} measured: too few to judge the program.")];
+    }
     let verdict = if listener.stalled == Ok(true) {
         "That counts those that were accepted alone."
     } else if most < SLOW_ACCEPT.as_seconds() {
@@ -109,7 +118,7 @@ pub(super) fn acceptors(listener: &Listener, now: &Snapshot, unserved: &Unserved
     // the reason has the numbers already
     let is_told = |pid| why.starts_with(&format!("pid {pid} has no descriptor"));
     let owners = owners.filter(|&&pid| !is_told(pid));
-    lines.extend(owners.filter_map(|&pid| descriptors(pid, now.processes.get(&pid)?)));
+    lines.extend(owners.filter_map(|&pid| descriptors(pid, now)));
     lines
 }
 
@@ -179,7 +188,14 @@ fn failed(listener: &Listener, now: &Snapshot) -> Vec<String> {
     let (Some(errors), Some(comm)) = (errors, &listener.comm) else { return Vec::new() };
     let is_part = now.agent.closer_looks.is_ok();
     let looked = if is_part { " while somebody looked closer" } else { "" };
-    let ours = errors.iter().filter(|((of, errno), _)| of == comm && *errno != Errno::AGAIN);
+    let mut owners = listener.owners.iter().filter_map(|pid| now.processes.get(pid));
+    let is_full = owners.any(detect::is_full);
+    let is_other_full = || namesakes(listener, now).any(detect::is_full);
+    // who has descriptors does not fail for want of them while another one of that name does
+    let others = if !is_full && is_other_full() { Errno::MFILE } else { Errno::AGAIN };
+    let is_ours = |errno: Errno| errno != Errno::AGAIN && errno != others;
+    let is_alone = namesakes(listener, now).next().is_none();
+    let ours = errors.iter().filter(|((of, errno), _)| of == comm && is_ours(*errno));
     let line = |((_, errno), n): (&(_, Errno), &u64)| {
         let errno_name = errno.to_string();
         let what = match errno_name.as_str() {
@@ -189,23 +205,42 @@ fn failed(listener: &Listener, now: &Snapshot) -> Vec<String> {
             "ECONNABORTED" => " (the client had gone)",
             _ => "",
         };
+        let is_certain = is_alone || is_full && *errno == Errno::MFILE;
+        let whose = if is_certain { "" } else { ": of this process, or another of that name" };
         let times = some(*n, "time", "times");
-        format!("accept failed {times}{looked} with {errno_name}{what} in tasks named {comm}.")
+        format!(
+            "accept failed {times}{looked} with {errno_name}{what} in tasks named {comm}{whose}."
+        )
     };
     ours.map(line).collect()
 }
 
-fn descriptors(pid: Pid, process: &Process) -> Option<String> {
+/// Other processes of that name that listen.
+fn namesakes<'a>(listener: &'a Listener, now: &'a Snapshot) -> impl Iterator<Item = &'a Process> {
+    let others = now.processes.iter().filter(|(pid, process)| {
+        listener.comm.as_ref() == Some(&process.now.comm) && !listener.owners.contains(pid)
+    });
+    others.map(|(_, process)| process)
+}
+
+fn descriptors(pid: Pid, now: &Snapshot) -> Option<String> {
+    let process = now.processes.get(&pid)?;
     let (open, most) = (process.now.open_fds.ok()?, process.now.max_fds.ok()?);
     let left = match process.fds_exhausted_in {
         _ if most <= open => "; none is left, and accept fails until one is closed".to_owned(),
-        Ok(left) if left <= FORESEEN => {
+        Ok(left) if left <= FORESEEN && is_trend(now, most - open, left) => {
             format!("; none will be left in {}", short(left.as_seconds()))
         }
         Ok(_) | Err(_) => String::new(),
     };
     let limit = if most == u64::MAX { "no limit".to_owned() } else { format!("limit {most}") };
     Some(format!("pid {pid} has {} open, {limit}{left}.", some(open, "descriptor", "descriptors")))
+}
+
+/// Whether `more` that are used up in the time `left` are more than what comes and goes.
+fn is_trend(now: &Snapshot, more: u64, left: Nanos) -> bool {
+    let (seconds, least) = TREND;
+    seconds <= watched(now) && least * left.as_seconds() <= seconds * more as f64
 }
 
 /// What is open, and what its peers have left behind.

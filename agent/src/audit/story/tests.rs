@@ -33,10 +33,11 @@ fn story(fires: &[Fires<'_>], change: impl FnOnce(&mut Snapshot)) -> String {
     sections.iter().map(text).collect()
 }
 
+/// Ten of each.
 fn waits(nanos: &[u64]) -> Arc<Histogram> {
     let mut buckets = [0; BUCKETS];
-    nanos.iter().for_each(|&it| buckets[bucket(it)] += 1);
-    Arc::new(Histogram::new(buckets, Nanos(nanos.iter().sum())))
+    nanos.iter().for_each(|&it| buckets[bucket(it)] += 10);
+    Arc::new(Histogram::new(buckets, Nanos(10 * nanos.iter().sum::<u64>())))
 }
 
 fn seconds(n: u64) -> Nanos {
@@ -119,8 +120,75 @@ fn what_runs_out_in_days_is_no_news() {
             now.processes.insert(Pid(100), process);
         })
     };
-    assert!(left(5).contains("limit 1024; none will be left in 5 h."), "{}", left(5));
+    assert!(left(1).contains("limit 1024; none will be left in 60 min."), "{}", left(1));
     assert!(left(524).contains("limit 1024.\n"), "{}", left(524));
+}
+
+/// One connection that was opened is not a leak.
+#[test]
+fn what_a_few_samples_or_descriptors_show_is_no_trend() {
+    #[track_caller]
+    fn check(samples: u64, more: u64, minutes: u64, is_told: bool) {
+        let text = story(&[], |now| {
+            now.samples = samples;
+            let mut process = fixture::process("nginx", 1_024 - more, 1_024);
+            process.fds_exhausted_in = Ok(seconds(minutes * 60));
+            now.processes.insert(Pid(100), process);
+        });
+        assert_eq!(is_told, text.contains("none will be left in"), "{text}");
+    }
+    check(61, 500, 100, true);
+    check(60, 500, 100, false);
+    check(5, 500, 1, false);
+    check(600, 499, 100, false);
+}
+
+#[test]
+fn a_few_waits_give_no_verdict() {
+    let text = |n: usize| {
+        story(&[], |now| {
+            let mut buckets = [0; BUCKETS];
+            buckets[bucket(900_000_000)] = n as u64;
+            let waits = Histogram::new(buckets, Nanos(900_000_000 * n as u64));
+            now.listeners[0].accept_wait = Ok(Arc::new(waits));
+        })
+    };
+    let few = "Only 19 waits for accept were measured: too few to judge the program.";
+    assert!(text(19).contains(few), "{}", text(19));
+    assert!(!text(19).contains("slow to accept"), "{}", text(19));
+    assert!(text(20).contains("The program is slow to accept"), "{}", text(20));
+    assert!(!text(0).contains("for accept were"), "{}", text(0));
+}
+
+#[test]
+fn errors_of_another_process_of_that_name_are_not_told_as_ones_own() {
+    #[track_caller]
+    fn check(ours: u64, other: Option<(&str, u64)>, errno: i32, expected: Option<&str>) {
+        let text = story(&[], |now| {
+            now.processes = [(Pid(100), fixture::process("nginx", ours, 64))].into();
+            if let Some((comm, open)) = other {
+                now.processes.insert(Pid(200), fixture::process(comm, open, 64));
+            }
+            let errors = [(("nginx".into(), Errno(errno.unsigned_abs())), 9)];
+            let accept = Ok(Arc::new(errors.into()));
+            now.errors = Ok(CallErrors { accept, connect: Err(Absent::NotOnThisKernel) });
+        });
+        let line = text.lines().find_map(|line| line.split_once("accept failed 9 times with "));
+        let got = line.map(|(_, rest)| rest);
+        assert_eq!(expected, got, "{ours} {other:?} {errno}: {text}");
+    }
+    const OWN: &str = "EMFILE (no descriptor left below its limit) in tasks named nginx.";
+    check(64, None, libc::EMFILE, Some(OWN));
+    check(6, None, libc::EMFILE, Some(OWN));
+    check(6, Some(("redis", 64)), libc::EMFILE, Some(OWN));
+    check(64, Some(("nginx", 64)), libc::EMFILE, Some(OWN));
+    check(6, Some(("nginx", 64)), libc::EMFILE, None);
+    let any = "EMFILE (no descriptor left below its limit) in tasks named nginx: of this process, or another \
+               of that name.";
+    check(6, Some(("nginx", 6)), libc::EMFILE, Some(any));
+    let any = "ENFILE (no file left on this host) in tasks named nginx: of this process, or another of that \
+               name.";
+    check(6, Some(("nginx", 64)), libc::ENFILE, Some(any));
 }
 
 #[test]

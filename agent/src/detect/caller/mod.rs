@@ -65,6 +65,8 @@ pub(super) struct Caller<'a> {
 pub(super) struct Memory {
     accept: Run,
     connect: Run,
+    /// The processes that had no descriptor left when any was last seen so since accept began to fail.
+    full: Arc<[Pid]>,
 }
 
 impl Kind for Callers {
@@ -113,7 +115,15 @@ impl Kind for Callers {
         let interval = now.interval.unwrap_or_default();
         let pause = |pause: Nanos| pause.max(interval + interval);
         let (accept, connect) = caller.counts.split_at(EADDRNOTAVAIL);
+        let went_on = memory.accept.grown().is_some();
         memory.accept.next(now.at, accept.iter().sum(), pause(ACCEPT_PAUSE));
+        if memory.accept.grown().is_some() {
+            let full = processes(caller, now).filter(|(_, process)| is_full(process));
+            let full: Arc<[Pid]> = full.map(|(pid, _)| pid).collect();
+            if !full.is_empty() || !went_on {
+                memory.full = full;
+            }
+        }
         memory.connect.next(now.at, connect.iter().sum(), pause(CONNECT_PAUSE));
     }
 
@@ -129,6 +139,12 @@ impl Kind for Callers {
             pids: processes(caller, now).map(|(pid, _)| pid).collect(),
         }
     }
+
+    fn recall(memory: &Memory, subject: &mut Subject) {
+        if !memory.full.is_empty() {
+            subject.pids = Arc::clone(&memory.full);
+        }
+    }
 }
 
 /// Processes of that name that have no descriptor left, or else all of that name; or, since a task can
@@ -138,7 +154,6 @@ fn processes<'a>(
     now: &'a Snapshot,
 ) -> impl Iterator<Item = (Pid, &'a Process)> {
     let named = |process: &Process| caller.comm.is_some_and(|comm| process.now.comm == *comm);
-    let is_full = |process: &Process| FULL <= fd_ratio(process);
     let is_any_named = now.processes.values().any(named);
     let is_any_full = now.processes.values().any(|it| named(it) && is_full(it));
     let is_one = move |process: &Process| {
@@ -147,6 +162,11 @@ fn processes<'a>(
     };
     let processes = now.processes.iter().filter(move |(_, process)| is_one(process));
     processes.map(|(pid, process)| (*pid, process))
+}
+
+/// See [`crate::detect::is_full`].
+pub(super) fn is_full(process: &Process) -> bool {
+    FULL <= fd_ratio(process)
 }
 
 /// Open descriptors of what they may be; 0 where that is not known.

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use crate::{
     detect::{
-        fixture::{World, find, process},
-        phase::{Change, Lost},
+        fixture::{World, find, listener, process},
+        phase::{Change, Lost, Severity},
     },
     id::Pid,
     input::{Absent, CloserLooks, FdKinds},
+    threads::{ThreadGroup, ThreadState, Threads},
 };
 
 fn at_its_limit(world: &mut World) {
@@ -67,6 +68,135 @@ fn another_process_of_the_same_name_is_not_the_one_without_descriptors() {
     assert_eq!([Pid(200)], *errors.subject.pids);
     assert!(!errors.latest.seen.contains("0.0.0.0:80"), "{errors:?}");
     assert_eq!(None, find(&told, "ListenerStalled").inhibited_by);
+}
+
+/// Another process named nginx, with a listener of its own.
+fn neighbour(world: &mut World, pid: u32, port: u16, (open, max): (u64, u64)) {
+    world.now.processes.insert(Pid(pid), process("nginx", open, max));
+    let mut it = listener(port);
+    it.owners = Arc::new([Pid(pid)]);
+    it.members[0].pid = Some(Pid(pid));
+    world.now.listeners.push(it);
+}
+
+fn fails(world: &mut World) {
+    world.fail("accept", "nginx", libc::EMFILE, 5_000);
+}
+
+fn stall(world: &mut World, port: u16, length: u64) {
+    let it = world.now.listeners.iter_mut().find(|it| it.key.port == port).expect("there");
+    (it.length, it.stalled, it.members[0].stalled) = (length, Ok(true), Ok(true));
+}
+
+#[test]
+fn all_processes_of_that_name_without_descriptors_are_named_the_likeliest_first() {
+    let mut world = World::new();
+    world.now.processes.insert(Pid(100), process("nginx", 1_024, 1_024));
+    for (pid, port) in [(200, 82), (300, 83), (400, 84), (500, 85)] {
+        neighbour(&mut world, pid, port, (64, 64));
+    }
+    neighbour(&mut world, 600, 86, (6, 64));
+    let found = |state| {
+        let group = ThreadGroup { state, wchan: None, call: None, count: 1 };
+        let groups = vec![group];
+        let at = crate::time::Monotonic(1);
+        Ok(Threads { at, total: 1, looked_at: 1, traced: false, frozen: Some(false), groups })
+    };
+    let threads =
+        [(Pid(300), found(ThreadState::Running)), (Pid(500), found(ThreadState::Stopped))];
+    world.now.threads = Arc::new(threads.into());
+    let told = world.check(6, &["AcceptErrors"], |world| {
+        fails(world);
+        for (port, length) in [(80, 1), (83, 2), (84, 3), (85, 9)] {
+            stall(world, port, length);
+        }
+    });
+    let alert = find(&told, "AcceptErrors");
+    assert_eq!([100, 200, 300, 400, 500].map(Pid), *alert.subject.pids);
+    let evidence = &alert.latest;
+    assert_eq!(
+        Some(
+            "64 of 64 descriptors of pid 300 (0.0.0.0:83) are open; 64 of 64 of pid 400 (0.0.0.0:84); 1024 of \
+             1024 of pid 100 (0.0.0.0:80); and 2 more processes are full"
+        ),
+        evidence.cause.as_deref()
+    );
+    for pid in [300, 400, 100] {
+        let mend = format!("ls -l /proc/{pid}/fd; prlimit --pid {pid} --nofile=65536: ");
+        assert!(evidence.mend.contains(&mend), "{evidence:?}");
+    }
+    let seen = "; 1 of 128 places taken at 0.0.0.0:80; 2 of 128 places taken at 0.0.0.0:83; 3 of 128 places \
+                taken at 0.0.0.0:84; 9 of 128 places taken at 0.0.0.0:85";
+    assert!(evidence.seen.ends_with(seen), "{evidence:?}");
+    assert_eq!(Some(&("length", 15.0)), evidence.values.iter().find(|it| it.0 == "length"));
+}
+
+#[test]
+fn while_descriptors_are_closed_others_of_that_name_are_not_taken_for_the_cause() {
+    let mut world = World::new();
+    at_its_limit(&mut world);
+    neighbour(&mut world, 200, 81, (6, 64));
+    world.check(6, &["AcceptErrors"], fails);
+    let told = world.check(10, &["AcceptErrors", "ListenerStalled"], |world| {
+        world.now.processes.insert(Pid(100), process("nginx", 10, 1_024));
+        stall(world, 81, 3);
+    });
+    assert_eq!([Pid(100)], *find(&told, "AcceptErrors").subject.pids);
+    assert_eq!([Pid(200)], *find(&told, "ListenerStalled").subject.pids);
+}
+
+#[test]
+fn a_listener_that_is_gone_is_not_the_one_of_another_process_of_that_name() {
+    let mut world = World::new();
+    world.now.processes.insert(Pid(200), process("nginx", 64, 64));
+    world.check(6, &["ListenerStalled"], |world| stall(world, 80, 3));
+    world.check(4, &["AcceptErrors", "ListenerStalled"], fails);
+    let gone = |world: &mut World| {
+        fails(world);
+        world.now.processes.remove(&Pid(100));
+        let it = world.listener();
+        it.members.clear();
+        (it.owners, it.length, it.stalled) = (Arc::default(), 0, Ok(false));
+    };
+    let told = world.check(4, &["AcceptErrors", "ListenerStalled"], gone);
+    assert_eq!([Pid(100)], *find(&told, "ListenerStalled").subject.pids);
+    let over = world.check(2, &["AcceptErrors"], gone);
+    let ends: Vec<_> = over.changes.iter().map(|(change, it)| (*change, it.about.name)).collect();
+    assert_eq!(vec![(Change::Cleared, "ListenerStalled")], ends);
+}
+
+#[test]
+fn where_no_hook_sees_accept_fail_the_stall_alone_is_told_with_its_cause() {
+    let mut world = World::new();
+    at_its_limit(&mut world);
+    let blind = |world: &mut World| {
+        world.now.errors.as_mut().expect("there").accept = Err(Absent::NotOnThisKernel);
+        stall(world, 80, 5);
+    };
+    let told = world.check(200, &["ListenerStalled"], blind);
+    let alert = find(&told, "ListenerStalled");
+    assert_eq!(Severity::Critical, alert.severity);
+    assert_eq!(
+        Some("pid 100 has no descriptor left for accept: 1024 of 1024 are open"),
+        alert.latest.cause.as_deref()
+    );
+    assert_eq!(Some("ListenerStalled"), find(&told, "ProcessFdsNearLimit").inhibited_by);
+    // at once, and for that reason alone
+    let mut world = World::new();
+    at_its_limit(&mut world);
+    let told = world.check(1, &["ListenerStalled"], blind);
+    assert_eq!(Severity::Critical, find(&told, "ListenerStalled").severity);
+    let mut world = World::new();
+    let told = world.check(1, &["ListenerStalled"], blind);
+    assert_eq!(Severity::Warning, find(&told, "ListenerStalled").severity);
+}
+
+#[test]
+fn a_stall_that_is_no_more_than_a_warning_does_not_hide_that_descriptors_run_out() {
+    let mut world = World::new();
+    world.now.processes.insert(Pid(100), process("nginx", 1_000, 1_024));
+    world.check(150, &["ProcessFdsNearLimit"], |_| {});
+    world.check(5, &["ProcessFdsNearLimit", "ListenerStalled"], |world| stall(world, 80, 3));
 }
 
 #[test]

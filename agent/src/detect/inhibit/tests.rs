@@ -6,7 +6,10 @@ use super::*;
 use crate::{
     detect::{
         alert::AlertId,
-        phase::{Severity, Timing},
+        phase::{
+            Severity::{Critical, Warning},
+            Timing,
+        },
         rule::{About, Evidence},
         subject::Labels,
     },
@@ -41,7 +44,7 @@ fn alert(about: &'static About, kind: SubjectKind, labels: Labels, pids: &[u32])
         id: AlertId(0),
         about,
         subject: Arc::new(subject),
-        severity: Severity::Warning,
+        severity: Warning,
         since: UnixTime(0),
         raised: UnixTime(0),
         at_raise: evidence.clone(),
@@ -51,8 +54,11 @@ fn alert(about: &'static About, kind: SubjectKind, labels: Labels, pids: &[u32])
     })
 }
 
-/// Whether `by` is about the same listener as `of`, or about the tasks that serve it.
-fn is_same_listener(by: &Subject, of: &Subject) -> bool {
+/// Whether `one` is about the same listener as `other`, or about the tasks that serve it, or, where it is
+/// critical, about a listener that the process of the other one serves.
+fn is_same_listener(one: &Alert, other: &Alert) -> bool {
+    let (by, of) = (&one.subject, &other.subject);
+    let is_common = || by.pids.iter().any(|pid| of.pids.contains(pid));
     let (theirs, ours) = (&by.labels, &of.labels);
     match by.kind {
         SubjectKind::Caller if of.kind == SubjectKind::Destination => true,
@@ -60,8 +66,11 @@ fn is_same_listener(by: &Subject, of: &Subject) -> bool {
             if by.pids.is_empty() || of.pids.is_empty() {
                 theirs.comm.is_some() && theirs.comm == ours.comm
             } else {
-                by.pids.iter().any(|pid| of.pids.contains(pid))
+                is_common()
             }
+        }
+        SubjectKind::Listener if of.kind == SubjectKind::Process => {
+            place(by) == place(of) || one.severity == Critical && is_common()
         }
         SubjectKind::Host | SubjectKind::Agent => true,
         SubjectKind::Namespace => theirs.netns == ours.netns,
@@ -76,7 +85,7 @@ fn is_same_listener(by: &Subject, of: &Subject) -> bool {
 fn told_by(of: &Alert, all: &[Arc<Alert>]) -> Option<&'static str> {
     let better = of.about.inhibited_by.iter().find_map(|name| {
         let mut named = all.iter().filter(|it| it.about.name == *name);
-        named.find(|by| is_same_listener(&by.subject, &of.subject))
+        named.find(|by| is_same_listener(by, of))
     })?;
     told_by(better, all).or(Some(better.about.name))
 }
@@ -90,10 +99,14 @@ fn alerts() -> impl Strategy<Value = Vec<Arc<Alert>>> {
     let port = prop::option::of(80_u16..82);
     let comm = prop::option::of(prop::sample::select(vec!["nginx", "redis"]));
     let pids = prop::collection::vec(1_u32..4, 0..3);
-    let one = (0..3_usize, prop::sample::select(kinds.to_vec()), netns, port, comm, pids);
-    let one = one.prop_map(|(about, kind, netns, port, comm, pids)| {
+    let kind = prop::sample::select(kinds.to_vec());
+    let severity = prop::sample::select(vec![Warning, Critical]);
+    let one = (0..3_usize, kind, netns, port, comm, pids, severity);
+    let one = one.prop_map(|(about, kind, netns, port, comm, pids, severity)| {
         let labels = Labels { netns, port, comm: comm.map(Arc::from), ..Labels::default() };
-        alert(&ABOUTS[about], kind, labels, &pids)
+        let mut alert = alert(&ABOUTS[about], kind, labels, &pids);
+        Arc::make_mut(&mut alert).severity = severity;
+        alert
     });
     prop::collection::vec(one, 0..12)
 }
@@ -118,7 +131,7 @@ fn ten_thousand_alerts_are_looked_up_and_not_compared_in_pairs() {
     let mut alerts: Vec<_> =
         (0..5_000).flat_map(|port| [of(2, port), of(0, 10_000 + port)]).collect();
     alerts.push(of(0, 4_999));
-    let shared = |alert: &Arc<Alert>| offers(&alert.subject).count() + asks(&alert.subject).count();
+    let shared = |alert: &Arc<Alert>| offers(alert).count() + asks(&alert.subject).count();
     assert!(alerts.iter().map(shared).sum::<usize>() <= 8 * alerts.len());
     assert!(Index::new(&alerts).0.len() <= alerts.len());
     inhibit(&mut alerts);

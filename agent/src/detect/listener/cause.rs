@@ -22,6 +22,8 @@ pub(super) struct Cause {
     pub(super) is_meant: bool,
     /// Whether the process does nothing at all.
     pub(super) is_halted: bool,
+    /// Whether accept can only fail until somebody mends it.
+    pub(super) is_hopeless: bool,
 }
 
 /// Why none of `suspects` accepts. `None`: nobody has looked at them.
@@ -52,6 +54,7 @@ fn halted(pid: Pid, threads: &Threads) -> Option<Cause> {
             mend: format!("echo 0 > {cgroup}"),
             is_meant: true,
             is_halted: true,
+            is_hopeless: false,
         });
     }
     if are_all(ThreadState::Traced) {
@@ -60,6 +63,7 @@ fn halted(pid: Pid, threads: &Threads) -> Option<Cause> {
             mend: format!("grep TracerPid /proc/{pid}/status"),
             is_meant: true,
             is_halted: true,
+            is_hopeless: false,
         });
     }
     are_all(ThreadState::Stopped).then(|| Cause {
@@ -67,6 +71,7 @@ fn halted(pid: Pid, threads: &Threads) -> Option<Cause> {
         mend: format!("kill -CONT {pid}"),
         is_meant: false,
         is_halted: true,
+        is_hopeless: false,
     })
 }
 
@@ -106,7 +111,7 @@ fn awake(pid: Pid, threads: &Threads) -> Cause {
             ),
         }
     };
-    Cause { says, mend, is_meant: false, is_halted: false }
+    Cause { says, mend, is_meant: false, is_halted: false, is_hopeless: false }
 }
 
 fn is_any(threads: &Threads, is_it: fn(&ThreadGroup) -> bool) -> bool {

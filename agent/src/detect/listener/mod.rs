@@ -29,7 +29,7 @@ use crate::{
         subject::{Labels, Place, Subject, SubjectKind},
         tuning::{Target, Tuned, Tuning},
     },
-    id::ListenerKey,
+    id::{ListenerKey, Pid},
     input::{Absent, Known},
     model::snapshot::{Counters, Listener, Namespace, Snapshot},
     time::Nanos,
@@ -49,6 +49,8 @@ pub(super) struct Remembered {
     waits: slow_accept::Waits,
     bursts: small_backlog::Bursts,
     presence: presence::Presence,
+    /// Those that were there last: with its processes a listener loses its owners.
+    owners: Arc<[Pid]>,
 }
 
 /// Rules whose memory depends on what is configured, by place.
@@ -132,6 +134,9 @@ impl Kind for Listeners {
     ) {
         memory.bursts.see(history);
         memory.presence.see(now.at, it, history);
+        if !it.owners.is_empty() && !Arc::ptr_eq(&memory.owners, &it.owners) {
+            memory.owners = Arc::clone(&it.owners);
+        }
     }
 
     fn follow(memory: &mut Remembered, it: &Listener, now: &Snapshot, tuned: &[Tuned]) {
@@ -161,6 +166,12 @@ impl Kind for Listeners {
             name: format!("{comm} {}", Place(addr, port)),
             labels: Labels::of(listener.key, listener.comm.as_ref(), &listener.workload),
             pids: Arc::clone(&listener.owners),
+        }
+    }
+
+    fn recall(memory: &Remembered, subject: &mut Subject) {
+        if subject.pids.is_empty() {
+            subject.pids = Arc::clone(&memory.owners);
         }
     }
 }

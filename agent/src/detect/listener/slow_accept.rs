@@ -3,7 +3,7 @@
 use super::At;
 use crate::{
     detect::{
-        SLOW_ACCEPT,
+        MIN_ACCEPTS, SLOW_ACCEPT,
         command::ACCEPT_FASTER,
         phase::{Severity, Timing},
         rule::{About, Evidence, Range, Rule, Sight, Threshold, minutes, seconds, wrong},
@@ -13,8 +13,6 @@ use crate::{
     time::{Monotonic, Nanos},
 };
 
-/// Fewer accepts say nothing.
-const MIN_ACCEPTS: u64 = 20;
 /// Minutes that are remembered.
 const MINUTES: usize = 5;
 /// In so many of them it must be slow: a pause is over sooner.

@@ -34,7 +34,8 @@ pub(super) const RULE: Rule<super::Listeners> = Rule {
                 name: "critical_seconds",
                 default: 60.0,
                 range: Range::SECONDS,
-                help: "Critical when nobody has accepted for so long",
+                help: "Critical when nobody has accepted for so long, or at once where no descriptor is \
+                       left for accept",
             },
             Threshold {
                 name: "activation_seconds",
@@ -57,11 +58,12 @@ fn judge(look: &At<'_, '_>) -> Known<Sight> {
     if *look.it.owners == [Pid(1)] && waited < activation {
         return Ok(Sight::Between);
     }
-    let Cause { says, mend, is_meant, .. } = cause(look.it, look.now).unwrap_or_else(|| {
+    let found = cause(look.it, look.now).unwrap_or_else(|| {
         let mend = format!("backlogd explain {}", look.it.key.port);
-        Cause { says: String::new(), mend, is_meant: false, is_halted: false }
+        Cause { says: String::new(), mend, is_meant: false, is_hopeless: false, is_halted: false }
     });
-    let severity = match (is_meant, critical <= waited) {
+    let Cause { says, mend, is_meant, is_hopeless, .. } = found;
+    let severity = match (is_meant, is_hopeless || critical <= waited) {
         (true, _) => Severity::Info,
         (false, true) => Severity::Critical,
         (false, false) => Severity::Warning,
@@ -105,6 +107,7 @@ fn without_descriptors(now: &Snapshot, suspects: &[Pid]) -> Option<Cause> {
             mend: format!("ls -l /proc/{pid}/fd; {}", raise_nofile(pid, max)),
             is_meant: false,
             is_halted: false,
+            is_hopeless: true,
         })
     })
 }

@@ -53,7 +53,7 @@ pub(super) const RULE: Rule<super::Processes> = Rule {
                 help: "Critical below this",
             },
         ],
-        inhibited_by: &["AcceptErrors", "ProcessFdsNearLimit"],
+        inhibited_by: &["AcceptErrors", "ListenerStalled", "ProcessFdsNearLimit"],
     },
     judge,
 };

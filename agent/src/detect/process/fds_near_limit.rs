@@ -41,7 +41,7 @@ pub(super) const RULE: Rule<super::Processes> = Rule {
                 help: "Critical from this share on, after two minutes",
             },
         ],
-        inhibited_by: &["AcceptErrors"],
+        inhibited_by: &["AcceptErrors", "ListenerStalled"],
     },
     judge,
 };

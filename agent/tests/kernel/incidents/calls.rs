@@ -79,21 +79,26 @@ fn a_server_without_descriptors_that_tries_again_at_once_is_told_while_its_healt
     });
 }
 
-/// Where nothing sees accept fail that is said, and descriptors tell the same.
+/// Where nothing sees accept fail that is said, and that nobody accepts is told with the cause, once.
 #[track_caller]
 fn check_without_hook(mut watch: Watch, server: &Actor) {
     assert!(watch.is_unknown("AcceptErrors"), "{:?}", watch.verdicts.unknown);
-    watch.allow(&["ProcessFdsNearLimit", "ListenerStalled"]);
+    watch.allow(&["ListenerStalled"]);
     let clients = Clients::connect(100, server.addr);
     // at the first look the queue is not empty, and something was accepted since the one before
-    let alert = watch.told("ProcessFdsNearLimit", SOON + CADENCE);
+    let alert = watch.told("ListenerStalled", SOON + CADENCE);
     let pid = server.pid();
     check(
         &alert,
-        (Severity::Critical, "few-files"),
-        &format!("of {FILES} descriptors open"),
-        Some("no descriptor is left, and nobody accepts"),
+        (Severity::Critical, &format!("few-files {}", server.addr)),
+        "of 128 places taken, nobody has accepted for",
+        Some(&format!("pid {pid} has no descriptor left for accept: {FILES} of {FILES} are open")),
         &format!("ls -l /proc/{pid}/fd; prlimit --pid {pid} --nofile=65536"),
     );
+    // the same by its descriptors
+    watch.look();
+    let full = watch.verdicts.alerts.iter().find(|it| it.about.name == "ProcessFdsNearLimit");
+    let inhibited_by = full.map(|alert| alert.inhibited_by);
+    assert_eq!(Some(Some("ListenerStalled")), inhibited_by, "{:?}", watch.verdicts.alerts);
     drop(clients);
 }
