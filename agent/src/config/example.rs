@@ -94,7 +94,8 @@ const OTHERS: &str = r#"
 #resend_seconds = 60
 #labels = { cluster = "eu1" }
 
-# [[webhook]]: the same for anything that takes a POST of JSON in the form of Alertmanager's webhooks.
+# [[webhook]]: the same for anything that takes a POST of JSON in the form of Alertmanager's webhooks. Each
+# is about one group: the alerts of one name on this host.
 #[[webhook]]
 #url = "http://[::1]:8080/alerts"
 #username = "backlogd"

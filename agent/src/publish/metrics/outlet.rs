@@ -9,7 +9,7 @@ pub(super) const FAMILIES: &[Family] = &[
             name: "backlogd_alert_notifications_total",
             kind: Kind::Counter,
             labels: &["receiver", "result"],
-            help: "Alerts sent to a receiver: taken; refused (an answer 3xx or 4xx but 429), which are dropped until they are due again; failed, which are tried again",
+            help: "Alerts sent to a receiver: taken; refused (an answer 3xx or 4xx but 401, 403, 404, 408 and 429), which are dropped until they are due again; failed, which are tried again",
             source: "answers of the receivers of the configuration, by host and port",
         },
         folds: None,

@@ -88,10 +88,18 @@ pub(super) enum SendError {
 }
 
 impl SendError {
-    /// Whether the same request will get the same answer.
+    /// Whether the same request will get the same answer. Not where the answer is about the way there, which
+    /// somebody may be changing: a token, a route, a load.
     pub(super) fn is_final(&self) -> bool {
+        const PASSING: [StatusCode; 5] = [
+            StatusCode::UNAUTHORIZED,
+            StatusCode::FORBIDDEN,
+            StatusCode::NOT_FOUND,
+            StatusCode::REQUEST_TIMEOUT,
+            StatusCode::TOO_MANY_REQUESTS,
+        ];
         let Self::Status { status, .. } = self else { return false };
-        (300..500).contains(status) && *status != StatusCode::TOO_MANY_REQUESTS.as_u16()
+        (300..500).contains(status) && PASSING.iter().all(|passing| passing.as_u16() != *status)
     }
 }
 

@@ -45,9 +45,23 @@ pub(super) struct Courier {
 }
 
 impl Courier {
+    /// Until it is told to stop, and for at most `grace` after that.
+    pub(super) async fn run(mut self, grace: Duration) {
+        let mut stop = self.stop.clone();
+        let late = async {
+            // nothing is ever sent: it ends
+            let _ = stop.changed().await;
+            sleep(grace).await;
+        };
+        tokio::select! {
+            () = self.serve() => {}
+            () = late => {}
+        }
+    }
+
     /// Until it is told to stop, or nobody judges any more; then it sends once what the receiver
     /// does not know.
-    pub(super) async fn run(mut self) {
+    async fn serve(&mut self) {
         self.look();
         loop {
             let now = self.now();
@@ -70,6 +84,8 @@ impl Courier {
                 () = sleep(Duration::from_nanos(wait.0)) => {}
             }
         }
+        // what was told right before
+        self.look();
         loop {
             let untold = self.queue.untold();
             if untold.is_empty() || !self.deliver(untold).await {

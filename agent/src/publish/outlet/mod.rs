@@ -27,7 +27,7 @@ pub use self::account::{Deliveries, Delivery};
 use self::{client::Client, courier::Courier, payload::Style, queue::Queue};
 use crate::{detect::alert::Verdicts, outlet::Outlet};
 
-/// How long receivers may take for what they do not know when the agent stops.
+/// How long receivers may take for what they do not know when the agent stops, or tells them no more.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// All receivers.
@@ -36,6 +36,8 @@ pub struct Outlets {
     verdicts: watch::Receiver<Arc<Verdicts>>,
     deliveries: Deliveries,
     running: Vec<Running>,
+    /// Of former configurations: they send what their receivers do not know, within [`GRACE`].
+    leaving: Vec<Running>,
 }
 
 struct Running {
@@ -43,6 +45,13 @@ struct Running {
     /// Dropping it tells the task to stop.
     stop: watch::Sender<()>,
     task: JoinHandle<()>,
+}
+
+impl Running {
+    /// Lets its task end, [`GRACE`] from here at the latest.
+    fn stop(&mut self) {
+        self.stop = watch::channel(()).0;
+    }
 }
 
 impl Drop for Running {
@@ -61,12 +70,14 @@ impl Outlets {
         verdicts: watch::Receiver<Arc<Verdicts>>,
         deliveries: Deliveries,
     ) -> Self {
-        let mut all = Self { instance, verdicts, deliveries, running: Vec::new() };
+        let mut all =
+            Self { instance, verdicts, deliveries, running: Vec::new(), leaving: Vec::new() };
         all.configure(outlets);
         all
     }
 
-    /// Goes on with `outlets`; those that are the same as before do not notice.
+    /// Goes on with `outlets`; those that are the same as before do not notice. The others send what their
+    /// receivers do not know, meanwhile.
     pub fn configure(&mut self, outlets: &[Outlet]) {
         let mut before = std::mem::take(&mut self.running);
         for outlet in outlets {
@@ -77,6 +88,9 @@ impl Outlets {
             };
             self.running.push(running);
         }
+        self.leaving.retain(|running| !running.task.is_finished());
+        before.iter_mut().for_each(Running::stop);
+        self.leaving.append(&mut before);
     }
 
     fn begin(&self, outlet: Outlet) -> Running {
@@ -90,7 +104,7 @@ impl Outlets {
                 resend,
             },
             client: Client::new(outlet.clone()),
-            queue: Queue::new(resend, RandomState::new().hash_one(&self.instance)),
+            queue: Queue::new(outlet.form, resend, RandomState::new().hash_one(&self.instance)),
             account: self.deliveries.open(&outlet.url.authority()),
             verdicts: self.verdicts.clone(),
             stop: stopped,
@@ -98,16 +112,14 @@ impl Outlets {
             refused: None,
             is_failing: false,
         };
-        Running { outlet, stop, task: tokio::spawn(courier.run()) }
+        Running { outlet, stop, task: tokio::spawn(courier.run(GRACE)) }
     }
 
     /// Sends what receivers do not know, if they take it at once. What fires is not said to be over.
     pub async fn stop(mut self) {
         let end = Instant::now() + GRACE;
-        for running in &mut self.running {
-            running.stop = watch::channel(()).0;
-        }
-        for running in &mut self.running {
+        self.running.iter_mut().for_each(Running::stop);
+        for running in self.leaving.iter_mut().chain(&mut self.running) {
             // the others go on meanwhile; what is not done then is cut off
             let _ = timeout_at(end, &mut running.task).await;
         }

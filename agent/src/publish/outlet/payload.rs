@@ -83,17 +83,54 @@ pub(super) fn body(
     Ok(([head.as_bytes(), &alerts, tail.as_bytes()].concat(), n))
 }
 
-/// A webhook's document as far as its alerts.
+/// A webhook's document as far as its alerts, which are of one name.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Head<'a> {
+    version: &'static str,
+    group_key: String,
+    truncated_alerts: u64,
+    status: &'static str,
+    receiver: &'static str,
+    group_labels: BTreeMap<&'a str, &'a str>,
+    common_labels: BTreeMap<&'a str, &'a str>,
+    common_annotations: BTreeMap<&'a str, &'a str>,
+    #[serde(rename = "externalURL")]
+    external_url: &'static str,
+}
+
+/// The group is that of this host and the alerts' name. It fires while one of them does, also one that is in
+/// another request, as Alertmanager has it.
 fn webhook_head(style: &Style, tellings: &[Telling]) -> serde_json::Result<String> {
-    let fires = tellings.iter().any(|telling| telling.ended.is_none());
-    let common: BTreeMap<&str, &str> = common(style).collect();
-    Ok(format!(
-        "{{\"version\":\"4\",\"groupKey\":\"backlogd\",\"truncatedAlerts\":0,\"status\":\"{}\",\
-         \"receiver\":\"backlogd\",\"groupLabels\":{{}},\"commonLabels\":{},\
-         \"commonAnnotations\":{{}},\"externalURL\":\"\",\"alerts\":[",
-        status(fires),
-        serde_json::to_string(&common)?,
-    ))
+    let first = tellings.first();
+    let alertname = first.map_or_else(String::new, |telling| name(&telling.alert));
+    let mut common_labels: BTreeMap<&str, &str> = common(style).collect();
+    common_labels.insert("alertname", &alertname);
+    let mut group_labels = common_labels.clone();
+    group_labels.retain(|label, _| ["alertname", "instance"].contains(label));
+    let pairs: Vec<_> =
+        group_labels.iter().map(|(label, value)| format!("{label}={value:?}")).collect();
+    let head = Head {
+        version: "4",
+        group_key: format!("{{}}:{{{}}}", pairs.join(", ")),
+        truncated_alerts: 0,
+        status: status(first.is_some_and(|telling| telling.group_fires)),
+        receiver: "backlogd",
+        group_labels,
+        common_labels,
+        common_annotations: BTreeMap::new(),
+        external_url: "",
+    };
+    let mut text = serde_json::to_string(&head)?;
+    // the alerts are its last member
+    text.pop();
+    text.push_str(",\"alerts\":[");
+    Ok(text)
+}
+
+/// As rules for Prometheus name it.
+fn name(alert: &Alert) -> String {
+    format!("Backlogd{}", alert.about.name)
 }
 
 /// Labels of every alert; what is configured comes last, so it wins.
@@ -108,7 +145,7 @@ const fn status(fires: bool) -> &'static str {
 
 fn alert(style: &Style, now: UnixTime, telling: &Telling) -> serde_json::Result<Vec<u8>> {
     let Telling { alert, ended, reason, .. } = telling;
-    let name = format!("Backlogd{}", alert.about.name);
+    let name = name(alert);
     let own = alert.subject.labels.pairs();
     let mut labels: BTreeMap<&str, &str> = common(style).collect();
     labels.extend(own.iter().map(|(name, value)| (*name, value.as_str())));

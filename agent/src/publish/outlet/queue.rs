@@ -5,7 +5,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::Arc,
 };
@@ -15,6 +15,7 @@ use crate::{
         alert::{Alert, AlertId, Verdicts},
         subject::SubjectKind,
     },
+    outlet::Form,
     time::{Monotonic, Nanos, UnixTime},
 };
 
@@ -30,6 +31,7 @@ const BACKOFF: (u64, u64) = (1_000_000_000, 60_000_000_000);
 
 /// What a receiver has to be told of.
 pub(super) struct Queue {
+    form: Form,
     resend: Nanos,
     /// Makes the waits of many agents differ.
     seed: u64,
@@ -52,6 +54,13 @@ struct Item {
     round: u64,
 }
 
+impl Item {
+    /// Of the detection.
+    fn name(&self) -> &'static str {
+        self.alert.about.name
+    }
+}
+
 #[derive(Clone, Copy)]
 struct Over {
     at: Monotonic,
@@ -68,6 +77,8 @@ pub(super) struct Telling {
     pub(super) ended: Option<UnixTime>,
     /// Why, where that is not because all is well.
     pub(super) reason: Option<String>,
+    /// Whether any alert of its name fires, also one that is not due.
+    pub(super) group_fires: bool,
 }
 
 /// How a request went.
@@ -82,9 +93,9 @@ pub(super) enum Outcome {
 }
 
 impl Queue {
-    pub(super) fn new(resend: Nanos, seed: u64) -> Self {
+    pub(super) fn new(form: Form, resend: Nanos, seed: u64) -> Self {
         let not_before = Monotonic::default();
-        Self { resend, seed, items: BTreeMap::new(), round: 0, failures: 0, not_before }
+        Self { form, resend, seed, items: BTreeMap::new(), round: 0, failures: 0, not_before }
     }
 
     /// Takes in what is told at a time. How many alerts found no room: they come with a later look.
@@ -149,7 +160,7 @@ impl Queue {
     }
 
     /// What is due, of that the first [`BATCH`]: what the receiver does not know, worst first, then
-    /// the rest.
+    /// the rest. For a webhook only alerts of one name: such a request is about one group.
     pub(super) fn due(&self, now: Monotonic) -> Vec<Telling> {
         if now < self.not_before {
             return Vec::new();
@@ -172,11 +183,18 @@ impl Queue {
         wanted.sort_by_key(|(_, item)| {
             (item.is_told, item.over.is_some(), Reverse(item.alert.severity), item.due)
         });
+        if let (Form::Webhook, Some((_, first))) = (self.form, wanted.first()) {
+            let name = first.name();
+            wanted.retain(|(_, item)| item.name() == name);
+        }
+        let fires = self.items.values().filter(|item| item.over.is_none());
+        let fires: BTreeSet<&str> = fires.map(Item::name).collect();
         let telling = |(key, item): (&u64, &Item)| Telling {
             key: *key,
             alert: item.alert.clone(),
             ended: item.over.map(|over| over.unix),
             reason: item.reason.clone(),
+            group_fires: fires.contains(item.name()),
         };
         wanted.into_iter().take(BATCH).map(telling).collect()
     }

@@ -20,7 +20,7 @@ use crate::{
 /// 2023-11-14T22:13:20Z
 const THEN: UnixTime = UnixTime(1_700_000_000_000_000_000);
 
-static ABOUT: About = About {
+const ABOUT: About = About {
     name: "ListenerStalled",
     summary: "Connections wait and nobody accepts them",
     why: "Clients believe that they are connected.",

@@ -9,15 +9,16 @@ use super::{
         payload::{self, LARGEST, Style},
         queue::{BATCH, MOST, Outcome, Queue, Telling},
     },
-    THEN, alert, verdicts,
+    ABOUT, THEN, alert, verdicts,
 };
 use crate::{
     detect::{
-        alert::{Untold, Verdicts},
+        alert::{Alert, AlertId, Untold, Verdicts},
         phase::{
             Change, Lost,
             Severity::{self, Critical, Warning},
         },
+        rule::About,
         subject::SubjectKind,
     },
     id::Pid,
@@ -37,7 +38,11 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        Self { queue: Queue::new(RESEND, 1), seconds: 0, told: Verdicts::default() }
+        Self {
+            queue: Queue::new(Form::Alertmanager, RESEND, 1),
+            seconds: 0,
+            told: Verdicts::default(),
+        }
     }
 
     fn now(&self) -> Monotonic {
@@ -146,7 +151,7 @@ fn the_end_of_what_is_not_cleared_says_why() {
         (Change::Inhibited("AcceptErrors"), Some("it is told by AcceptErrors")),
         (Change::Silenced, Some("the configuration silences it")),
     ] {
-        let mut queue = Queue::new(RESEND, 1);
+        let mut queue = Queue::new(Form::Alertmanager, RESEND, 1);
         let fires = alert(80, Warning);
         queue.look(Monotonic(0), &verdicts([fires.clone()]));
         queue.answered(Monotonic(0), &queue.due(Monotonic(0)), Outcome::Taken);
@@ -203,7 +208,7 @@ fn what_is_refused_is_sent_again_only_when_it_is_due_and_fires() {
 
 #[test]
 fn ten_thousand_alerts_are_sent_in_batches_and_no_more_are_kept() {
-    let mut queue = Queue::new(RESEND, 1);
+    let mut queue = Queue::new(Form::Alertmanager, RESEND, 1);
     let all = |n: u16| verdicts((1..=n).map(|port| alert(port, Warning)));
     let most = u16::try_from(MOST).expect("a port");
     assert_eq!(1, queue.look(Monotonic(0), &all(most + 1)));
@@ -293,7 +298,13 @@ fn style(form: Form) -> Style {
 }
 
 fn telling(ended: Option<UnixTime>) -> Telling {
-    Telling { key: 255, alert: alert(80, Critical), ended, reason: None }
+    Telling {
+        key: 255,
+        alert: alert(80, Critical),
+        ended,
+        reason: None,
+        group_fires: ended.is_none(),
+    }
 }
 
 #[track_caller]
@@ -338,7 +349,12 @@ fn a_webhook_gets_the_form_of_alertmanagers_own() {
     let (body, _) = payload::body(&style(Form::Webhook), THEN, &[telling(None)]).expect("encoded");
     let got: Value = serde_json::from_slice(&body).expect("it is JSON");
     assert_eq!((&json!("4"), &json!("firing")), (&got["version"], &got["status"]));
-    assert_eq!(json!({"cluster": "eu1", "instance": "host1"}), got["commonLabels"]);
+    let group = json!({"alertname": "BacklogdListenerStalled", "instance": "host1"});
+    let mut common = group.clone();
+    common["cluster"] = "eu1".into();
+    assert_eq!((&group, &common), (&got["groupLabels"], &got["commonLabels"]));
+    let key = r#"{}:{alertname="BacklogdListenerStalled", instance="host1"}"#;
+    assert_eq!(json!(key), got["groupKey"]);
     let alert = &got["alerts"][0];
     assert_eq!(
         (&json!("firing"), &json!("00000000000000ff")),
@@ -352,4 +368,52 @@ fn a_webhook_gets_the_form_of_alertmanagers_own() {
         (&json!("resolved"), &json!("resolved")),
         (&got["status"], &got["alerts"][0]["status"])
     );
+}
+
+/// An alert of another name.
+fn other(port: u16) -> Arc<Alert> {
+    static OTHER: About = About { name: "SlowAccept", ..ABOUT };
+    let mut other = Arc::unwrap_or_clone(alert(port, Warning));
+    (other.id, other.about) = (AlertId(1_000 + u64::from(port)), &OTHER);
+    Arc::new(other)
+}
+
+#[test]
+fn a_webhook_is_told_of_one_group_at_a_time_which_fires_while_any_of_it_does() {
+    let mut queue = Queue::new(Form::Webhook, RESEND, 1);
+    // status of the group, its name, and of each alert its port and status
+    let sent = |queue: &mut Queue, at: u64| {
+        let (at, mut sent) = (Monotonic(at * 1_000_000_000), Vec::new());
+        loop {
+            let due = queue.due(at);
+            if due.is_empty() {
+                return sent;
+            }
+            let body = payload::body(&style(Form::Webhook), THEN, &due).expect("it can be encoded");
+            let got: Value = serde_json::from_slice(&body.0).expect("it is JSON");
+            queue.answered(at, &due, Outcome::Taken);
+            let name = got["groupLabels"]["alertname"].as_str().expect("a name");
+            let mut line = format!("{} {name}", got["status"].as_str().expect("a status"));
+            for alert in got["alerts"].as_array().expect("alerts") {
+                assert_eq!(name, alert["labels"]["alertname"]);
+                let (port, status) = (&alert["labels"]["port"], &alert["status"]);
+                line += &format!(" {}={}", port.as_str().unwrap(), status.as_str().unwrap());
+            }
+            sent.push(line);
+        }
+    };
+    let stalled = |port| alert(port, Warning);
+    queue.look(Monotonic(0), &verdicts([stalled(80), stalled(81), other(80)]));
+    let mut first = sent(&mut queue, 0);
+    first.sort();
+    assert_eq!(2, first.len(), "{first:?}");
+    assert!(first[0].starts_with("firing BacklogdListenerStalled ") && first[0].contains(" 81="));
+    assert_eq!("firing BacklogdSlowAccept 80=firing", first[1]);
+    // one is over; the other of its group fires, and is not due
+    queue.look(Monotonic(1), &verdicts([stalled(81), other(80)]));
+    assert_eq!(vec!["firing BacklogdListenerStalled 80=resolved"], sent(&mut queue, 1));
+    queue.look(Monotonic(2), &verdicts([other(80)]));
+    assert_eq!(vec!["resolved BacklogdListenerStalled 81=resolved"], sent(&mut queue, 2));
+    queue.look(Monotonic(3), &verdicts([]));
+    assert_eq!(vec!["resolved BacklogdSlowAccept 80=resolved"], sent(&mut queue, 3));
 }

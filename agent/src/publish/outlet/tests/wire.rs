@@ -85,7 +85,8 @@ async fn next(told: &mut UnboundedReceiver<Got>) -> Got {
 
 #[test]
 fn a_receiver_that_fails_hangs_or_closes_is_tried_again() {
-    for act in [Act::Answer(500), Act::Answer(429), Act::Hang, Act::Close] {
+    let passing = [401, 403, 404, 408, 429, 500].map(Act::Answer);
+    for act in passing.into_iter().chain([Act::Hang, Act::Close]) {
         block_on(async {
             let (addr, mut told) = start(&[act], None).await;
             let agent = Agent::start(&[to(addr)]);
@@ -102,11 +103,46 @@ fn a_receiver_that_fails_hangs_or_closes_is_tried_again() {
 
 #[test]
 fn an_alert_that_is_refused_is_dropped_and_counted() {
+    for status in [400, 413, 422] {
+        block_on(async {
+            let (addr, mut told) = start(&[Act::Answer(status)], None).await;
+            let agent = Agent::start(&[to(addr)]);
+            next(&mut told).await;
+            agent.wait_for(addr, Delivery { refused: 1, ..Delivery::default() }).await;
+        });
+    }
+}
+
+#[test]
+fn a_receiver_that_is_changed_or_goes_is_told_before_what_it_does_not_know() {
     block_on(async {
-        let (addr, mut told) = start(&[Act::Answer(400)], None).await;
-        let agent = Agent::start(&[to(addr)]);
+        let (addr, mut told) = start(&[], None).await;
+        let mut agent = Agent::start(&[to(addr)]);
         next(&mut told).await;
-        agent.wait_for(addr, Delivery { refused: 1, ..Delivery::default() }).await;
+        agent.wait_for(addr, Delivery { taken: 1, ..Delivery::default() }).await;
+        agent.verdicts.send_replace(Arc::new(verdicts([])));
+        let began = Instant::now();
+        let changed = Outlet { resend: Duration::from_secs(30), ..to(addr) };
+        agent.outlets.configure(&[changed]);
+        assert!(began.elapsed() < Duration::from_millis(100));
+        let over = next(&mut told).await;
+        assert_eq!("2023-11-14T22:14:20.000Z", over.body[0]["endsAt"]);
+        agent.verdicts.send_replace(Arc::new(verdicts([alert(81, Warning)])));
+        assert_eq!("81", next(&mut told).await.body[0]["labels"]["port"]);
+    });
+}
+
+#[test]
+fn a_receiver_that_goes_and_hangs_is_waited_for_no_longer_than_for_others() {
+    block_on(async {
+        let (hangs, mut told) = start(&[Act::Hang; 9], None).await;
+        let slow = Outlet { timeout: Duration::from_secs(60), ..to(hangs) };
+        let mut agent = Agent::start(&[slow]);
+        next(&mut told).await;
+        agent.outlets.configure(&[]);
+        assert_eq!(1, agent.of(hangs).pending);
+        // its end takes back what it has pending
+        agent.wait_for(hangs, Delivery::default()).await;
     });
 }
 
@@ -149,6 +185,8 @@ fn a_receiver_that_stays_in_the_configuration_does_not_notice_a_reload() {
         agent.outlets.configure(&[to(comes), to(stays)]);
         next(&mut told_then).await;
         agent.outlets.configure(&[to(comes)]);
+        // the one that goes knows all there is
+        tokio::task::yield_now().await;
         agent.verdicts.send_replace(Arc::new(verdicts([])));
         next(&mut told_then).await;
         assert!(told.try_recv().is_err());
