@@ -7,7 +7,7 @@ use crate::{
         phase::{Severity, Timing},
         rule::{About, Evidence, Rule, Sight, minutes, seconds, wrong},
     },
-    input::{Absent, Known},
+    input::Known,
 };
 
 pub(super) const RULE: Rule<super::Listeners> = Rule {
@@ -27,7 +27,7 @@ pub(super) const RULE: Rule<super::Listeners> = Rule {
 fn judge(look: &At<'_, '_>) -> Known<Sight> {
     let Some(gone) = look.memory.presence.gone() else { return Ok(Sight::Fine) };
     look.it.counters.accepted?;
-    if gone.accepted == 0 || super::is_moved(look) || is_ephemeral(look)? {
+    if gone.accepted == 0 || super::is_moved(look) || super::is_ephemeral(look)? {
         return Ok(Sight::Fine);
     }
     wrong(
@@ -47,13 +47,4 @@ fn judge(look: &At<'_, '_>) -> Known<Sight> {
             ],
         },
     )
-}
-
-/// Whether the kernel gives such ports out: what listens there comes and goes.
-fn is_ephemeral(look: &At<'_, '_>) -> Known<bool> {
-    let end = |name| super::sysctl(look, name).map(u16::try_from);
-    match (end("ip_local_port_range_low")?, end("ip_local_port_range_high")?) {
-        (Ok(low), Ok(high)) => Ok((low..=high).contains(&look.it.key.port)),
-        (Err(_), _) | (_, Err(_)) => Err(Absent::Unreadable),
-    }
 }

@@ -219,6 +219,15 @@ fn is_moved(look: &At<'_, '_>) -> bool {
     namespace(look.now, look.it).is_none() || look.now.listeners.iter().any(serves)
 }
 
+/// Whether the kernel gives such ports out: what listens there comes and goes.
+fn is_ephemeral(look: &At<'_, '_>) -> Known<bool> {
+    let end = |name| sysctl(look, name).map(u16::try_from);
+    match (end("ip_local_port_range_low")?, end("ip_local_port_range_high")?) {
+        (Ok(low), Ok(high)) => Ok((low..=high).contains(&look.it.key.port)),
+        (Err(_), _) | (_, Err(_)) => Err(Absent::Unreadable),
+    }
+}
+
 /// When the first of its owners will have no descriptor left.
 fn fds_last(look: &At<'_, '_>) -> Option<Nanos> {
     let left = |pid| look.now.processes.get(pid)?.fds_exhausted_in.ok();

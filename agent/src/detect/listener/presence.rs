@@ -22,6 +22,9 @@ pub(super) struct Presence {
     /// The first of its sockets.
     socket: Option<Cookie>,
     members: usize,
+    /// What was accepted until the newest sample, and what of that before these sockets came.
+    accepted: u64,
+    accepted_before: u64,
     /// Who held it last.
     owners: Option<Arc<[Pid]>>,
     /// When it came back with other sockets, the newest first.
@@ -40,6 +43,8 @@ pub(super) struct Gone {
 impl Presence {
     /// Takes in who is there.
     pub(super) fn see(&mut self, at: Monotonic, it: &Listener, history: &History<COUNTERS>) {
+        let accepted = it.counters.accepted.unwrap_or(self.accepted);
+        let accepted_until_now = std::mem::replace(&mut self.accepted, accepted);
         let Some(first) = it.members.first() else {
             // what was never there is not gone
             if self.socket.is_some() && self.gone.is_none() {
@@ -57,6 +62,7 @@ impl Presence {
         if is_other && (was_gone || is_alone) {
             self.returns.rotate_right(1);
             self.returns[0] = Some(at);
+            self.accepted_before = accepted_until_now;
         }
         if is_other || self.socket.is_none() {
             self.socket = Some(first.cookie);
@@ -71,6 +77,11 @@ impl Presence {
     /// Since when it is gone, and what it did before.
     pub(super) fn gone(&self) -> Option<Gone> {
         self.gone
+    }
+
+    /// How many of `accepted` were accepted by the sockets that came last.
+    pub(super) fn accepted(&self, accepted: u64) -> u64 {
+        accepted.saturating_sub(self.accepted_before)
     }
 
     /// Who held it last, as text: ` by pid 100`.

@@ -85,7 +85,7 @@ fn bind(server: &Actor) -> Result<(), ErrorKind> {
 #[ignore = "kernel: needs root"]
 fn a_port_that_old_connections_hold_after_a_restart_is_told() {
     in_own_netns(|| {
-        let mut server = Actor::start(Act::Keeps, "restarts", "127.0.0.1:0", 64);
+        let mut server = Actor::start(Act::Keeps, "restarts", "127.0.0.1:8443", 64);
         let mut watch = Watch::start("port_not_released", &["PortNotReleased"]);
         let pid = server.pid();
         let clients = Clients::connect(6, server.addr);

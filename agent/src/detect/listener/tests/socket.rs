@@ -100,6 +100,40 @@ fn a_port_that_old_connections_hold_is_told() {
 }
 
 #[test]
+fn a_port_that_is_held_as_it_is_meant_is_not_told() {
+    #[track_caller]
+    fn check(accepted: u64, low: i64, expected: &[&str]) {
+        let mut world = World::new();
+        sysctl(&mut world, "ip_local_port_range_low", low);
+        for _ in 0..accepted {
+            world.check(1, &[], |world| accept_after(world, 0.01, 1));
+        }
+        world.check(2, &[], |_| {});
+        world.check(40, expected, |world| {
+            leave(world);
+            world.listener().open = Ok(1);
+        });
+    }
+    // for one connection, as `nc -l`; of a port that the kernel gave it
+    check(1, 32_768, &[]);
+    check(2, 32_768, &[]);
+    check(3, 32_768, &["PortNotReleased"]);
+    check(20, 80, &[]);
+    // again and again, each time for one
+    let mut world = World::new();
+    for cookie in [listener(80).members[0].cookie.0, 1_000, 1_001] {
+        world.check(2, &[], |world| come_back(world, cookie));
+        world.check(1, &[], |world| accept_after(world, 0.01, 1));
+        world.check(20, &[], |world| {
+            leave(world);
+            world.listener().open = Ok(1);
+        });
+        world.check(1, &[], |world| world.listener().open = Ok(0));
+        world.check(30, &[], |_| {});
+    }
+}
+
+#[test]
 fn a_listener_that_comes_and_goes_is_told() {
     let restart = |every: u64| {
         move |world: &mut World| match second(world) % every {
