@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{self, IsTerminal as _},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -15,7 +16,7 @@ use super::{
 };
 use crate::{
     config::Config,
-    detect::{Detector, Judged},
+    detect::{Detector, Judged, tuning::Tuning},
     id::ListenerKey,
     input::{Absent, Known},
     model::snapshot::Snapshot,
@@ -88,8 +89,8 @@ pub(super) fn tell_unmatched(entries: &[impl AsRef<str>]) {
 /// Samples for `span`, and longer while a queue may turn out to be stalled.
 fn watch(config: &Config, span: Duration) -> anyhow::Result<(Judged, Nanos)> {
     let mut sampler = Sampler::open(config)?;
-    let mut detector = Detector::new(config.tuning.clone());
     let step = STEP.min(span / 3);
+    let mut detector = Detector::new(tuning(config, span - step / 2));
     let longest = span.max(config.stalled_after + 2 * step);
     let start = Instant::now();
     let mut turn = 0;
@@ -110,6 +111,16 @@ fn watch(config: &Config, span: Duration) -> anyhow::Result<(Judged, Nanos)> {
         turn += 1;
         thread::sleep((step * turn).saturating_sub(start.elapsed()));
     }
+}
+
+/// What is configured, for somebody who knows nothing of what was before `look`: a listener that is missing
+/// all the while is told.
+fn tuning(config: &Config, look: Duration) -> Arc<Tuning> {
+    let mut tuning = Tuning::clone(&config.tuning);
+    for expected in &mut tuning.expected {
+        expected.look = Some(look.into());
+    }
+    tuning.into()
 }
 
 /// Listeners where connections waited in each sample so far and nobody accepted, with what had been

@@ -200,6 +200,7 @@ pub(super) fn expect(entry: &table::Entry<'_>) -> Result<Expected, ConfigError> 
         within: entry
             .get("within_seconds", "a number of seconds, 0 to 86400", within)?
             .unwrap_or(WITHIN),
+        look: None,
         place: format!(
             "{}: [[expect]]{}",
             entry.origin(),

@@ -11,7 +11,7 @@ use crate::{
         rule::{About, Evidence},
         subject::{Labels, Subject},
     },
-    input::Absent,
+    input::{Absent, Known},
     time::{Monotonic, UnixTime},
 };
 
@@ -74,8 +74,8 @@ pub struct Verdicts {
     pub changes: Vec<(Change, Arc<Alert>)>,
     /// Detections that could not judge.
     pub unknown: Vec<Unknown>,
-    /// The listeners that the configuration wants to be there, and whether they are.
-    pub expected: Vec<(Labels, bool)>,
+    /// The listeners that the configuration wants to be there, and whether they are, where that is known.
+    pub expected: Vec<(Labels, Known<bool>)>,
     /// The entries of the configuration that have taken no subject so far, with their places; of
     /// [`SETTLED`](super::tuning::SETTLED) samples on worth telling.
     pub idle: Vec<Arc<str>>,

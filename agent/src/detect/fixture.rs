@@ -28,10 +28,14 @@ impl World {
 
     /// The same with a configuration.
     pub(super) fn tuned(tuning: Tuning) -> Self {
-        let mut world =
-            Self { now: snapshot(vec![listener(80)]), detector: Detector::new(Arc::new(tuning)) };
+        let mut world = Self::unseen(tuning);
         world.run(35, |_| {});
         world
+    }
+
+    /// The same before anybody has looked.
+    pub(super) fn unseen(tuning: Tuning) -> Self {
+        Self { now: snapshot(vec![listener(80)]), detector: Detector::new(Arc::new(tuning)) }
     }
 
     /// The listener on port 80.

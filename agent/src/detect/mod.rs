@@ -141,7 +141,7 @@ impl Detector {
         alerts.sort_by_key(|alert| (std::cmp::Reverse(alert.severity), alert.raised, alert.id));
         let changes = self.changes(&alerts, |id| ends.get(id).copied().unwrap_or(over));
         for (expected, found) in tuning.expected.iter().zip(&mut self.found) {
-            *found = *found || expected::is_up(now, expected);
+            *found = *found || expected::is_up(now, expected) == Ok(true);
         }
         let entries = tuning.entries.iter().map(|entry| &entry.place).zip(&self.matched);
         let expected = tuning.expected.iter().map(|expected| &expected.place).zip(&self.found);

@@ -134,6 +134,7 @@ fn a_silence_takes_what_it_matches_and_what_matches_nothing_is_known() {
         port: 82,
         namespace: None,
         within: seconds(60),
+        look: None,
         place: "a:9".to_owned(),
     };
     let tuning = Tuning { expected: vec![expected], ..Tuning::default() };

@@ -109,6 +109,8 @@ pub struct Expected {
     pub namespace: Option<Pattern>,
     /// How long it may be missing.
     pub within: Nanos,
+    /// How long is looked, where that is all there is: what is missing for so long is told as a warning.
+    pub look: Option<Nanos>,
     /// Where it is in the configuration, and what it names, for messages.
     pub place: String,
 }

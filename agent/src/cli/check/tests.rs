@@ -4,7 +4,11 @@ use super::*;
 use crate::publish::api::Unknown;
 use crate::{
     audit,
-    detect::{self, phase::Severity},
+    detect::{
+        self, Detector, Judged,
+        phase::Severity,
+        tuning::{Expected, Tuning},
+    },
     input::Absent,
     model::snapshot::Snapshot,
     time::Nanos,
@@ -75,6 +79,67 @@ fn the_summary_has_the_worst_and_how_many() {
     let finding = "WARNING: 1 finding: SynCookiesOff net:[7]";
     check(cookies, "", Some((Status::Warning, finding)));
     check(cookies, "443", Some((Status::Fine, "OK: 1 listener, nothing is wrong")));
+}
+
+/// What is told of a listener on port 9999 at `addr`, or anywhere, that the configuration wants and that has
+/// been missing for so many seconds.
+fn expects(addr: Option<&str>, look: Option<u64>, seconds: u64, watched: Option<u64>) -> Report {
+    let mut now = detect::fixture::snapshot(vec![detect::fixture::listener(80)]);
+    let expected = Expected {
+        addr: addr.map(|addr| addr.parse().expect("an address")),
+        port: 9_999,
+        namespace: None,
+        within: Nanos(60_000_000_000),
+        look: look.map(|seconds| Nanos(seconds * 1_000_000_000)),
+        place: String::new(),
+    };
+    let mut detector =
+        Detector::new(Arc::new(Tuning { expected: vec![expected], ..Tuning::default() }));
+    let mut verdicts = detector.judge(&now);
+    for _ in 0..seconds {
+        now.at = now.at + Nanos(1_000_000_000);
+        verdicts = detector.judge(&now);
+    }
+    let judged = Judged { snapshot: now.into(), verdicts: verdicts.into() };
+    let watched = watched.map(|seconds| Nanos(seconds * 1_000_000_000));
+    Report::new(&judged, Source::Standalone, watched)
+}
+
+#[test]
+fn who_asks_for_a_listener_that_is_missing_is_told() {
+    #[track_caller]
+    fn check(addr: Option<&str>, wanted: &str, expected: Option<Status>) {
+        let report = expects(addr, None, 60, None);
+        let only = report.only(wanted.parse().expect("the case is right"));
+        assert_eq!(expected, only.map(|it| it.status), "{addr:?} {wanted}");
+    }
+    check(None, "9999", Some(Status::Critical));
+    check(None, "192.0.2.1:9999", Some(Status::Critical));
+    check(None, "80", Some(Status::Fine));
+    check(None, "8080", None);
+    check(Some("192.0.2.1"), "9999", Some(Status::Critical));
+    check(Some("192.0.2.1"), "192.0.2.1", Some(Status::Critical));
+    check(Some("192.0.2.1"), "192.0.2.2:9999", None);
+    let report = expects(None, None, 60, None).only("9999".parse().expect("a port"));
+    let line = nagios::render(&report.expect("it is told"));
+    let expected =
+        "BACKLOGD CRITICAL - 1 alert: ExpectedListenerDown port 9999: no listener for 60 s | ";
+    assert!(line.starts_with(expected), "{line}");
+}
+
+#[test]
+fn own_samples_tell_of_a_listener_that_is_missing_in_each() {
+    let name = "ExpectedListenerDown";
+    let report = expects(None, Some(3), 3, Some(3));
+    let expected = "WARNING: 1 alert: ExpectedListenerDown port 9999";
+    assert_eq!((Status::Warning, expected), (report.status, &*report.summary));
+    assert!(!report.need_longer.iter().any(|it| it == name));
+    // of a recording that is shorter than it may be missing
+    let report = expects(None, None, 10, Some(10));
+    assert_eq!(Status::Fine, report.status);
+    assert!(report.need_longer.iter().any(|it| it == name), "{report:?}");
+    let report = expects(None, None, 10, None);
+    assert!(report.need_longer.is_empty(), "{report:?}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Nobody listens where the configuration wants a listener.
 
-use super::At;
+use super::{At, Memory};
 use crate::{
     detect::{
         phase::{Severity, Timing},
@@ -24,13 +24,19 @@ pub(super) const RULE: Rule<super::ExpectedListeners> = Rule {
 };
 
 fn judge(look: &At<'_, '_>) -> Known<Sight> {
-    let Some(since) = look.memory.0 else { return Ok(Sight::Fine) };
-    let missing = look.now.at - since;
-    if missing < look.it.within {
+    let since = match *look.memory {
+        Memory::Up => return Ok(Sight::Fine),
+        Memory::Missing { since } => since,
+        Memory::Unknown(why) => return Err(why),
+    };
+    let (missing, within) = (look.now.at - since, look.it.within);
+    if missing < look.it.look.map_or(within, |look| look.min(within)) {
         return Ok(Sight::Between);
     }
+    // a look that is shorter does not know whether it has been missing for as long as it may
+    let severity = if missing < within { Severity::Warning } else { Severity::Critical };
     wrong(
-        Severity::Critical,
+        severity,
         Evidence {
             seen: format!("no listener for {:.0} s", missing.as_seconds()),
             cause: None,

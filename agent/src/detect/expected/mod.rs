@@ -15,7 +15,7 @@ use crate::{
         subject::{Labels, Place, Subject, SubjectKind},
         tuning::{Expected, Match, Target, Tuning},
     },
-    input::Workload,
+    input::{Absent, Known, Workload},
     model::snapshot::{Listener, Snapshot},
     time::Monotonic,
 };
@@ -26,9 +26,20 @@ pub(super) struct ExpectedListeners;
 /// A look at one.
 type At<'i, 'a> = Look<'i, 'a, ExpectedListeners>;
 
-/// Since when it has been missing.
+/// How the listener stands.
 #[derive(Default)]
-pub(super) struct Memory(Option<Monotonic>);
+pub(super) enum Memory {
+    /// Somebody listens there.
+    #[default]
+    Up,
+    /// Nobody listens there.
+    Missing {
+        /// Since this sample.
+        since: Monotonic,
+    },
+    /// Somebody listens there, and whether it is the one that is wanted is not known.
+    Unknown(Absent),
+}
 
 impl Kind for ExpectedListeners {
     type Key = (Option<IpAddr>, u16, Option<Arc<str>>);
@@ -61,17 +72,13 @@ impl Kind for ExpectedListeners {
         [None; COUNTERS]
     }
 
-    fn remember(
-        Memory(since): &mut Memory,
-        expected: &Expected,
-        _: &History<COUNTERS>,
-        now: &Snapshot,
-    ) {
-        if is_up(now, expected) {
-            *since = None;
-        } else {
-            since.get_or_insert(now.at);
-        }
+    fn remember(memory: &mut Memory, expected: &Expected, _: &History<COUNTERS>, now: &Snapshot) {
+        *memory = match (is_up(now, expected), &*memory) {
+            (Ok(true), _) => Memory::Up,
+            (Ok(false), &Memory::Missing { since }) => Memory::Missing { since },
+            (Ok(false), Memory::Up | Memory::Unknown(_)) => Memory::Missing { since: now.at },
+            (Err(why), _) => Memory::Unknown(why),
+        };
     }
 
     fn target(expected: &Expected) -> Target {
@@ -113,7 +120,7 @@ fn labels(expected: &Expected) -> Labels {
 }
 
 /// All of them, each once, and whether they are there.
-pub(super) fn all(now: &Snapshot, tuning: &Tuning) -> Vec<(Labels, bool)> {
+pub(super) fn all(now: &Snapshot, tuning: &Tuning) -> Vec<(Labels, Known<bool>)> {
     let mut all = Vec::new();
     ExpectedListeners::each(now, tuning, &mut |_, it| all.push((labels(it), is_up(now, it))));
     all
@@ -126,19 +133,36 @@ pub fn is_matched(only: &Match, expected: &Expected) -> bool {
 }
 
 /// Whether somebody listens there.
-#[must_use]
-pub fn is_up(now: &Snapshot, expected: &Expected) -> bool {
-    let is_in = |listener: &Listener| {
-        let wanted = expected.namespace.as_ref();
-        let found = listener.workload.namespace.as_ref();
-        wanted.is_none_or(|wanted| found.is_some_and(|found| wanted.takes(found)))
-    };
-    now.listeners.iter().any(|listener| {
+///
+/// # Errors
+/// Somebody does, and the Kubernetes namespace that is wanted cannot be told of them.
+pub fn is_up(now: &Snapshot, expected: &Expected) -> Known<bool> {
+    let listeners = now.listeners.iter().filter(|listener| {
         !listener.members.is_empty()
             && listener.key.port == expected.port
             && expected.addr.is_none_or(|addr| takes(listener, addr))
-            && is_in(listener)
-    })
+    });
+    let Some(wanted) = &expected.namespace else { return Ok(0 < listeners.count()) };
+    let mut up = Ok(false);
+    for listener in listeners {
+        match namespace(&listener.workload) {
+            Ok(Some(found)) if wanted.takes(found) => return Ok(true),
+            Ok(_) => {}
+            Err(why) => up = Err(why),
+        }
+    }
+    up
+}
+
+/// The Kubernetes namespace of a listener's owner; `None`: it is in none, as a service of systemd that is
+/// no container.
+fn namespace(workload: &Workload) -> Known<Option<&str>> {
+    let Workload { unit, container_id, pod_uid, namespace, .. } = workload;
+    match namespace {
+        Some(namespace) => Ok(Some(namespace)),
+        None if unit.is_some() && container_id.is_none() && pod_uid.is_none() => Ok(None),
+        None => Err(Absent::Unreadable),
+    }
 }
 
 /// Whether connections to `addr` reach it: it is bound to that address or to all.

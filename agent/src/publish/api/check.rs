@@ -129,7 +129,7 @@ impl Check {
             status: Status::Fine,
             summary: String::new(),
             need_longer: watched.map_or_else(Vec::new, |watched| {
-                let mut longer = need_longer(watched, &alerts);
+                let mut longer = need_longer(watched, judged, &alerts);
                 longer.retain(|name| unknown.iter().all(|it: &Unknown| it.alert != *name));
                 longer
             }),
@@ -162,6 +162,10 @@ impl Check {
             match (addr, port) {
                 (Some(addr), Some(port)) => {
                     kind != SubjectKind::Udp.name() && wanted.takes(addr, port)
+                }
+                // wanted at any address, so missing at each
+                (None, Some(port)) if kind == SubjectKind::Expected.name() => {
+                    wanted.port == Some(port)
                 }
                 _ if kind == SubjectKind::Process.name() => of.iter().any(|it| pids.contains(it)),
                 _ if kind == SubjectKind::Caller.name() => {
@@ -306,12 +310,14 @@ impl Checked {
     }
 }
 
-/// Detections about listeners and the processes behind them.
+/// Detections about listeners, those that are expected among them, and the processes behind them.
 fn of_listeners() -> Vec<&'static str> {
     let is_meant = |kind| match kind {
-        SubjectKind::Listener | SubjectKind::Process | SubjectKind::Caller => true,
-        SubjectKind::Expected
-        | SubjectKind::Destination
+        SubjectKind::Listener
+        | SubjectKind::Expected
+        | SubjectKind::Process
+        | SubjectKind::Caller => true,
+        SubjectKind::Destination
         | SubjectKind::Udp
         | SubjectKind::Namespace
         | SubjectKind::Host
@@ -329,9 +335,14 @@ fn unmatched(judged: &Judged) -> Vec<String> {
 }
 
 /// Detections that cannot have judged within `watched`, and of which none fires.
-fn need_longer(watched: Nanos, alerts: &[Alert]) -> Vec<String> {
+fn need_longer(watched: Nanos, judged: &Judged, alerts: &[Alert]) -> Vec<String> {
     let all = detect::all().into_iter();
-    let longer = all.filter(|about| watched < about.min_age + about.timing.raise_for);
+    // what may be missing for a while
+    let waits = judged.verdicts.expected.iter().any(|(_, is_up)| *is_up == Ok(false));
+    let longer = all.filter(|about| {
+        watched < about.min_age + about.timing.raise_for
+            || waits && about.name == "ExpectedListenerDown"
+    });
     let names = longer.map(|about| about.name.to_owned());
     names.filter(|name| alerts.iter().all(|alert| alert.alert != *name)).collect()
 }

@@ -45,12 +45,13 @@ pub(super) const FAMILIES: &[Family] = &[
             name: "backlogd_expected_listener_up",
             kind: Kind::Gauge,
             labels: &["addr", "port", "namespace"],
-            help: "1 while somebody listens where [[expect]] of the configuration wants it, else 0",
+            help: "1 while somebody listens where [[expect]] of the configuration wants it, else 0; absent while the Kubernetes namespace of who listens there is not known",
             source: "LISTEN sockets of sock_diag",
         },
         folds: None,
         emit: |scrape, sink| {
             scrape.verdicts.expected.iter().try_for_each(|(labels, is_up)| {
+                let Ok(is_up) = is_up else { return Ok(()) };
                 emit(sink, &labels.pairs(), None, Value::Unsigned(u64::from(*is_up)))
             })
         },
