@@ -56,8 +56,9 @@ fn in_a_namespace_that_is_not_known_it_may_be_the_one_that_is_wanted() {
     #[track_caller]
     fn check(workload: Workload, wanted: &Expected, expected: Known<bool>) {
         let mut world = world(Vec::new());
-        world.listener().workload = Arc::new(workload.clone());
-        assert_eq!(expected, is_up(&world.now, wanted), "{workload:?}");
+        world.listener().workload = Arc::new(workload);
+        let listener = &world.now.listeners[0];
+        assert_eq!(expected, is_up(&world.now, wanted), "{:?}", listener.workload);
     }
     let wanted = expected(None, 80, Some("shop"));
     let text = |text: &str| Some(text.into());
