@@ -288,7 +288,7 @@ fn check_board(name: &str, failures: &mut Vec<String>) {
                 Ok(series) if has_value(&series) || is_optional => {}
                 Ok(_) => failures.push(format!("dashboards/{name}.json, {title}: nothing\n{expr}")),
                 Err(err) => {
-                    failures.push(format!("dashboards/{name}.json, {title}: {err}\n{expr}"))
+                    failures.push(format!("dashboards/{name}.json, {title}: {err}\n{expr}"));
                 }
             }
         }
@@ -298,7 +298,7 @@ fn check_board(name: &str, failures: &mut Vec<String>) {
         match range(&expr) {
             Ok(series) if has_value(&series) => {}
             other => {
-                failures.push(format!("dashboards/{name}.json, annotation: {other:?}\n{expr}"))
+                failures.push(format!("dashboards/{name}.json, annotation: {other:?}\n{expr}"));
             }
         }
     }

@@ -246,7 +246,7 @@ fn as_many_others_at_once_take_the_place_of_what_has_been_over_for_longest() {
         told
     };
     let half = || {
-        let mut queue = Queue::new(RESEND, 1);
+        let mut queue = Queue::new(Form::Alertmanager, RESEND, 1);
         queue.look(Monotonic(0), &all(0..most));
         // first one half of them is over, then the other
         queue.look(Monotonic(1), &all(most / 2..most));
@@ -277,7 +277,7 @@ fn another_process_that_fails_is_told_at_once() {
     };
     #[track_caller]
     fn check(before: &Verdicts, after: &Verdicts, expected: usize) {
-        let mut queue = Queue::new(RESEND, 1);
+        let mut queue = Queue::new(Form::Alertmanager, RESEND, 1);
         queue.look(Monotonic(0), before);
         let due = queue.due(Monotonic(0));
         queue.answered(Monotonic(0), &due, Outcome::Taken);
