@@ -136,7 +136,9 @@ impl<R: BufRead> Snapshots<R> {
         }
         let refused = |err| match err {
             StateError::TooManyListeners => too_large(Limit::Listeners),
-            _ => RecordingError::Damaged { at, got: err.to_string() },
+            StateError::Delta(_) | StateError::Form(_) | StateError::NothingToChange => {
+                RecordingError::Damaged { at, got: err.to_string() }
+            }
         };
         match State::read(&mut self.state, line).map_err(refused)? {
             Kind::Whole => self.changes = 0,

@@ -90,7 +90,7 @@ impl Playback {
                     None => anyhow!(end),
                 })
             }
-            _ => Ok(last),
+            At::Last | At::Time(_) => Ok(last),
         }
     }
 
@@ -101,7 +101,13 @@ impl Playback {
         out::note(&format!("{path}: {why}; what is shown is from before"));
         match broken {
             RecordingError::Cut(_) => Exit::Warning,
-            _ => Exit::CannotTell,
+            RecordingError::Write(_)
+            | RecordingError::Read { .. }
+            | RecordingError::NotARecording { .. }
+            | RecordingError::Newer { .. }
+            | RecordingError::NoVersion { .. }
+            | RecordingError::Damaged { .. }
+            | RecordingError::TooLarge { .. } => Exit::CannotTell,
         }
     }
 
