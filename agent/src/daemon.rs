@@ -153,6 +153,7 @@ async fn serve(
     let (stop, stopped) = watch::channel(());
     let (listen, servers) = listeners.serve(router, stopped)?;
     tracing::info!(%listen, version = env!("CARGO_PKG_VERSION"), "started");
+    log::log_muted(&config.tuning);
     tokio::pin!(servers);
     let result = tokio::select! {
         ended = &mut servers => return ended.map_err(failed("the server")),

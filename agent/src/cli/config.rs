@@ -25,7 +25,8 @@ pub(super) enum Verb {
 /// Check a file; says nothing when it is right
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  backlogd config check /etc/backlogd/backlogd.toml\n\n\
-    Only the file is looked at, not the environment. Exit code 78 when something is wrong.")]
+    Only the file is looked at, not the environment. Exit code 78 when something is wrong. A [[detect]]\n\
+    that silences all detections is right, and standard error has a warning.")]
 pub(super) struct Check {
     /// The file to check
     #[arg(value_name = "FILE")]
@@ -49,7 +50,10 @@ impl Verb {
     pub(super) fn run(&self, color: Color) -> anyhow::Result<Exit> {
         match self {
             Self::Check(check) => {
-                config::check(&check.file)?;
+                let loaded = config::check(&check.file)?;
+                if let Some(entry) = loaded.config.tuning.mutes_all() {
+                    out::note(&format!("warning: {} silences all detections", entry.place));
+                }
             }
             Self::Show(show) => {
                 let loaded = show.flags.load()?;

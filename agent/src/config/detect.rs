@@ -225,7 +225,8 @@ fn ports(value: &DeValue<'_>) -> Option<RangeInclusive<u16>> {
     if let Some(port) = port(value) {
         return Some(port..=port);
     }
-    let (first, last) = value.as_str()?.split_once('-')?;
+    let text = value.as_str()?;
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
     let port = |text: &str| text.trim().parse::<u16>().ok().filter(|&port| port != 0);
     let (first, last) = (port(first)?, port(last)?);
     (first <= last).then_some(first..=last)

@@ -231,6 +231,11 @@ fn a_detection_is_tuned_for_what_is_matched() {
         Entry { silence: Some(true), only: port(443, 443), ..Entry::default() },
     );
     check(
+        "[[detect]]\nsilence = true\nmatch.port = \"443\"",
+        " match.port = \"443\"",
+        Entry { silence: Some(true), only: port(443, 443), ..Entry::default() },
+    );
+    check(
         "[[detect]]\nalert = \"ListenerStalled\"\nraise_for_seconds = 0.5\n\
          clear_for_seconds = 60\nmatch = { port = \"8000-8099\" }",
         " alert = \"ListenerStalled\" match.port = \"8000-8099\"",
@@ -429,7 +434,9 @@ fn a_mistake_in_a_table_is_named_with_its_place() {
         "f.toml:1:1: detect: got a table that changes nothing, \
          expected one of silence, raise_for_seconds, clear_for_seconds",
     );
-    for port in ["0", "65536", "-1", "\"80-\"", "\"90-80\"", "80.0", "true", "[80]"] {
+    for port in
+        ["0", "65536", "-1", "\"80-\"", "\"\"", "\"0\"", "\"90-80\"", "80.0", "true", "[80]"]
+    {
         let got = if port == "[80]" { "an array" } else { port };
         let message = format!(
             "f.toml:3:8: detect.match.port: got {got}, \

@@ -1,6 +1,12 @@
-//! What the daemon logs of each sample: alerts that change, and entries that take nothing.
+//! What the daemon logs of each sample: alerts that change, and entries that take nothing; and of the
+//! configuration, that it silences everything.
 
-use crate::detect::{alert::Verdicts, phase::Change};
+use crate::detect::{
+    alert::{Alert, Verdicts},
+    phase::{Change, Severity},
+    rule::Evidence,
+    tuning::Tuning,
+};
 
 /// Most changes of one sample, or entries that match nothing, that are logged one by one.
 const LOGGED: usize = 20;
@@ -38,22 +44,35 @@ pub(super) fn log_changes(verdicts: &Verdicts) {
                     "silenced by the configuration"
                 );
             }
-            Change::Raised | Change::Severity => tracing::warn!(
-                alert = alert_name,
-                severity,
-                subject,
-                seen = evidence.seen,
-                cause = evidence.cause,
-                mend = evidence.mend,
-                "{}",
-                alert.about.summary
-            ),
+            Change::Raised | Change::Severity => log_wrong(alert),
             Change::None => {}
         }
     }
     let more = verdicts.changes.len().saturating_sub(LOGGED);
     if 0 < more {
         tracing::warn!(more, "more alerts have changed: see /api/v1/alerts");
+    }
+}
+
+/// What is wrong, as an error where somebody must act at once.
+fn log_wrong(alert: &Alert) {
+    let (name, severity, subject) = (alert.about.name, alert.severity.name(), &alert.subject.name);
+    let Evidence { seen, cause, mend, .. } = &*alert.latest;
+    let summary = alert.about.summary;
+    match alert.severity {
+        Severity::Critical => {
+            tracing::error!(alert = name, severity, subject, seen, cause, mend, "{summary}");
+        }
+        Severity::Warning | Severity::Info => {
+            tracing::warn!(alert = name, severity, subject, seen, cause, mend, "{summary}");
+        }
+    }
+}
+
+/// One line where nothing will ever be told.
+pub(super) fn log_muted(tuning: &Tuning) {
+    if let Some(entry) = tuning.mutes_all() {
+        tracing::warn!("{} silences all detections: no alert is told", entry.place);
     }
 }
 

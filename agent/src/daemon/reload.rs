@@ -1,6 +1,6 @@
 //! What a new configuration changes while the daemon runs, and what takes effect at the next start.
 
-use super::sampler::Sampler;
+use super::{log::log_muted, sampler::Sampler};
 use crate::{
     config::{Config, ConfigError},
     error,
@@ -15,8 +15,7 @@ pub(super) fn reloaded(
     let new = match reload() {
         Ok(new) => new,
         Err(err) => {
-            let error = error::chain(&err);
-            tracing::error!(%error, "not reloaded: the configuration stays as it was");
+            log_refused(&err);
             return old;
         }
     };
@@ -39,6 +38,7 @@ pub(super) fn reloaded(
         tracing::warn!(key, "changed in the file: takes effect at the next start");
     }
     sampler.configure(&new);
+    log_muted(&new.tuning);
     tracing::info!("reloaded");
     Config {
         listen: old.listen,
@@ -56,4 +56,9 @@ pub(super) fn reloaded(
         log_format: old.log_format,
         ..new
     }
+}
+
+fn log_refused(err: &ConfigError) {
+    let error = error::chain(err);
+    tracing::error!(%error, "not reloaded: the configuration stays as it was");
 }

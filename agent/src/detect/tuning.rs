@@ -59,6 +59,16 @@ pub struct Contradiction {
 }
 
 impl Tuning {
+    /// The entry that silences all detections of all subjects, if no later one lifts that for some.
+    #[must_use]
+    pub fn mutes_all(&self) -> Option<&Entry> {
+        let is_all = |entry: &Entry| entry.alert.is_none() && entry.only == Match::default();
+        let mutes = |entry: &Entry| entry.silence == Some(true) && is_all(entry);
+        let at = self.entries.iter().rposition(mutes)?;
+        let is_lifted = self.entries[at + 1..].iter().any(|it| it.silence == Some(false));
+        (!is_lifted).then(|| &self.entries[at])
+    }
+
     /// The first entry after which two thresholds contradict each other, for what some entry takes.
     #[must_use]
     pub fn contradiction(&self, all: &[&About]) -> Option<Contradiction> {
@@ -311,5 +321,24 @@ mod tests {
         assert_eq!(20.0, tuned(82).thresholds[0]);
         // a subject without a port is not at port 81
         assert!(!Tuned::new(&ABOUT, &entries, &Target::default()).silent);
+    }
+
+    #[test]
+    fn what_silences_all_is_known_unless_it_is_lifted_for_some() {
+        let silence = |on| Entry { silence: Some(on), ..Entry::default() };
+        let only = Match { port: Some(80..=80), ..Match::default() };
+        let some = |entry: Entry| Entry { only: only.clone(), ..entry };
+        let slow = Entry { raise_for: Some(seconds(9)), ..Entry::default() };
+        let check = |entries: &[Entry], expected: Option<usize>| {
+            let tuning = Tuning { entries: entries.to_vec(), expected: Vec::new() };
+            assert_eq!(expected.map(|at| &entries[at]), tuning.mutes_all(), "{entries:?}");
+        };
+        check(&[slow.clone(), silence(true), slow.clone()], Some(1));
+        check(&[silence(false), silence(true)], Some(1));
+        check(&[some(silence(true)), slow.clone()], None);
+        check(&[Entry { alert: Some("A"), ..silence(true) }], None);
+        // all but some
+        check(&[silence(true), some(silence(false))], None);
+        check(&[], None);
     }
 }
