@@ -101,6 +101,14 @@ fn a_file_that_cannot_be_read_is_78() {
 }
 
 #[test]
+fn a_file_that_silences_all_detections_is_right_with_a_warning() {
+    let check = &["config", "check", "FILE"];
+    let warning = "backlogd: warning: FILE:1: [[detect]] silences all detections\n";
+    check_file("[[detect]]\nsilence = true\n", check, 0, warning);
+    check_file("[[detect]]\nsilence = true\nmatch.port = 80\n", check, 0, "");
+}
+
+#[test]
 fn a_wrong_variable_is_78_and_named() {
     let (code, _, stderr) = output(backlogd(&["run"]).env("BACKLOGD_LISTEN", "10511"));
     let message = "backlogd: BACKLOGD_LISTEN: got \"10511\", \
@@ -311,13 +319,13 @@ fn check_and_explain_without_ebpf_cannot_tell_whether_a_queue_is_served_and_say_
     let run = |words: &[&str]| output(&mut backlogd(&[words, &own].concat()));
     let (code, stdout, stderr) = run(&["check", &place]);
     assert_eq!((code, stderr.as_str()), (Some(3), ""), "{stdout}");
-    let summary = format!(
-        "UNKNOWN: 1 listener: whether anybody accepts on {place} cannot be told: no eBPF program runs\n"
+    let why = format!(
+        " detections not judged: whether anybody accepts on {place} cannot be told: no eBPF program runs\n"
     );
-    assert!(stdout.starts_with(&summary), "{stdout}");
+    assert!(stdout.starts_with("UNKNOWN: 1 listener, ") && stdout.contains(&why), "{stdout}");
     let (code, stdout, _) = run(&["check", &place, "-o", "nagios"]);
     assert_eq!(code, Some(3), "{stdout}");
-    assert!(stdout.starts_with("BACKLOGD UNKNOWN - 1 listener: "), "{stdout}");
+    assert!(stdout.starts_with("BACKLOGD UNKNOWN - 1 listener, "), "{stdout}");
     assert!(stdout.contains(" | 'alerts'=0;;;0 "), "{stdout}");
     let (code, stdout, stderr) = run(&["explain", &place]);
     assert_eq!((code, stderr.as_str()), (Some(0), ""), "{stdout}");

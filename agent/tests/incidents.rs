@@ -2,15 +2,19 @@
 
 #[path = "fixtures/incidents.rs"]
 mod list;
+#[path = "fixtures/shell.rs"]
+mod shell;
 
 use std::{
     collections::BTreeSet, fmt::Write as _, fs::File, io::BufReader, path::PathBuf, sync::Arc,
 };
 
 use backlogd::{
-    detect::{Detector, alert::Alert, phase::Change},
+    audit::wanted::{Asked, Wanted},
+    detect::{Detector, Judged, alert::Alert, phase::Change},
     input::{ErrorCounts, Known},
     model::snapshot::Snapshot,
+    publish::api::{Check, Explanation, Source},
     recording::{Recording, clock},
     time::Nanos,
 };
@@ -92,6 +96,33 @@ fn each_recorded_incident_is_told_as_it_was() {
         assert_eq!(told, timeline(&incident, &snapshots), "{incident}, judged once more");
         insta::assert_snapshot!(incident, told);
     }
+}
+
+/// All that is proposed in a recording: by alerts, by findings, and in stories.
+fn mends(incident: &str) -> BTreeSet<String> {
+    let mut detector = Detector::new(list::tuning(incident));
+    let mut mends = BTreeSet::new();
+    for snapshot in snapshots(incident) {
+        let verdicts = detector.judge(&snapshot);
+        let judged = Judged { snapshot: snapshot.into(), verdicts: verdicts.into() };
+        let check = Check::new(&judged, Source::Recording, None);
+        mends.extend(check.alerts.into_iter().map(|alert| alert.mend));
+        mends.extend(check.findings.into_iter().map(|finding| finding.mend));
+        let all = Asked::Place(Wanted { addr: None, port: None });
+        let stories = Explanation::new(&judged, &all, Source::Recording).listeners.into_iter();
+        let sections = stories.flat_map(|story| story.sections);
+        let todo = sections.filter(|section| section.section == "todo");
+        mends.extend(todo.flat_map(|section| section.lines).filter(|line| line != "Nothing."));
+    }
+    mends
+}
+
+/// `backlogd check -o json | jq -r '.alerts[], .findings[] | .mend'`
+#[test]
+fn all_that_is_proposed_is_text_that_a_shell_takes() {
+    let mends: BTreeSet<String> = library().iter().flat_map(|incident| mends(incident)).collect();
+    assert!(20 < mends.len(), "{mends:#?}");
+    mends.iter().for_each(|mend| shell::check_mend(mend));
 }
 
 /// A recording of an incident that takes its time, and what is told of it.

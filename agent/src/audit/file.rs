@@ -5,6 +5,7 @@ use crate::{
     detect::{
         command::{ample_fds, raise_nofile},
         phase::Severity,
+        shell::{noted, quoted},
         subject::{Labels, Subject, SubjectKind},
     },
     id::Pid,
@@ -52,10 +53,10 @@ fn of_one(host: &Host<'_>, pid: Pid, process: &Process) -> Option<Finding> {
     let wanted = ample_fds(most);
     let nr_open = host.snapshot.host.nr_open.ok().filter(|&nr_open| nr_open < wanted);
     let raise = nr_open.map_or_else(String::new, |_| format!("sysctl -w fs.nr_open={wanted}; "));
-    let stay = match process.now.workload.unit.as_deref() {
-        Some(unit) => format!("; for good: LimitNOFILE={wanted} by systemctl edit {unit}"),
-        None => String::new(),
-    };
+    let unit = process.now.workload.unit.as_deref();
+    let stay = unit.map_or_else(String::new, |unit| {
+        format!("for good: LimitNOFILE={wanted} by systemctl edit {}", quoted(unit))
+    });
     let ceiling =
         nr_open.map_or_else(String::new, |nr_open| format!("; fs.nr_open allows {nr_open}"));
     Some(Finding {
@@ -71,7 +72,7 @@ fn of_one(host: &Host<'_>, pid: Pid, process: &Process) -> Option<Finding> {
         why: "Each connection takes one: at the limit accept fails with EMFILE, and clients wait in the \
               accept queue for a program that looks alive."
             .to_owned(),
-        mend: format!("{raise}{}{stay}", raise_nofile(pid, most)),
+        mend: noted(&format!("{raise}{}", raise_nofile(pid, most)), &stay),
         restart: false,
     })
 }

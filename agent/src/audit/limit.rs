@@ -6,8 +6,9 @@
 use super::{Finding, Host};
 use crate::{
     detect::{
-        MIN_ACCEPTS, SLOW_ACCEPT, backlog,
-        command::{RESTART, SOMAXCONN, raise_somaxconn},
+        MIN_ACCEPTS, SLOW_ACCEPT,
+        backlog::{self, Origin, Raise},
+        command::SOMAXCONN,
         overflows,
         phase::Severity,
     },
@@ -17,33 +18,10 @@ use crate::{
 
 /// Below, a program's own backlog argument is small.
 const SMALL: u32 = 128;
-/// A backlog argument that is proposed.
-const ENOUGH: i64 = 1024;
 /// From so many handshakes a second on, a limit matters.
 const BUSY_PER_SECOND: f64 = 10.0;
 /// A queue that has been so full is near its limit.
 const NEAR: f64 = 0.8;
-
-/// Where the limit of a listening socket comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Origin {
-    /// It is somaxconn: the program asked for as much or more.
-    Somaxconn,
-    /// It is less: the program asked for no more, or somaxconn was as low when it did.
-    Argument,
-    /// It is more: somaxconn has been lowered since.
-    Lowered,
-}
-
-impl Origin {
-    pub(super) fn of(limit: u32, somaxconn: i64) -> Self {
-        match i64::from(limit).cmp(&somaxconn) {
-            std::cmp::Ordering::Less => Self::Argument,
-            std::cmp::Ordering::Equal => Self::Somaxconn,
-            std::cmp::Ordering::Greater => Self::Lowered,
-        }
-    }
-}
 
 pub(super) fn look(host: &Host<'_>, findings: &mut Vec<Finding>) {
     for listener in &host.snapshot.listeners {
@@ -136,7 +114,7 @@ fn capped(host: &Host<'_>, listener: &Listener, limit: u32) -> Option<Finding> {
             elsewhere(host, netns, i64::from(limit))
         ),
         why: why(listener),
-        mend: format!("{}, {RESTART}", raise_somaxconn(host.snapshot, listener, SOMAXCONN)),
+        mend: raise(host, listener, limit),
         restart: true,
     })
 }
@@ -163,22 +141,17 @@ fn small(host: &Host<'_>, listener: &Listener, limit: u32, origin: &str) -> Opti
         subject: host.listener(listener),
         seen: format!("limit {limit}: {origin}; {seen}"),
         why: why(listener),
-        mend: raise(host, listener),
+        mend: raise(host, listener, limit),
         restart: true,
     })
 }
 
-/// What raises the program's own backlog argument, and somaxconn where that would cut it.
-fn raise(host: &Host<'_>, listener: &Listener) -> String {
+/// What raises the limit, to what the alerts about the listener say where there are any.
+fn raise(host: &Host<'_>, listener: &Listener, limit: u32) -> String {
     let somaxconn = host.namespace(listener.key.netns).and_then(|it| it.sysctls.get("somaxconn"));
-    let also = match somaxconn {
-        Some(&somaxconn) if somaxconn < ENOUGH => {
-            format!("{}; ", raise_somaxconn(host.snapshot, listener, SOMAXCONN))
-        }
-        Some(_) | None => String::new(),
-    };
-    let setting = backlog::setting(listener.comm.as_deref());
-    format!("{also}raise {setting}, to {ENOUGH}, {RESTART}")
+    let told = host.verdicts.limit_wanted(listener.key);
+    let wanted = told.unwrap_or_else(|| backlog::wanted(limit, 0, listener.members.len()));
+    Raise::new(host.snapshot, listener, limit, somaxconn.copied(), wanted).mend()
 }
 
 fn tiny(host: &Host<'_>, listener: &Listener, limit: u32) -> Finding {
@@ -194,7 +167,7 @@ fn tiny(host: &Host<'_>, listener: &Listener, limit: u32) -> Finding {
             "No more than {has_room} can wait for accept: of clients that come at once, the others are \
              dropped, and retry after a second, and again."
         ),
-        mend: raise(host, listener),
+        mend: raise(host, listener, limit),
         restart: true,
     }
 }

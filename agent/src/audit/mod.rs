@@ -1,6 +1,6 @@
 //! What is set so that it does harm, or will: limits, sysctls, descriptors; pure.
 //!
-//! In: one [`Snapshot`]. Out: [`Finding`]s, each with the listener that it concerns, or with the use that
+//! In: one [`Snapshot`], and what the detections say of it. Out: [`Finding`]s, each with the listener that it concerns, or with the use that
 //! makes it matter. Not here: what happens (`detect`), and whether the agent can work (`cli/doctor`).
 //! A setting that nothing on this host suffers from is at most an info.
 
@@ -13,6 +13,7 @@ pub mod wanted;
 
 use crate::{
     detect::{
+        alert::Verdicts,
         command::set_sysctl,
         phase::Severity,
         subject::{Labels, Subject, SubjectKind},
@@ -35,16 +36,16 @@ pub struct Finding {
     pub seen: String,
     /// Why that matters here.
     pub why: String,
-    /// The command that mends it.
+    /// What mends it, as text for a shell; what no command does is a comment.
     pub mend: String,
     /// Whether the program has to be started again before that helps.
     pub restart: bool,
 }
 
-/// All findings, worst first.
+/// All findings, worst first. `verdicts`: what the detections say of the same snapshot.
 #[must_use]
-pub fn audit(snapshot: &Snapshot) -> Vec<Finding> {
-    let host = Host { snapshot };
+pub fn audit(snapshot: &Snapshot, verdicts: &Verdicts) -> Vec<Finding> {
+    let host = Host { snapshot, verdicts };
     let mut findings = Vec::new();
     limit::look(&host, &mut findings);
     namespace::look(&host, &mut findings);
@@ -60,6 +61,7 @@ pub fn audit(snapshot: &Snapshot) -> Vec<Finding> {
 /// A snapshot, and what is asked of it more than once.
 struct Host<'a> {
     snapshot: &'a Snapshot,
+    verdicts: &'a Verdicts,
 }
 
 impl<'a> Host<'a> {

@@ -108,7 +108,7 @@ fn taken(host: &Host<'_>, namespace: &Namespace) -> Option<Finding> {
         ports.clone().take(NAMED).map(|port| port.to_string()).collect::<Vec<_>>().join(", ");
     let more = listeners.len().saturating_sub(NAMED);
     let and_more = if more == 0 { String::new() } else { format!(" and {more} more") };
-    let setting = reserve_ports(namespace, ports)?;
+    let reserve = reserve_ports(namespace, ports)?;
     Some(Finding {
         name: "ListenerInPortRange",
         severity: Severity::Info,
@@ -119,7 +119,7 @@ fn taken(host: &Host<'_>, namespace: &Namespace) -> Option<Finding> {
         why: "While such a program restarts, an outbound connection may take its port, and it cannot listen \
               again (EADDRINUSE). Ports that the kernel chose for it are no concern."
             .to_owned(),
-        mend: host.set(namespace.netns, &setting),
+        mend: reserve.mend(host.snapshot, namespace.netns, ""),
         restart: false,
     })
 }

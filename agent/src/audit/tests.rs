@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::*;
 use crate::id::Pid;
 use crate::{
-    detect::fixture::{listener, process, snapshot},
+    detect::LIMIT_WANTED,
+    detect::fixture::{check_mend, listener, process, snapshot},
     histogram::Histogram,
     input::{Absent, Destination, Sockstat, Table, TableRead},
     model::snapshot::PortUse,
@@ -18,12 +19,13 @@ use backlogd_abi::histogram::{BUCKETS, bucket};
 fn check(change: impl FnOnce(&mut Snapshot), expected: &[&str], words: &[&str]) {
     let mut now = snapshot(vec![listener(80)]);
     change(&mut now);
-    let findings = audit(&now);
+    let findings = audit(&now, &Verdicts::default());
     let told: Vec<String> = findings
         .iter()
         .map(|it| format!("{} {} {}", it.severity.name(), it.name, it.subject.name))
         .collect();
     assert_eq!(expected, told, "{findings:#?}");
+    findings.iter().for_each(|it| check_mend(&it.mend));
     for word in words {
         let first = format!("{:#?}", findings[0]);
         assert!(first.contains(word), "{word}: {first}");
@@ -85,7 +87,7 @@ fn a_limit_matters_where_traffic_or_overflows_show_it() {
         &["warning LimitCappedBySomaxconn nginx 0.0.0.0:80"],
         &[
             "limit 128 is net.core.somaxconn; up to 129 waited, 37 overflows",
-            "sysctl -w net.core.somaxconn=4096, then restart",
+            "sysctl -w net.core.somaxconn=4096 # then restart",
             "restart: true",
         ],
     );
@@ -113,7 +115,7 @@ fn a_limit_matters_where_traffic_or_overflows_show_it() {
         &["warning SmallBacklog nginx 0.0.0.0:80"],
         &[
             "limit 50: the program asked for no more; up to 0 waited, 1 overflow since",
-            "mend: \"raise `backlog=` of `listen`, 511 by default, to 1024, then restart",
+            "mend: \"# raise `backlog=` of `listen`, 511 by default, to 1024, then restart",
         ],
     );
     let lowered = |now: &mut Snapshot| {
@@ -126,7 +128,7 @@ fn a_limit_matters_where_traffic_or_overflows_show_it() {
         &["warning SmallBacklog nginx-ui 0.0.0.0:80"],
         &[
             "limit 50: somaxconn has been lowered since",
-            "mend: \"sysctl -w net.core.somaxconn=4096; raise the backlog argument of listen(2) in the \
+            "mend: \"sysctl -w net.core.somaxconn=4096 # raise the backlog argument of listen(2) in the \
              program, to 1024, then restart",
         ],
     );
@@ -156,6 +158,20 @@ fn a_few_waits_do_not_tell_a_slow_program_from_a_short_queue() {
     of(1, "warning", "retries after a second, and again.\"");
     of(19, "warning", "retries after a second, and again.\"");
     of(20, "info", "But 1 % wait longer than");
+}
+
+#[test]
+fn a_limit_is_proposed_as_the_alerts_about_the_listener_propose_it() {
+    let mut now = snapshot(vec![listener(80)]);
+    limit(&mut now, 1);
+    let judged =
+        fixture::judged(now, &[("AcceptQueueOverflow", Severity::Warning, 0, "90 overflows")]);
+    let mend = |verdicts: &Verdicts| audit(&judged.snapshot, verdicts)[0].mend.clone();
+    assert!(mend(&judged.verdicts).contains(", to 1024, "), "{}", mend(&judged.verdicts));
+    let mut verdicts = (*judged.verdicts).clone();
+    let alert = Arc::make_mut(&mut verdicts.alerts[0]);
+    Arc::make_mut(&mut alert.latest).values.push((LIMIT_WANTED, 2048.0));
+    assert!(mend(&verdicts).contains(", to 2048, "), "{}", mend(&verdicts));
 }
 
 #[test]

@@ -116,9 +116,9 @@ fn render(stories: &Explanation, terminal: &Terminal) -> String {
 
 fn story(of: &Explained, terminal: &Terminal) -> String {
     let paint = match of.alerts.first().map(|alert| alert.severity.as_str()) {
-        Some("critical") => Paint::Red,
+        Some("info") | None => Paint::Plain,
         Some("warning") => Paint::Yellow,
-        Some(_) | None => Paint::Plain,
+        Some(_) => Paint::Red,
     };
     let mut text = Cell::new(&of.subject).painted(paint).inline(terminal) + "\n";
     for section in &of.sections {

@@ -7,8 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt,
+use rustix::{
+    io::retry_on_intr,
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt},
 };
 
 /// For the whole exchange, where nothing else would answer instead.
@@ -42,12 +43,22 @@ impl AskError {
         let Self::Connect(err) = self else { return false };
         matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
     }
+
+    /// Whether the time that the daemon had is over.
+    pub(super) fn is_late(&self) -> bool {
+        let Self::Exchange(_, err) = self else { return false };
+        err.kind() == io::ErrorKind::TimedOut
+    }
 }
 
 /// The body of the answer to `GET target`, if it is there within `patience`.
 pub(super) fn get(socket: &Path, target: &str, patience: Duration) -> Result<Vec<u8>, AskError> {
     let end = Instant::now() + patience;
-    let broken_off = |err| AskError::Exchange(patience, err);
+    let broken_off = |err: io::Error| match err.kind() {
+        // what the time limits of a socket end with
+        io::ErrorKind::WouldBlock => AskError::Exchange(patience, io::ErrorKind::TimedOut.into()),
+        _ => AskError::Exchange(patience, err),
+    };
     let mut stream = open(socket, patience).map_err(|err| match err.kind() {
         // the daemon is there, and does not accept
         io::ErrorKind::WouldBlock => broken_off(err),
@@ -69,7 +80,9 @@ pub(super) fn get(socket: &Path, target: &str, patience: Duration) -> Result<Vec
 fn open(path: &Path, patience: Duration) -> io::Result<UnixStream> {
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(patience))?;
-    connect(&socket, &SocketAddrUnix::new(path)?)?;
+    let address = SocketAddrUnix::new(path)?;
+    // what a signal interrupts has not begun
+    retry_on_intr(|| connect(&socket, &address))?;
     Ok(socket.into())
 }
 
@@ -177,8 +190,8 @@ mod tests {
             (0..filled).map(|_| UnixStream::connect(&path).expect("there is room")).collect();
         let (patience, start) = (Duration::from_secs(1), Instant::now());
         let err = get(&path, "/api/v1/check", patience).expect_err("nobody answers");
-        assert_eq!("no full answer within 1 s", err.to_string());
-        assert!(!err.is_nobody(), "{err:?}");
+        assert_eq!("no full answer within 1 s: timed out", crate::error::chain(&err));
+        assert!(err.is_late() && !err.is_nobody(), "{err:?}");
         let took = start.elapsed();
         assert!(patience <= took + Duration::from_millis(50) && took < 2 * patience, "{took:?}");
     }

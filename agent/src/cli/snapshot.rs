@@ -149,3 +149,8 @@ pub(super) fn ask<T: DeserializeOwned>(
 pub(super) fn is_nobody(err: &anyhow::Error) -> bool {
     err.downcast_ref().is_some_and(AskError::is_nobody)
 }
+
+/// Whether a daemon has been waited for in vain.
+pub(super) fn is_late(err: &anyhow::Error) -> bool {
+    err.downcast_ref().is_some_and(AskError::is_late)
+}

@@ -7,10 +7,13 @@ use std::{
 
 use crate::{
     detect::{
+        LIMIT_WANTED,
+        backlog::whole,
         phase::{Change, Severity},
         rule::{About, Evidence},
         subject::{Labels, Subject},
     },
+    id::ListenerKey,
     input::{Absent, Known},
     time::{Monotonic, UnixTime},
 };
@@ -100,5 +103,17 @@ impl Verdicts {
     /// What is told: what fires and is not inhibited, worst first.
     pub fn told(&self) -> impl Iterator<Item = &Arc<Alert>> {
         self.alerts.iter().filter(|alert| alert.inhibited_by.is_none())
+    }
+
+    /// The limit that each socket of a listener should have, if an alert about it says so.
+    #[must_use]
+    pub fn limit_wanted(&self, of: ListenerKey) -> Option<u64> {
+        let is_about = |alert: &&Arc<Alert>| {
+            let Labels { netns, addr, port, .. } = alert.subject.labels;
+            (netns, addr, port) == (Some(of.netns), Some(of.addr), Some(of.port))
+        };
+        let about = self.alerts.iter().filter(is_about);
+        let values = about.flat_map(|alert| &alert.latest.values);
+        values.filter(|(name, _)| *name == LIMIT_WANTED).map(|&(_, n)| whole(n)).max()
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, ops::RangeInclusive};
 
+use super::shell::noted;
 use crate::{
     id::{NetnsId, Pid},
     model::snapshot::{Listener, Namespace, Snapshot},
@@ -32,7 +33,7 @@ pub fn inside(now: &Snapshot, netns: NetnsId, command: &str) -> String {
         now.listeners.iter().filter(|it| it.key.netns == netns && !it.members.is_empty());
     match ours.find_map(|listener| listener.owners.first()) {
         Some(pid) => format!("nsenter --target {pid} --net {command}"),
-        None => format!("in the network namespace {netns}: {command}"),
+        None => noted("", &format!("in the network namespace {netns}: {command}")),
     }
 }
 
@@ -47,7 +48,9 @@ pub fn set_sysctl(now: &Snapshot, netns: NetnsId, setting: &str) -> String {
 pub fn raise_somaxconn(now: &Snapshot, listener: &Listener, wanted: u64) -> String {
     let wanted = wanted.max(SOMAXCONN);
     if listener.workload.pod.is_some() {
-        return format!("set net.core.somaxconn to {wanted} in the pod's securityContext.sysctls");
+        let set =
+            format!("set net.core.somaxconn to {wanted} in the pod's securityContext.sysctls");
+        return noted("", &set);
     }
     set_sysctl(now, listener.key.netns, &format!("net.core.somaxconn={wanted}"))
 }
@@ -71,16 +74,35 @@ pub fn widen_ports(now: &Snapshot, namespace: &Namespace) -> Option<String> {
     Some(match reserve_ports(namespace, ports.filter(is_met)) {
         None => set_sysctl(now, netns, &widen),
         // in this order: no port is given away between the two
-        Some(reserve) => set_sysctl(now, netns, &format!("{reserve} {widen}")),
+        Some(reserve) => reserve.mend(now, netns, &format!(" {widen}")),
     })
 }
 
-/// The setting that reserves `ports`, besides those that are; `None`: they all are.
+/// Ports to be kept from connect(2).
+pub struct Reserve {
+    setting: String,
+    /// How many spans found no room in it.
+    left_out: usize,
+}
+
+impl Reserve {
+    /// The command that reserves them, and sets what is in `also`.
+    #[must_use]
+    pub fn mend(&self, now: &Snapshot, netns: NetnsId, also: &str) -> String {
+        let command = set_sysctl(now, netns, &format!("{}{also}", self.setting));
+        match self.left_out {
+            0 => command,
+            n => noted(&command, &format!("{n} more are not in this list")),
+        }
+    }
+}
+
+/// What reserves `ports`, besides those that are; `None`: they all are.
 #[must_use]
 pub fn reserve_ports(
     namespace: &Namespace,
     ports: impl IntoIterator<Item = u16>,
-) -> Option<String> {
+) -> Option<Reserve> {
     let before = &namespace.reserved_ports;
     let is_new = |port: &u16| !before.iter().any(|it| it.contains(port));
     let new: BTreeSet<u16> = ports.into_iter().filter(is_new).collect();
@@ -94,15 +116,14 @@ pub fn reserve_ports(
             Some(_) | None => spans.push(port..=port),
         }
     }
-    let more = spans.len().saturating_sub(MOST_SPANS);
+    let left_out = spans.len().saturating_sub(MOST_SPANS);
     let text = |span: &RangeInclusive<u16>| match (span.start(), span.end()) {
         (start, end) if start == end => start.to_string(),
         (start, end) => format!("{start}-{end}"),
     };
     let list: Vec<String> = before.iter().chain(spans.iter().take(MOST_SPANS)).map(text).collect();
-    let list = list.join(",");
-    let list = if more == 0 { list } else { format!("{list},… ({more} more)") };
-    Some(format!("net.ipv4.ip_local_reserved_ports={list}"))
+    let setting = format!("net.ipv4.ip_local_reserved_ports={}", list.join(","));
+    Some(Reserve { setting, left_out })
 }
 
 /// Descriptors that are wanted where `max` are too few.
@@ -111,13 +132,13 @@ pub fn ample_fds(max: u64) -> u64 {
     max.saturating_mul(2).max(65_536)
 }
 
-/// What gives a process more descriptors than `max`: the soft limit, as far as the hard one lets it.
+/// What gives a process more descriptors than `max`: the soft limit, and the hard one only where it is
+/// lower, for that alone makes the first command fail and not the second.
 #[must_use]
 pub fn raise_nofile(pid: Pid, max: u64) -> String {
     let wanted = ample_fds(max);
-    format!(
-        "prlimit --pid {pid} --nofile={wanted}: (={wanted}:{wanted} where its hard limit is lower)"
-    )
+    let set = |limits: &str| format!("prlimit --pid {pid} --nofile={limits}");
+    format!("{} || {}", set(&format!("{wanted}:")), set(&format!("{wanted}:{wanted}")))
 }
 
 /// Lowest and highest port that connect(2) chooses; `None`: not known.
@@ -181,7 +202,8 @@ mod tests {
         let ports: Vec<u16> = (0..100).map(|i| 11_000 + 2 * i).collect();
         let now = host(&ports, (32_768, 60_999), &[]);
         let got = widen_ports(&now, &now.namespaces[0]).expect("there are ports to give");
-        assert!(got.contains("11124,11126,… (36 more) net"), "{got}");
+        assert!(got.contains("11124,11126 net"), "{got}");
+        assert!(got.ends_with("65535' # 36 more are not in this list"), "{got}");
     }
 
     #[test]
@@ -194,6 +216,6 @@ mod tests {
         now.namespaces.insert(0, first);
         assert_eq!("nsenter --target 100 --net ss -ltn", inside(&now, netns, "ss -ltn"));
         now.listeners[0].members.clear();
-        assert_eq!("in the network namespace net:[7]: ss -ltn", inside(&now, netns, "ss -ltn"));
+        assert_eq!("# in the network namespace net:[7]: ss -ltn", inside(&now, netns, "ss -ltn"));
     }
 }

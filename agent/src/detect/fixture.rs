@@ -1,7 +1,11 @@
 //! Snapshots for tests, made by hand.
 
+#[path = "../../tests/fixtures/shell.rs"]
+mod shell;
+
 use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
 
+pub(crate) use self::shell::check_mend;
 use super::*;
 use crate::{
     id::{Cookie, Inode, ListenerKey, NetnsId, Pid},
@@ -111,6 +115,7 @@ impl World {
         let verdicts = self.run(seconds, change);
         let told: Vec<&str> = verdicts.told().map(|alert| alert.about.name).collect();
         assert_eq!(expected, told, "{:#?}", verdicts.alerts);
+        verdicts.alerts.iter().for_each(|alert| check_mend(&alert.latest.mend));
         verdicts
     }
 }

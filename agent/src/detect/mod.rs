@@ -26,6 +26,7 @@ pub mod phase;
 mod process;
 pub mod rule;
 mod run;
+pub mod shell;
 pub mod subject;
 mod sums;
 pub mod tuning;
@@ -52,6 +53,15 @@ use crate::{
 pub const SLOW_ACCEPT: Nanos = Nanos(250_000_000);
 /// Fewer waits for accept say nothing of a program.
 pub const MIN_ACCEPTS: u64 = 20;
+
+/// What evidence calls the limit that each socket of a listener should have.
+pub const LIMIT_WANTED: &str = "limit_wanted";
+
+/// A number and what it counts.
+#[must_use]
+pub fn some(n: u64, one: &str, many: &str) -> String {
+    if n == 1 { format!("1 {one}") } else { format!("{n} {many}") }
+}
 
 /// `docs/DETECTIONS.md`.
 #[must_use]

@@ -15,11 +15,11 @@ const HEAD: &str = "# Detections
 
 Made from `agent/src/detect` by `BACKLOGD_BLESS=1 cargo test -p backlogd --test golden`; not edited by hand.
 
-Each detection looks at each of its subjects once a second. What it sees must be wrong for its time to raise before it
-is told, and fine for its time to clear before that is over; most clear at a lower number than they raise at. While
-one of those that say it better fires for the same subject, it is not told. An input that this kernel or this
-privilege does not give makes a detection unknown, never fine: `backlogd check` lists those. What becomes unknown while
-it fires goes on firing for its time to clear, a minute at least, and ends as `unknown`.
+Each detection looks at each of its subjects in each sample (every second by default). What it sees must be wrong for
+its time to raise before it is told, and fine for its time to clear before that is over; most clear at a lower number
+than they raise at. While one of those that say it better fires for the same subject, it is not told. An input that
+this kernel or this privilege does not give makes a detection unknown, never fine: `backlogd check` lists those. What
+becomes unknown while it fires goes on firing for its time to clear, a minute at least, and ends as `unknown`.
 
 All of this can be set for some listeners or for all, with the names below as keys:
 

@@ -136,7 +136,7 @@ pub struct Evidence {
     pub seen: String,
     /// What is behind it, where that is known.
     pub cause: Option<String>,
-    /// The command that shows or mends it.
+    /// What shows or mends it, as text for a shell; what no command does is a comment.
     pub mend: String,
     /// The numbers, by name.
     pub values: Vec<(&'static str, f64)>,

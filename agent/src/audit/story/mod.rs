@@ -5,21 +5,25 @@
 
 mod drop;
 mod serve;
+mod todo;
+mod who;
 
 use std::sync::Arc;
 
 use self::{
     drop::drops,
     serve::{Unserved, acceptors, connections, short, waits},
+    todo::todo,
+    who::who,
 };
-use super::{Finding, limit::Origin};
+use super::Finding;
 use crate::{
     detect::{
         alert::{Alert, Verdicts},
-        command::{RESTART, inside},
+        backlog::Origin,
         phase::Severity,
+        some,
     },
-    id::{ListenerKey, Pid},
     input::Known,
     model::snapshot::{Found, Listener, Member, Snapshot},
     time::Nanos,
@@ -27,9 +31,6 @@ use crate::{
 
 /// Most members of a group that are told one by one.
 const MEMBERS: usize = 8;
-
-/// Fewer connections in CLOSE_WAIT come and go.
-const MANY: u64 = 10;
 
 /// A part of a story.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,64 +103,6 @@ pub fn tell(
     sections
 }
 
-/// A number and what it counts.
-fn some(n: u64, one: &str, many: &str) -> String {
-    if n == 1 { format!("1 {one}") } else { format!("{n} {many}") }
-}
-
-fn who(listener: &Listener, now: &Snapshot) -> Vec<String> {
-    let comm = listener.comm.as_deref();
-    let name = comm.unwrap_or(if listener.members.is_empty() {
-        "a process that is not known"
-    } else {
-        "A process that is not known"
-    });
-    let pids: Vec<String> =
-        listener.owners.iter().take(MEMBERS).map(|pid| pid.0.to_string()).collect();
-    let more = listener.owners.len().saturating_sub(MEMBERS);
-    let pids = match (&pids[..], more) {
-        ([], _) => String::new(),
-        ([pid], _) => format!(" (pid {pid})"),
-        (pids, 0) => format!(" (pids {})", pids.join(", ")),
-        (pids, more) => format!(" (pids {} and {more} more)", pids.join(", ")),
-    };
-    let work = &listener.workload;
-    let pod = work.pod.as_deref().map(|pod| {
-        let namespace = work.namespace.as_deref().map_or_else(String::new, |it| format!("{it}/"));
-        let container = work.container.as_deref();
-        let container = container.map_or_else(String::new, |it| format!(", container {it}"));
-        format!(" in pod {namespace}{pod}{container}")
-    });
-    let place = pod.or_else(|| work.unit.as_deref().map(|unit| format!(" of {unit}")));
-    let place = place.unwrap_or_default();
-    let address = super::subject_of(listener, now).name;
-    let address = address.rsplit(' ').next().unwrap_or_default();
-    if listener.members.is_empty() {
-        let aborted = listener.counters.aborted_listener_closed.unwrap_or(0);
-        let mut lines = vec![format!(
-            "Nobody listens on {address} any more; {name}{place} did. Clients that connect are refused."
-        )];
-        if 0 < aborted {
-            let aborted =
-                some(aborted, "connection that waited was", "connections that waited were");
-            lines.push(format!("{aborted} reset when it closed."));
-        }
-        return lines;
-    }
-    let mut lines = vec![format!("{name}{pids}{place} listens on {address}.")];
-    if listener.owners.is_empty() {
-        lines.push("Which process that is cannot be seen without more privileges.".to_owned());
-    }
-    if 1 < listener.members.len() {
-        let n = listener.members.len();
-        lines.push(format!(
-            "{n} sockets share the address (SO_REUSEPORT): the kernel gives each connection to one of them, \
-             and a socket that nobody serves keeps its share."
-        ));
-    }
-    lines
-}
-
 fn limit(listener: &Listener, now: &Snapshot) -> Vec<String> {
     let mut limits: Vec<u32> = listener.members.iter().map(|member| member.limit).collect();
     limits.sort_unstable();
@@ -168,9 +111,8 @@ fn limit(listener: &Listener, now: &Snapshot) -> Vec<String> {
     let somaxconn = namespace.and_then(|it| it.sysctls.get("somaxconn").copied());
     let each = if 1 < listener.members.len() { " in each socket" } else { "" };
     let tell = |limit: u32| {
-        let what = format!(
-            "{limit} connections may wait for accept{each} (and one more: the kernel refuses above the limit)"
-        );
+        let may = some(u64::from(limit), "connection", "connections");
+        let what = format!("{may} may wait for accept{each}");
         match somaxconn.map(|somaxconn| (Origin::of(limit, somaxconn), somaxconn)) {
             None => format!("{what}; net.core.somaxconn of its network namespace is not known."),
             Some((Origin::Somaxconn, _)) => format!(
@@ -338,85 +280,6 @@ fn wrong(alerts: &[&Arc<Alert>], unserved: &Unserved) -> Vec<String> {
     if lines.is_empty() {
         lines.push("No alert is about this listener.".to_owned());
     }
-    lines
-}
-
-fn todo(
-    listener: &Listener,
-    now: &Snapshot,
-    alerts: &[&Arc<Alert>],
-    findings: &[&Finding],
-    unserved: Unserved,
-) -> Vec<String> {
-    let mut lines: Vec<String> = unserved.todo.into_iter().collect();
-    for alert in alerts {
-        let mend = &alert.latest.mend;
-        // which brought the reader here
-        if !mend.starts_with("backlogd explain") && !lines.contains(mend) {
-            lines.push(mend.clone());
-        }
-    }
-    // who has been told how to raise a limit need not be told again
-    let has = |what: &str| lines.iter().any(|line| line.contains(what));
-    let is_limit_told = has(RESTART);
-    let fds_told: Vec<Pid> = listener
-        .owners
-        .iter()
-        .copied()
-        .filter(|pid| has(&format!("prlimit --pid {pid} ")))
-        .collect();
-    let matters = |it: &&&Finding| {
-        let is_told = it.restart && is_limit_told
-            || it
-                .subject
-                .pids
-                .iter()
-                .any(|pid| it.name == "DescriptorLimit" && fds_told.contains(pid));
-        !is_told && (Severity::Info < it.severity || listener.stalled != Ok(true))
-    };
-    for finding in findings.iter().filter(matters) {
-        let line = format!("{} ({}): {}", finding.name, finding.seen, finding.mend);
-        if !lines.contains(&line) {
-            lines.push(line);
-        }
-    }
-    if lines.is_empty() && listener.members.is_empty() {
-        lines = after_end(listener, now);
-    }
-    if lines.is_empty() {
-        lines.extend(left_behind(listener, now));
-    }
-    if lines.is_empty() {
-        lines.push("Nothing.".to_owned());
-    }
-    lines
-}
-
-/// What shows connections that their peers have left, where they are the most and no alert is certain.
-fn left_behind(listener: &Listener, now: &Snapshot) -> Option<String> {
-    let table = listener.connections.ok()?;
-    let ListenerKey { netns, port, .. } = listener.key;
-    (MANY < table.close_wait && table.accepted < 2 * table.close_wait).then(|| {
-        let ss = inside(now, netns, &format!("ss -tnpo state close-wait sport = :{port}"));
-        format!(
-            "If it stays so, find why the program does not close what its peers have closed: {ss}"
-        )
-    })
-}
-
-/// What there is to do where nobody listens any more.
-fn after_end(listener: &Listener, now: &Snapshot) -> Vec<String> {
-    let mut lines = Vec::new();
-    if let Ok(open @ 1..) = listener.open {
-        let key = listener.key;
-        let ss = inside(now, key.netns, &format!("ss -tanp sport = :{}", key.port));
-        let are = some(open, "connection that is", "connections that are");
-        lines.push(format!("See who holds the {are} still open: {ss}"));
-    }
-    let program = listener.comm.as_deref().unwrap_or("the program");
-    let unit = listener.workload.unit.as_deref().filter(|_| listener.workload.pod.is_none());
-    let how = unit.map_or_else(String::new, |unit| format!(": systemctl status {unit}"));
-    lines.push(format!("If clients should reach it, see why {program} does not listen{how}"));
     lines
 }
 

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{name, some, watched};
+use super::{name, watched};
 use crate::{
-    detect::{self, MIN_ACCEPTS, SLOW_ACCEPT, alert::Alert, command::inside},
+    detect::{self, MIN_ACCEPTS, SLOW_ACCEPT, alert::Alert, command::inside, shell::noted, some},
     errno::Errno,
     id::{ListenerKey, Pid},
     input::Absent,
@@ -168,17 +168,17 @@ fn look_closer(listener: &Listener, now: &Snapshot) -> Option<String> {
         let Some(pid) = worst.pid.filter(|_| of_same == 1) else {
             let ListenerKey { netns, port, .. } = listener.key;
             let ss = inside(now, netns, &format!("ss -ltnpe sport = :{port}"));
-            return Some(format!(
-                "Find who holds the socket with the longest queue: {ss} (ino:{}); then see what it does: \
-                 grep . /proc/PID/task/*/wchan",
+            let whose = format!(
+                "ino:{} has the longest queue; what its pid does: grep . /proc/PID/task/*/wchan",
                 worst.inode
-            ));
+            );
+            return Some(noted(&ss, &whose));
         };
         pid
     };
     Some(format!(
-        "See what pid {pid} does: grep State /proc/{pid}/status (T: it is stopped, and kill -CONT {pid} lets \
-         it go on); grep . /proc/{pid}/task/*/wchan (where its threads wait)"
+        "grep State /proc/{pid}/status; grep . /proc/{pid}/task/*/wchan # T: it is stopped, and \
+         kill -CONT {pid} lets it go on; wchan: where its threads wait"
     ))
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::*;
 use crate::{
     audit::{audit, fixture::judged},
-    detect::{fixture, phase::Severity, rule::Evidence},
+    detect::{command::RESTART, fixture, phase::Severity, rule::Evidence},
     errno::Errno,
     histogram::Histogram,
     id::{Inode, Pid},
@@ -25,10 +25,12 @@ fn story(fires: &[Fires<'_>], change: impl FnOnce(&mut Snapshot)) -> String {
     now.samples = 100;
     change(&mut now);
     let judged = judged(now, fires);
-    let (now, findings) = (&judged.snapshot, audit(&judged.snapshot));
+    let (now, findings) = (&judged.snapshot, audit(&judged.snapshot, &judged.verdicts));
     let listener = &now.listeners[0];
     let alerts = alerts_of(listener, &judged.verdicts);
     let sections = tell(listener, now, &alerts, &findings_of(listener, &findings));
+    let lines = sections.iter().filter(|it| it.name == "todo").flat_map(|it| &it.lines);
+    lines.filter(|line| *line != "Nothing.").for_each(|line| fixture::check_mend(line));
     let text = |section: &Section| format!("{}\n  {}\n", section.name, section.lines.join("\n  "));
     sections.iter().map(text).collect()
 }
@@ -214,8 +216,8 @@ fn connections_that_are_not_closed_are_something_to_look_at() {
         });
         text.rsplit_once("todo\n").expect("it is the last").1.trim().to_owned()
     };
-    let look = "If it stays so, find why the program does not close what its peers have closed: ss -tnpo \
-                state close-wait sport = :80";
+    let look = "ss -tnpo state close-wait sport = :80 # if it stays so, find why the program does not close what \
+                its peers have closed";
     assert_eq!(look, todo(300, 310));
     assert_eq!("Nothing.", todo(300, 700));
     assert_eq!("Nothing.", todo(5, 5));
@@ -227,17 +229,17 @@ fn how_to_raise_a_limit_is_told_once() {
         now.namespaces[0].sysctls = Arc::new([("somaxconn", 128)].into());
         now.listeners[0].counters.drops_by.accept_queue_full_syn = Ok(137);
     };
-    let finding = "LimitCappedBySomaxconn (";
+    let finding = "# LimitCappedBySomaxconn: ";
     assert!(story(&[], capped).contains(finding));
     let mut now = fixture::snapshot(vec![fixture::listener(80)]);
     capped(&mut now);
     let seen = "137 overflows in 300 s";
     let mut judged = judged(now, &[("AcceptQueueOverflow", Severity::Warning, 0, seen)]);
     let alert = Arc::make_mut(&mut judged.verdicts).alerts.first_mut().expect("there is one");
-    let mend = format!("sysctl -w net.core.somaxconn=8192, {RESTART}");
+    let mend = format!("sysctl -w net.core.somaxconn=8192 # {RESTART}");
     let alert = Arc::make_mut(alert);
     alert.latest = Arc::new(Evidence { mend: mend.clone(), ..(*alert.latest).clone() });
-    let (now, findings) = (&judged.snapshot, audit(&judged.snapshot));
+    let (now, findings) = (&judged.snapshot, audit(&judged.snapshot, &judged.verdicts));
     let listener = &now.listeners[0];
     let alerts = alerts_of(listener, &judged.verdicts);
     let sections = tell(listener, now, &alerts, &findings_of(listener, &findings));
@@ -437,6 +439,55 @@ fn a_group_with_a_member_that_is_stuck() {
 #[test]
 fn a_group_whose_sockets_all_its_workers_hold() {
     insta::assert_snapshot!(story(&[], |now| group(now, false)));
+}
+
+/// Listen drops without a reason, and what the kernel counted in the namespace.
+#[test]
+fn where_all_drops_of_a_namespace_are_overflows_the_story_says_so() {
+    #[track_caller]
+    fn check(told: u64, rest: u64, [drops, overflows]: [u64; 2], expected: &str) {
+        let text = story(&[], |now| {
+            let netstat = [("ListenDrops", drops), ("ListenOverflows", overflows)];
+            now.namespaces[0].netstat = Ok(Arc::new(netstat.into()));
+            let counters = &mut now.listeners[0].counters;
+            counters.drops = Ok(told + rest);
+            counters.drops_by.accept_queue_full_syn = Ok(told);
+            counters.drops_by.unspecified = Ok(rest);
+        });
+        assert!(text.contains(&format!("\n  {expected}")), "{expected}: {text}");
+    }
+    let counts = "as the kernel's counters of the network namespace have it.";
+    let all = format!("All of them were overflows of the accept queue, {counts}");
+    check(0, 1_226, [1_226, 1_226], &all);
+    check(0, 1_226, [9_000, 9_000], &all);
+    check(6, 1, [9, 9], &format!("The other was an overflow of the accept queue, {counts}"));
+    let least = format!("at least 20 were overflows of the accept queue, {counts}");
+    check(0, 30, [100, 90], &format!("Their reason is not told here; {least}"));
+    check(6, 30, [100, 90], &format!("Of 30 the reason is not told here; {least}"));
+    let guess = "Their reason is not told here; most often the accept queue was full.";
+    check(0, 30, [100, 70], guess);
+    check(0, 30, [100, 0], guess);
+    // counters that say less than there was
+    check(0, 30, [0, 0], guess);
+}
+
+#[test]
+fn a_listener_that_is_gone_and_belongs_to_a_unit() {
+    let todo = |unit: Option<&str>| {
+        let text = story(&[], |now| {
+            let it = &mut now.listeners[0];
+            it.members.clear();
+            it.open = Ok(1);
+            it.comm = Some("python3".into());
+            it.workload = Arc::new(Workload { unit: unit.map(Arc::from), ..Workload::default() });
+        });
+        text.rsplit_once("todo\n").expect("it is the last").1.to_owned()
+    };
+    let open = "  ss -tanp sport = :80 # who holds the 1 connection that is still open\n";
+    let start = format!("{open}  # if clients should reach it, start python3 again\n");
+    assert_eq!(start, todo(None));
+    let status = "systemctl status 'a\\x2db.service' # if clients should reach it: why python3 does not listen";
+    assert_eq!(format!("{open}  {status}\n"), todo(Some("a\\x2db.service")));
 }
 
 #[test]

@@ -29,7 +29,9 @@ use crate::{
     Alerts are what happens; findings are settings that do harm on this host, or would. `info` changes\n\
     no exit code. The daemon knows hours; without one, own samples show what happens while they are\n\
     taken: longer than asked for when a queue is not served, until it is certain that it is stalled.\n\
-    So it is, and said on standard error, when a daemon gives no answer within two seconds.\n\n\
+    When a daemon gives no answer within two seconds, standard error says so, and own samples take no\n\
+    longer than asked for. What could not be judged is counted in the summary.\n\n\
+    A mend is text that a shell takes as it stands; what no command does is a comment in it.\n\n\
     Exit codes: 0 nothing is wrong, 1 a warning, 2 critical, 3 nothing is known to be wrong, and it\n\
     cannot be told whether connections are accepted, or there is no such listener.")]
 pub(super) struct Check {
@@ -86,7 +88,12 @@ impl Check {
             span: self.span,
         };
         let report = judged::answer(&config, request, |judged, watched| {
-            Report::new(judged, Source::Standalone, Some(watched))
+            let report = Report::new(judged, Source::Standalone, Some(watched));
+            if judged::may_be_stalled(&judged.snapshot, watched, config.stalled_after) {
+                report.too_short_for_stalls()
+            } else {
+                report
+            }
         })?;
         judged::describe(report.source, verbose);
         judged::tell_unmatched(&report.unmatched);

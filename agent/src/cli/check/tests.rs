@@ -67,10 +67,11 @@ fn the_summary_has_the_worst_and_how_many() {
     check(stalled, "80", Some((Status::Fine, "OK: 1 listener, nothing is wrong")));
     check(stalled, "127.0.0.1:443", None);
     check(stalled, "8080", None);
-    let unknown = "UNKNOWN: 2 listeners: whether anybody accepts on 0.0.0.0:80 cannot be told: \
+    let unknown = "UNKNOWN: 2 listeners, 1 detection not judged: whether anybody accepts on 0.0.0.0:80 cannot be told: \
                    no eBPF program runs";
     check(blind, "", Some((Status::Unknown, unknown)));
-    check(blind, "443", Some((Status::Fine, "OK: 1 listener, nothing is wrong")));
+    let unjudged = "OK: 1 listener, nothing is wrong, 1 detection not judged";
+    check(blind, "443", Some((Status::Fine, unjudged)));
     let gone = |now: &mut Snapshot| now.listeners[0].members.clear();
     check(gone, "80", None);
     let cookies = |now: &mut Snapshot| {
@@ -170,6 +171,7 @@ fn what_is_looked_for_on_demand_alone_is_told_with_what_it_waits_for() {
     assert!(text.ends_with(expected), "{text}");
     report.missing.push("closer look: tracefs not found".to_owned());
     let text = text::render(&report, &PIPE, false);
+    assert_eq!("OK: 2 listeners, nothing is wrong", report.summary);
     let expected = "AcceptErrors: needs a closer look, which cannot be had\n";
     assert!(text.contains(expected), "{text}");
 }
@@ -190,4 +192,15 @@ fn a_plugin_prints_one_line_with_one_bar() {
     assert!(many.contains(&format!("'queue_length'={most};")), "{many}");
     assert!(many.contains(&format!("'drops'={most}c;")), "{many}");
     insta::assert_snapshot!(nagios::failed("no | such\nlistener"));
+}
+
+/// A word that only a later agent knows is not passed over.
+#[test]
+fn a_severity_that_is_not_known_counts_as_the_worst() {
+    let mut report = report(stalled);
+    report.alerts[0].severity = "emergency".to_owned();
+    let wanted = "443".parse().expect("a port");
+    let report = report.only(wanted).expect("somebody listens");
+    assert_eq!(Status::Critical, report.status, "{}", report.summary);
+    assert_eq!(1, report.counts().alerts);
 }

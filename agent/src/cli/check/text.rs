@@ -2,12 +2,8 @@
 
 use crate::{
     cli::out::{Cell, Paint, Terminal, wrap},
-    input::Absent,
     publish::api::{Alert, Check, Finding, Source, Status},
 };
-
-/// A detection whose input some kernels give only while somebody looks closer.
-const ON_DEMAND: &str = "AcceptErrors";
 
 /// Summary, alerts, findings, and what could not be judged. `wide`: also what matters least.
 pub(super) fn render(report: &Check, terminal: &Terminal, wide: bool) -> String {
@@ -40,9 +36,9 @@ fn of(status: Status) -> Paint {
 
 fn by(severity: &str) -> Paint {
     match severity {
-        "critical" => Paint::Red,
         "warning" => Paint::Yellow,
-        _ => Paint::Plain,
+        "info" => Paint::Plain,
+        _ => Paint::Red,
     }
 }
 
@@ -87,21 +83,18 @@ fn head(severity: &str, name: &str, subject: &str, pids: &[u32], terminal: &Term
 /// What could not be judged, one line for each reason.
 fn unknown(report: &Check, terminal: &Terminal) -> String {
     let mut reasons: Vec<(String, Vec<String>)> = Vec::new();
-    let cannot_look = report.missing.iter().any(|it| it.starts_with("closer look:"));
     for it in &report.unknown {
         let name = if it.subjects == it.of {
             it.alert.clone()
         } else {
             format!("{} ({} of {})", it.alert, it.subjects, it.of)
         };
-        let why = match (it.alert.as_str(), it.why) {
-            (ON_DEMAND, Absent::TooEarly) if cannot_look => {
-                "needs a closer look, which cannot be had".to_owned()
-            }
-            (ON_DEMAND, Absent::TooEarly) => {
-                "is looked for only while connections wait and nobody accepts".to_owned()
-            }
-            (_, why) => why.to_string(),
+        let why = if report.is_on_demand(it) {
+            "is looked for only while connections wait and nobody accepts".to_owned()
+        } else if it.needs_closer_look() {
+            "needs a closer look, which cannot be had".to_owned()
+        } else {
+            it.why.to_string()
         };
         match reasons.iter_mut().find(|(known, _)| *known == why) {
             Some((_, names)) => names.push(name),

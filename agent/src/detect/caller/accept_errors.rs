@@ -12,6 +12,7 @@ use crate::{
         command::raise_nofile,
         phase::{Severity, Timing},
         rule::{About, Evidence, Range, Rule, Sight, Threshold, seconds, wrong},
+        shell::quoted,
         subject::Place,
     },
     id::Pid,
@@ -138,7 +139,7 @@ fn why(
                 .ok()
                 .zip(host.max_fds.ok())
                 .map(|(open, max)| format!("{open} of {max} files of this host are open"));
-            (cause, format!("sysctl fs.file-nr; sysctl -w fs.file-max={}", more(look.now)))
+            (cause, format!("sysctl fs.file-nr{}", more(look.now)))
         }
         _ => {
             let host = &look.now.host;
@@ -173,11 +174,15 @@ fn descriptors(
             .then(other.suspicion.cmp(&one.suspicion).then(by_fill).then(one.pid.cmp(&other.pid)))
     });
     let Some(first) = known.first() else {
-        let comm = look.it.comm.map_or("?", |comm| comm);
-        return (
-            None,
-            format!("for pid in $(pgrep -x '{comm}'); do prlimit --pid $pid --nofile; done"),
+        let mend = look.it.comm.map_or_else(
+            || "sysctl fs.file-nr".to_owned(),
+            |comm| {
+                // -x takes a pattern, in which names of tasks may say something else
+                let comm = quoted(&literal(comm));
+                format!("for pid in $(pgrep -x -- {comm}); do prlimit --pid $pid --nofile; done")
+            },
         );
+        return (None, mend);
     };
     values.extend([("open_fds", first.open as f64), ("max_fds", first.max as f64)]);
     let n_full = known.iter().filter(|it| is_full(it.process)).count();
@@ -273,7 +278,17 @@ fn places(now: &Snapshot, pid: Pid) -> String {
     }
 }
 
-/// Twice as many files as there may be.
+/// That there may be twice as many files.
 fn more(now: &Snapshot) -> String {
-    now.host.max_fds.map_or_else(|_| "N".to_owned(), |max| max.saturating_mul(2).to_string())
+    let set = |max: u64| format!("; sysctl -w fs.file-max={}", max.saturating_mul(2));
+    now.host.max_fds.map_or_else(|_| String::new(), set)
+}
+
+/// An extended regular expression that takes `text` and nothing else.
+fn literal(text: &str) -> String {
+    let escape = |c: char| {
+        let is_special = r"\.^$*+?()[]{}|".contains(c);
+        is_special.then_some('\\').into_iter().chain([c])
+    };
+    text.chars().flat_map(escape).collect()
 }

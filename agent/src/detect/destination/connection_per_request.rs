@@ -7,6 +7,7 @@ use crate::{
         command::inside,
         phase::{Severity, Timing},
         rule::{About, Evidence, Range, Rule, Sight, Threshold, minutes, seconds, wrong},
+        shell::quoted,
         subject::Place,
     },
     input::Known,
@@ -70,7 +71,7 @@ fn judge(look: &At<'_, '_>) -> Known<Sight> {
             mend: inside(
                 look.now,
                 look.it.namespace.netns,
-                &format!("ss -tanp dst {}", Place(to.addr, to.port)),
+                &format!("ss -tanp dst {}", quoted(&Place(to.addr, to.port).to_string())),
             ),
             values: vec![("time_wait", to.time_wait as f64), ("open", to.open as f64)],
         },

@@ -12,6 +12,7 @@ use crate::{
         command::{inside, set_sysctl, widen_ports},
         history::History,
         rule::{COUNTERS, Look, Rule},
+        shell::quoted,
         subject::{Labels, Place, Subject, SubjectKind},
         tuning::{Target, Tuning},
     },
@@ -159,8 +160,13 @@ pub(super) fn mend(ports: &PortUse, namespace: &Namespace, now: &Snapshot) -> St
     if mostly_waits && sysctls.get("tcp_tw_reuse").is_some_and(|reuse| *reuse != 1) {
         return set_sysctl(now, netns, "net.ipv4.tcp_tw_reuse=1");
     }
-    widen_ports(now, namespace)
-        .unwrap_or_else(|| inside(now, netns, &format!("ss -tanp dst {}", Place(to.addr, to.port))))
+    widen_ports(now, namespace).unwrap_or_else(|| {
+        inside(
+            now,
+            netns,
+            &format!("ss -tanp dst {}", quoted(&Place(to.addr, to.port).to_string())),
+        )
+    })
 }
 
 #[cfg(test)]

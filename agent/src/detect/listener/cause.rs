@@ -77,7 +77,7 @@ fn halted(pid: Pid, threads: &Threads) -> Option<Cause> {
 
 /// What its threads do instead.
 fn awake(pid: Pid, threads: &Threads) -> Cause {
-    let mend = format!("see where its threads are: cat /proc/{pid}/task/*/stack");
+    let mend = format!("cat /proc/{pid}/task/*/stack # where its threads are");
     let all = threads.looked_at;
     let count = |is_it: fn(&ThreadGroup) -> bool| -> u64 {
         threads.groups.iter().filter(|group| is_it(group)).map(|group| group.count).sum()
@@ -201,19 +201,19 @@ mod tests {
             &[&[POOL, BUSY]],
             "none of 8 threads of pid 7 is in accept or waits for events: 6 sleep in futex \
              (futex_wait_queue), 2 run",
-            "see where its threads are: cat /proc/7/task/*/stack",
+            "cat /proc/7/task/*/stack # where its threads are",
         );
         check(
             &[&[BLOCKED]],
             "the only thread of pid 7 is not in accept and does not wait for events: it is blocked in \
              the kernel in system call 5 (nfs_wait)",
-            "see where its threads are: cat /proc/7/task/*/stack",
+            "cat /proc/7/task/*/stack # where its threads are",
         );
         check(
             &[&[POOL, LOOP]],
             "1 of 7 threads of pid 7 waits for events and none accepts: the program has not asked for \
              this socket's, or missed the one it gets",
-            "see where its threads are: cat /proc/7/task/*/stack",
+            "cat /proc/7/task/*/stack # where its threads are",
         );
     }
 
@@ -224,7 +224,7 @@ mod tests {
             &[&[PARENT], &[LOOP]],
             "the only thread of pid 8 waits for events and does not accept: the program has not asked \
              for this socket's, or missed the one it gets",
-            "see where its threads are: cat /proc/8/task/*/stack",
+            "cat /proc/8/task/*/stack # where its threads are",
         );
     }
 

@@ -2,9 +2,13 @@
 //! are larger (`inet_csk_reqsk_queue_is_full`, include/net/inet_connection_sock.h). Nothing is lost but
 //! options of the connection.
 
-use super::{At, COOKIES, SYNS};
+use super::{
+    At, COOKIES, SYNS,
+    small_backlog::{Reason, reason},
+};
 use crate::{
     detect::{
+        LIMIT_WANTED,
         phase::{Severity, Timing},
         rule::{About, Evidence, Range, Rule, Sight, Threshold, minutes, seconds, wrong},
     },
@@ -55,6 +59,7 @@ fn judge(look: &At<'_, '_>) -> Known<Sight> {
         return Ok(Sight::Between);
     }
     let limit = look.it.limit;
+    let Reason { wanted, raise, .. } = reason(look);
     wrong(
         Severity::Info,
         Evidence {
@@ -64,8 +69,12 @@ fn judge(look: &At<'_, '_>) -> Known<Sight> {
                 window.over.as_seconds()
             ),
             cause: Some(format!("the limit of {limit} is too small for these bursts")),
-            mend: super::small_backlog::reason(look).mend,
-            values: vec![("cookies", n as f64), ("limit", limit as f64)],
+            mend: raise.mend(),
+            values: vec![
+                ("cookies", n as f64),
+                ("limit", limit as f64),
+                (LIMIT_WANTED, wanted as f64),
+            ],
         },
     )
 }

@@ -5,6 +5,7 @@ use crate::{
     detect::{
         phase::{Severity, Timing},
         rule::{About, Evidence, Range, Rule, Sight, Threshold, minutes, seconds, wrong},
+        shell::quoted,
     },
     input::Known,
     time::Nanos,
@@ -47,7 +48,7 @@ fn judge(look: &At<'_, '_>) -> Known<Sight> {
             cause: None,
             mend: unit.map_or_else(
                 || format!("backlogd trace --port {}", look.it.key.port),
-                |unit| format!("journalctl -u {unit} -n 50"),
+                |unit| format!("journalctl -u {} -n 50", quoted(unit)),
             ),
             values: vec![("returns", n as f64)],
         },

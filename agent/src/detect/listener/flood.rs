@@ -68,30 +68,31 @@ fn judge(look: &At<'_, '_>) -> Known<Sight> {
         return Ok(Sight::Between);
     }
     let (syns, established) = (window.per_second(SYNS), window.per_second(ESTABLISHED));
-    let (done, cause) = if has_cookies {
-        ("answered with a cookie", "tcp_syncookies is on: clients are still served")
+    wrong(Severity::Warning, evidence(look, has_cookies, [syns, rate, established]))
+}
+
+/// What is told of so many SYNs, cookies or drops, and handshakes each second.
+fn evidence(look: &At<'_, '_>, has_cookies: bool, each_second: [f64; 3]) -> Evidence {
+    let [syns, rate, established] = each_second;
+    let (done, cause, value, mend) = if has_cookies {
+        (
+            "answered with a cookie",
+            "tcp_syncookies is on: clients are still served",
+            "cookies_per_second",
+            super::ss(look, "-tan state syn-recv"),
+        )
     } else {
-        ("dropped for want of room", "tcp_syncookies = 0: clients are refused with the rest")
+        (
+            "dropped for want of room",
+            "tcp_syncookies = 0: clients are refused with the rest",
+            "drops_per_second",
+            set_sysctl(look.now, look.it.key.netns, "net.ipv4.tcp_syncookies=1"),
+        )
     };
-    let mend = if has_cookies {
-        super::ss(look, "-tan state syn-recv")
-    } else {
-        set_sysctl(look.now, look.it.key.netns, "net.ipv4.tcp_syncookies=1")
-    };
-    wrong(
-        Severity::Warning,
-        Evidence {
-            seen: format!(
-                "{syns:.0} SYNs/s, {rate:.0}/s of them {done}, and {established:.0} handshakes/s \
-                 complete"
-            ),
-            cause: Some(cause.to_owned()),
-            mend,
-            values: vec![
-                ("syns_per_second", syns),
-                (if has_cookies { "cookies_per_second" } else { "drops_per_second" }, rate),
-                ("established_per_second", established),
-            ],
-        },
-    )
+    let seen = format!(
+        "{syns:.0} SYNs/s, {rate:.0}/s of them {done}, and {established:.0} handshakes/s complete"
+    );
+    let values =
+        vec![("syns_per_second", syns), (value, rate), ("established_per_second", established)];
+    Evidence { seen, cause: Some(cause.to_owned()), mend, values }
 }

@@ -9,6 +9,7 @@ use crate::{
     detect::{
         phase::{Severity, Timing},
         rule::{About, Evidence, Range, Rule, Sight, Threshold, minutes, seconds, wrong},
+        some,
     },
     input::Known,
 };
@@ -44,8 +45,9 @@ fn judge(look: &At<'_, '_>) -> Known<Sight> {
         Severity::Warning,
         Evidence {
             seen: format!(
-                "nobody listens for {:.0} s; {open} of its connections are still open; last held{}",
+                "nobody listens for {:.0} s; {} still open; last held{}",
                 (look.now.at - gone.since).as_seconds(),
+                some(open, "of its connections is", "of its connections are"),
                 look.memory.presence.last_held()
             ),
             cause: Some(

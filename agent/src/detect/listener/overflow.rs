@@ -3,13 +3,18 @@
 
 use std::fmt::Write as _;
 
-use super::{At, FULL, OVERFLOWS, SYNS, small_backlog};
+use super::{
+    At, ESTABLISHED, FULL, OVERFLOWS, SYNS,
+    small_backlog::{Reason, reason},
+};
 use crate::{
     detect::{
+        LIMIT_WANTED,
         command::ACCEPT_FASTER,
         history::Growth,
         phase::{Severity, Timing},
         rule::{About, COUNTERS, Evidence, Range, Rule, Sight, Threshold, minutes, seconds, wrong},
+        shell::noted,
     },
     input::Known,
     time::Nanos,
@@ -62,32 +67,34 @@ fn judge(look: &At<'_, '_>) -> Known<Sight> {
     if n == 0 {
         return Ok(Sight::Fine);
     }
-    let syns = look.it.counters.syns.ok().map(|_| window.by[SYNS]);
     let is_whole = WINDOW <= window.over;
     // who is seldom asked shows less
-    let is_quiet = is_whole && syns.is_some_and(|_| window.per_second(SYNS) < 1.0);
+    let is_quiet = is_whole && look.it.counters.syns.is_ok() && window.per_second(SYNS) < 1.0;
     if !is_quiet && (n as f64) < drops {
         return Ok(Sight::Between);
     }
-    let share = syns.map(|syns| n as f64 / syns.max(1) as f64);
+    let share = share(look, &window);
     let full = window.by[FULL] as f64 / 1_000.0;
     let is_critical = is_whole
         && drops <= n as f64
         && (share.is_some_and(|share| critical_share < share)
             || critical_full_share < full / window.over.as_seconds());
     let severity = if is_critical { Severity::Critical } else { Severity::Warning };
-    let (cause, mend) = cause(look);
+    let reason = reason(look);
+    let wanted = reason.wanted;
+    let (cause, mend) = cause(look, reason);
     wrong(
         severity,
         Evidence {
             seen: seen(look, &window),
-            cause,
+            cause: Some(cause),
             mend,
             values: vec![
                 ("overflows", n as f64),
                 ("length", look.it.length as f64),
                 ("limit", look.it.limit as f64),
                 ("full_seconds", full),
+                (LIMIT_WANTED, wanted as f64),
             ],
         },
     )
@@ -114,20 +121,38 @@ fn seen(look: &At<'_, '_>, window: &Growth<COUNTERS>) -> String {
 }
 
 /// Why, and what mends it, as far as the waits tell.
-fn cause(look: &At<'_, '_>) -> (Option<String>, String) {
+fn cause(look: &At<'_, '_>, reason: Reason) -> (String, String) {
     let waits = look.it.accept_wait.as_ref().map(|waits| &**waits).map_err(|absent| *absent);
-    let small_backlog::Reason { cause, mend } = small_backlog::reason(look);
+    let Reason { cause, raise, .. } = reason;
     match look.memory.waits.keeps_up(waits) {
         Some(true) => {
-            (Some(format!("accept is fast, and bursts are larger than the queue: {cause}")), mend)
+            (format!("accept is fast, and bursts are larger than the queue: {cause}"), raise.mend())
         }
         Some(false) => (
-            Some("accept is too slow: a longer queue only turns drops into waiting".to_owned()),
-            ACCEPT_FASTER.to_owned(),
+            "accept is too slow: a longer queue only turns drops into waiting".to_owned(),
+            noted("", ACCEPT_FASTER),
         ),
-        None => (
-            Some(format!("{cause}; whether accept is fast enough is not known")),
-            format!("if the program keeps up with accept: {mend}; else {ACCEPT_FASTER}"),
-        ),
+        None => {
+            let also = format!("if the program keeps up with accept, {}", raise.note);
+            (
+                format!("{cause}; whether accept is fast enough is not known"),
+                noted(&raise.command, &format!("{also}; else {ACCEPT_FASTER}")),
+            )
+        }
     }
+}
+
+/// Which share of the SYNs met a full queue. Without a hook that counts SYNs, of those that are known to
+/// have come: handshakes that completed, and what was dropped. There were at least so many but where one
+/// last ACK was dropped again and again, so the share is the largest that it can have been: it is less when
+/// many SYNs came to nothing, and then the clients that mean it are as badly off as it says.
+fn share(look: &At<'_, '_>, window: &Growth<COUNTERS>) -> Option<f64> {
+    let n = window.by[OVERFLOWS];
+    let counters = &look.it.counters;
+    let syns = match (counters.syns, counters.established) {
+        (Ok(_), _) => window.by[SYNS],
+        (Err(_), Ok(_)) => window.by[ESTABLISHED] + n,
+        (Err(_), Err(_)) => return None,
+    };
+    Some(n as f64 / syns.max(1) as f64)
 }

@@ -7,6 +7,7 @@ use crate::{
         command::ACCEPT_FASTER,
         phase::{Severity, Timing},
         rule::{About, Evidence, Range, Rule, Sight, Threshold, minutes, seconds, wrong},
+        shell::noted,
     },
     histogram::Histogram,
     input::{Absent, Known},
@@ -135,7 +136,7 @@ fn judge(look: &At<'_, '_>) -> Known<Sight> {
                  {MINUTES} min; {length} of {limit} places taken now"
             ),
             cause: None,
-            mend: ACCEPT_FASTER.to_owned(),
+            mend: noted("", ACCEPT_FASTER),
             values: vec![
                 ("accepts", accepts as f64),
                 ("slow_accepts", slow as f64),

@@ -5,8 +5,8 @@
 use super::{At, OVERFLOWS};
 use crate::{
     detect::{
-        backlog,
-        command::{RESTART, raise_somaxconn},
+        LIMIT_WANTED,
+        backlog::{self, Origin, Raise},
         history::History,
         phase::{Severity, Timing},
         rule::{About, COUNTERS, Evidence, Range, Rule, Sight, Threshold, minutes, seconds, wrong},
@@ -55,7 +55,7 @@ impl Bursts {
         if 0 < step.by[OVERFLOWS] {
             // clients try again after a second: more are the same ones
             let overflows = step.by[OVERFLOWS] as f64 / step.over.as_seconds().max(1.0);
-            self.largest = self.largest.max(whole(overflows));
+            self.largest = self.largest.max(backlog::whole(overflows));
         }
     }
 }
@@ -64,58 +64,32 @@ impl Bursts {
 pub(super) struct Reason {
     /// In words.
     pub(super) cause: String,
-    /// What raises it.
-    pub(super) mend: String,
+    /// The limit that the bursts need.
+    pub(super) wanted: u64,
+    /// What raises it to that.
+    pub(super) raise: Raise,
 }
 
 /// Why the limit is what it is, and what raises it to what the bursts need.
 pub(super) fn reason(look: &At<'_, '_>) -> Reason {
-    let limit = look.it.members.iter().map(|member| u64::from(member.limit)).min().unwrap_or(0);
-    let wanted = wanted(limit, look.memory.bursts.largest, look.it.members.len() as u64);
-    let raise_somaxconn = || raise_somaxconn(look.now, look.it, wanted);
-    let setting = backlog::setting(look.it.comm.as_deref());
-    let somaxconn = super::sysctl(look, "somaxconn").ok().and_then(|it| u64::try_from(it).ok());
-    match somaxconn {
-        Some(somaxconn) if somaxconn <= limit => Reason {
-            cause: format!("the limit of {limit} is capped by net.core.somaxconn = {somaxconn}"),
-            mend: format!("{}, {RESTART}", raise_somaxconn()),
-        },
-        Some(somaxconn) => {
-            let also =
-                if somaxconn < wanted { format!("{}; ", raise_somaxconn()) } else { String::new() };
-            Reason {
-                cause: format!(
-                    "the limit of {limit} is the program's own: net.core.somaxconn = {somaxconn} \
-                     allows more"
-                ),
-                mend: format!("{also}raise {setting}, to {wanted}, {RESTART}"),
-            }
+    let limit = look.it.members.iter().map(|member| member.limit).min().unwrap_or(0);
+    let wanted = backlog::wanted(limit, look.memory.bursts.largest, look.it.members.len());
+    let somaxconn = super::sysctl(look, "somaxconn").ok();
+    let origin = somaxconn.map(|somaxconn| (Origin::of(limit, somaxconn), somaxconn));
+    let cause = match origin {
+        Some((Origin::Somaxconn, somaxconn)) => {
+            format!("the limit of {limit} is capped by net.core.somaxconn = {somaxconn}")
         }
-        None => Reason {
-            cause: format!("the limit is {limit}"),
-            mend: format!(
-                "raise net.core.somaxconn and {setting}, to at least {wanted}, {RESTART}"
-            ),
-        },
-    }
-}
-
-/// A limit that would have held the largest burst, and at least twice the one there is. Before Linux 5.5 it
-/// has 16 bits (`sk_max_ack_backlog`); where it has more, that is no bound.
-fn wanted(limit: u64, burst: u64, members: u64) -> u64 {
-    const NARROW: u64 = u16::MAX as u64;
-    const MOST: u64 = i32::MAX as u64;
-    let most = if limit < NARROW { NARROW } else { MOST.max(limit) };
-    (limit + burst / members.max(1)).max(2 * limit).max(16).next_power_of_two().min(most)
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "a rate of a counter: positive, and rounding is meant"
-)]
-fn whole(n: f64) -> u64 {
-    n.ceil() as u64
+        Some((Origin::Argument, somaxconn)) => format!(
+            "the limit of {limit} is the program's own: net.core.somaxconn = {somaxconn} allows more"
+        ),
+        Some((Origin::Lowered, somaxconn)) => format!(
+            "the limit is {limit}, and net.core.somaxconn has been lowered to {somaxconn} since"
+        ),
+        None => format!("the limit is {limit}"),
+    };
+    let raise = Raise::new(look.now, look.it, limit, somaxconn, wanted);
+    Reason { cause, wanted, raise }
 }
 
 fn judge(look: &At<'_, '_>) -> Known<Sight> {
@@ -135,7 +109,7 @@ fn judge(look: &At<'_, '_>) -> Known<Sight> {
     if !look.memory.waits.is_fast().ok_or(Absent::TooEarly)? {
         return Ok(Sight::Fine);
     }
-    let Reason { cause, mend } = reason(look);
+    let Reason { cause, wanted, raise } = reason(look);
     wrong(
         Severity::Warning,
         Evidence {
@@ -143,29 +117,13 @@ fn judge(look: &At<'_, '_>) -> Known<Sight> {
                 "{n} overflows in {spans} of the last {of} spans of five minutes; accept is fast"
             ),
             cause: Some(cause),
-            mend,
+            mend: raise.mend(),
             values: vec![
                 ("overflows", n as f64),
                 ("spans", spans as f64),
                 ("limit", look.it.limit as f64),
+                (LIMIT_WANTED, wanted as f64),
             ],
         },
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_limit_is_ever_lowered() {
-        assert_eq!(16, wanted(1, 0, 1));
-        assert_eq!(256, wanted(128, 0, 1));
-        assert_eq!(1024, wanted(128, 600, 1));
-        assert_eq!(512, wanted(128, 600, 4));
-        assert_eq!(65_535, wanted(60_000, 0, 1));
-        for limit in [0, 1, 65_534, 65_535, 65_536, 100_000, 1 << 30, i32::MAX as u64] {
-            assert!(limit <= wanted(limit, 1, 1), "{limit}");
-        }
-    }
 }

@@ -4,7 +4,7 @@
 use super::{At, TIME_WAIT_OVERFLOW};
 use crate::{
     detect::{
-        command::set_sysctl,
+        command::{inside, set_sysctl},
         phase::{Severity, Timing},
         rule::{About, Evidence, Range, Rule, Sight, Threshold, minutes, seconds, wrong},
     },
@@ -55,16 +55,16 @@ fn judge(look: &At<'_, '_>) -> Known<Sight> {
     }
     let limit = look.it.namespace.sysctls.get("tcp_max_tw_buckets").copied();
     values.extend(limit.map(|limit| ("limit", limit as f64)));
-    let double = limit.map_or_else(|| "N".to_owned(), |limit| limit.saturating_mul(2).to_string());
+    let name = "net.ipv4.tcp_max_tw_buckets";
+    let netns = look.it.namespace.netns;
     wrong(
         Severity::Warning,
         Evidence {
             seen,
-            cause: limit.map(|limit| format!("net.ipv4.tcp_max_tw_buckets is {limit}")),
-            mend: set_sysctl(
-                look.now,
-                look.it.namespace.netns,
-                &format!("net.ipv4.tcp_max_tw_buckets={double}"),
+            cause: limit.map(|limit| format!("{name} is {limit}")),
+            mend: limit.map_or_else(
+                || inside(look.now, netns, &format!("sysctl {name}")),
+                |limit| set_sysctl(look.now, netns, &format!("{name}={}", limit.saturating_mul(2))),
             ),
             values,
         },

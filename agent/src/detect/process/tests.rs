@@ -51,7 +51,7 @@ fn the_text_has_the_numbers() {
         evidence.cause.as_deref()
     );
     assert_eq!(
-        "ls -l /proc/100/fd; prlimit --pid 100 --nofile=65536: (=65536:65536 where its hard limit is lower)",
+        "ls -l /proc/100/fd; prlimit --pid 100 --nofile=65536: || prlimit --pid 100 --nofile=65536:65536",
         evidence.mend
     );
     // the program closes them

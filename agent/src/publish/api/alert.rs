@@ -56,7 +56,7 @@ pub struct Alert {
     pub why: String,
     /// What is behind it; null where that is not known.
     pub cause: Option<String>,
-    /// The command that shows or mends it.
+    /// What shows or mends it, as text for a shell; what no command does is a comment.
     pub mend: String,
     /// The numbers, by name.
     pub values: BTreeMap<String, f64>,
@@ -91,6 +91,14 @@ pub struct Unknown {
     pub subjects: usize,
     /// Of how many.
     pub of: usize,
+}
+
+impl Unknown {
+    /// Whether its input is one that some kernels give only while somebody looks closer.
+    #[must_use]
+    pub fn needs_closer_look(&self) -> bool {
+        (self.alert.as_str(), self.why) == ("AcceptErrors", Absent::TooEarly)
+    }
 }
 
 impl Alerts {

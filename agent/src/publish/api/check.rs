@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{Alert, Alerts, SCHEMA_VERSION, Source, Unknown, address};
 use crate::{
     audit::{self, wanted::Wanted},
-    detect::{self, Judged, subject::SubjectKind, tuning::SETTLED},
+    detect::{self, Judged, some, subject::SubjectKind, tuning::SETTLED},
     id::NetnsId,
     input::{Absent, Tier},
     model::snapshot::{self, Snapshot},
@@ -80,7 +80,7 @@ pub struct Finding {
     pub seen: String,
     /// Why that matters here.
     pub why: String,
-    /// The command that mends it.
+    /// What mends it, as text for a shell; what no command does is a comment.
     pub mend: String,
     /// Whether the program has to be started again before that helps.
     pub restart: bool,
@@ -121,7 +121,7 @@ impl Check {
     pub fn new(judged: &Judged, source: Source, watched: Option<Nanos>) -> Self {
         let Judged { snapshot, .. } = judged;
         let Alerts { alerts, unknown, .. } = Alerts::new(judged, source);
-        let findings = audit::audit(snapshot);
+        let findings = audit::audit(snapshot, &judged.verdicts);
         let check = Self {
             schema_version: SCHEMA_VERSION,
             unix_time_seconds: Duration::from_nanos(snapshot.unix_time.0).as_secs_f64(),
@@ -141,6 +141,13 @@ impl Check {
             listeners: snapshot.listeners.iter().map(Checked::new).collect(),
         };
         check.summed_up()
+    }
+
+    /// The same, where watching ended before it was certain whether a queue that nobody served is stalled.
+    #[must_use]
+    pub fn too_short_for_stalls(mut self) -> Self {
+        self.need_longer.insert(0, "ListenerStalled".to_owned());
+        self.summed_up()
     }
 
     /// Of this, what concerns the listeners that are asked for and the processes behind them; `None`:
@@ -206,7 +213,14 @@ impl Check {
             }
             (None, None) => (Status::Fine, ", nothing is wrong".to_owned()),
         };
-        let summary = format!("{}: {}{what}", status.word(), self.counted());
+        let (counted, not_judged) = (self.counted(), self.not_judged());
+        let summary = match (not_judged, status) {
+            (None, _) => format!("{}: {counted}{what}", status.word()),
+            (Some(n), Status::Fine) => format!("{}: {counted}{what}, {n}", status.word()),
+            (Some(n), Status::Unknown | Status::Warning | Status::Critical) => {
+                format!("{}: {counted}, {n}{what}", status.word())
+            }
+        };
         Self { status, summary, ..self }
     }
 
@@ -220,14 +234,33 @@ impl Check {
         Counts { alerts: alerts.len(), findings, infos }
     }
 
+    /// How many detections could not judge, or not all of their subjects, in words. Not one that looks
+    /// only when there is a reason to.
+    fn not_judged(&self) -> Option<String> {
+        let unknown = self.unknown.iter().filter(|it| !self.is_on_demand(it)).count();
+        let n = (unknown + self.need_longer.len()) as u64;
+        (0 < n).then(|| format!("{} not judged", some(n, "detection", "detections")))
+    }
+
+    /// Whether a detection has not judged because its input is looked for only while somebody waits.
+    #[must_use]
+    pub fn is_on_demand(&self, it: &Unknown) -> bool {
+        it.needs_closer_look() && !self.missing.iter().any(|it| it.starts_with("closer look:"))
+    }
+
     /// The same in words: `2 alerts, 1 finding, 1 info`.
     fn counted(&self) -> String {
         let Counts { alerts, findings, infos } = self.counts();
-        let some = |n, what| if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") };
-        let counts = [(alerts, "alert"), (findings, "finding"), (infos, "info")];
-        let counts = counts.into_iter().filter(|(n, _)| 0 < *n).map(|(n, what)| some(n, what));
+        let counts = [
+            (alerts, "alert", "alerts"),
+            (findings, "finding", "findings"),
+            (infos, "info", "infos"),
+        ];
+        let counts = counts.into_iter().filter(|(n, ..)| 0 < *n);
+        let counts = counts.map(|(n, one, many)| some(n as u64, one, many));
         let listeners = self.listeners.iter().filter(|it| 0 < it.sockets).count();
-        let checked = (alerts + findings == 0).then(|| some(listeners, "listener"));
+        let checked =
+            (alerts + findings == 0).then(|| some(listeners as u64, "listener", "listeners"));
         checked.into_iter().chain(counts).collect::<Vec<_>>().join(", ")
     }
 }
@@ -261,7 +294,9 @@ fn of(severity: &str) -> Status {
     match severity {
         "critical" => Status::Critical,
         "warning" => Status::Warning,
-        _ => Status::Fine,
+        "info" => Status::Fine,
+        // what nobody here knows may be the worst there is
+        _ => Status::Critical,
     }
 }
 

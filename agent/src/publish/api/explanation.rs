@@ -53,7 +53,7 @@ impl Explanation {
     #[must_use]
     pub fn new(judged: &Judged, asked: &Asked, source: Source) -> Self {
         let now = &*judged.snapshot;
-        let findings = audit(now);
+        let findings = audit(now, &judged.verdicts);
         let explained = asked.of(now).into_iter().map(|listener| {
             let alerts = story::alerts_of(listener, &judged.verdicts);
             let findings = story::findings_of(listener, &findings);

@@ -32,7 +32,7 @@ fn a_server_without_permits_is_told_though_its_clients_believe_that_they_are_con
             (Severity::Warning, &subject),
             &format!("pid {pid}: 10 of 128 places taken, nobody has accepted for 4 s"),
             Some(&format!("threads of pid {pid} is in accept or waits for events")),
-            &format!("see where its threads are: cat /proc/{pid}/task/*/stack"),
+            &format!("cat /proc/{pid}/task/*/stack # where its threads are"),
         );
         let cause = alert.latest.cause.as_deref().expect("just checked");
         assert!(cause.contains(" in futex"), "{cause}");
@@ -113,7 +113,7 @@ fn of_eight_workers_the_one_that_is_stuck_is_told_while_seven_serve() {
                 at + 1
             ),
             Some(&format!("threads of pid {stuck} is in accept or waits for events")),
-            &format!("see where its threads are: cat /proc/{stuck}/task/*/stack"),
+            &format!("cat /proc/{stuck}/task/*/stack # where its threads are"),
         );
         assert_eq!((1.0, 8.0), (value(&alert, "stalled_members"), value(&alert, "members")));
         // what is one queue for `ss -l` and dashboards is all but empty

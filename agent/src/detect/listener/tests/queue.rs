@@ -82,7 +82,7 @@ fn overflow_says_what_the_waits_and_the_limits_say() {
         128,
         "accept is fast, and bursts are larger than the queue: the limit of 128 is capped by \
          net.core.somaxconn = 128",
-        "sysctl -w net.core.somaxconn=4096, then restart the program: the limit is latched at \
+        "sysctl -w net.core.somaxconn=4096 # then restart the program: the limit is latched at \
          listen(2)",
     );
     check(
@@ -90,15 +90,33 @@ fn overflow_says_what_the_waits_and_the_limits_say() {
         4096,
         "accept is fast, and bursts are larger than the queue: the limit of 128 is the program's own: \
          net.core.somaxconn = 4096 allows more",
-        "raise `backlog=` of `listen`, 511 by default, to 512, then restart the program: the limit is \
+        "# raise `backlog=` of `listen`, 511 by default, to 1024, then restart the program: the limit is \
          latched at listen(2)",
     );
     check(
         0.4,
         128,
         "accept is too slow: a longer queue only turns drops into waiting",
-        "let the program accept faster: more workers or threads, or less work from one accept to the next",
+        "# let the program accept faster: more workers or threads, or less work from one accept to the next",
     );
+}
+
+#[test]
+fn without_a_hook_for_syns_the_share_is_of_those_that_are_known_to_have_come() {
+    #[track_caller]
+    fn check(established: u64, drops: u64, expected: Severity) {
+        let mut world = World::new();
+        sysctl(&mut world, "somaxconn", 4096);
+        world.listener().counters.syns = Err(Absent::NotOnThisKernel);
+        world.check(5 * 60, &[], |world| accept_after(world, 0.01, established));
+        let told = world.check(1, &["AcceptQueueOverflow"], |world| {
+            add(&mut world.listener().counters.drops_by.accept_queue_full_syn, drops);
+        });
+        assert_eq!(expected, find(&told, "AcceptQueueOverflow").severity, "{drops}");
+    }
+    check(10, 25, Severity::Warning);
+    check(10, 40, Severity::Critical);
+    check(0, 10, Severity::Critical);
 }
 
 #[test]
@@ -117,7 +135,7 @@ fn overflow_says_what_mends_it_also_where_few_accepts_tell_nothing() {
         Some(
             "the limit of 128 is capped by net.core.somaxconn = 128; whether accept is fast enough is not known",
         ),
-        "if the program keeps up with accept: sysctl -w net.core.somaxconn=4096, then restart the program: the \
+        "sysctl -w net.core.somaxconn=4096 # if the program keeps up with accept, then restart the program: the \
          limit is latched at listen(2); else let the program accept faster: more workers or threads, or less \
          work from one accept to the next",
     );
@@ -148,7 +166,7 @@ fn a_burst_that_overflows_again_and_again_wants_a_larger_backlog() {
         "ListenBacklogTooSmall",
         "120 overflows in 3 of the last 15 spans of five minutes; accept is fast",
         Some("the limit of 128 is capped by net.core.somaxconn = 128"),
-        "sysctl -w net.core.somaxconn=4096, then restart the program: the limit is latched at listen(2)",
+        "sysctl -w net.core.somaxconn=4096 # then restart the program: the limit is latched at listen(2)",
     );
     world.check(3 * 3_600, &[], |world| accept_after(world, 0.01, 2));
 }
