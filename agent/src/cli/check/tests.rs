@@ -123,17 +123,17 @@ fn who_asks_for_a_listener_that_is_missing_is_told() {
     check(Some("192.0.2.1"), "192.0.2.2:9999", None);
     let report = expects(None, None, 60, None).only("9999".parse().expect("a port"));
     let line = nagios::render(&report.expect("it is told"));
-    let expected =
-        "BACKLOGD CRITICAL - 1 alert: ExpectedListenerDown port 9999: no listener for 60 s | ";
-    assert!(line.starts_with(expected), "{line}");
+    let (begin, end) = line.split_once(": ").expect("the worst is after a colon");
+    assert!(begin.starts_with("BACKLOGD CRITICAL - 1 alert"), "{line}");
+    assert!(end.starts_with("ExpectedListenerDown port 9999: no listener for 60 s | "), "{line}");
 }
 
 #[test]
 fn own_samples_tell_of_a_listener_that_is_missing_in_each() {
     let name = "ExpectedListenerDown";
     let report = expects(None, Some(3), 3, Some(3));
-    let expected = "WARNING: 1 alert: ExpectedListenerDown port 9999";
-    assert_eq!((Status::Warning, expected), (report.status, &*report.summary));
+    assert_eq!(Status::Warning, report.status);
+    assert!(report.summary.ends_with(": ExpectedListenerDown port 9999"), "{}", report.summary);
     assert!(!report.need_longer.iter().any(|it| it == name));
     // of a recording that is shorter than it may be missing
     let report = expects(None, None, 10, Some(10));
