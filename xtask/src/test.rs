@@ -223,15 +223,19 @@ fn deploy(session: &mut Session) -> Result<Outcome> {
     session.run_test(command)
 }
 
+/// Debian's Prometheus and Alertmanager, or why they cannot be had.
+fn monitoring(session: &Session) -> Result<Result<(PathBuf, PathBuf), String>> {
+    let prometheus = session.unpacked(packages::PROMETHEUS)?;
+    let alertmanager = session.unpacked(packages::ALERTMANAGER)?;
+    Ok(prometheus.and_then(|prometheus| Ok((prometheus, alertmanager?))))
+}
+
 /// Prometheus and Alertmanager take the files of dashboards/, and the rules raise what they are tested
 /// for: series by hand, recorded incidents, healthy servers.
 fn rules(session: &mut Session) -> Result<Outcome> {
-    let (prometheus, alertmanager) = match (
-        session.unpacked(packages::PROMETHEUS)?,
-        session.unpacked(packages::ALERTMANAGER)?,
-    ) {
-        (Ok(prometheus), Ok(alertmanager)) => (prometheus, alertmanager),
-        (Err(why), _) | (_, Err(why)) => return Ok(Outcome::Skipped(why)),
+    let (prometheus, alertmanager) = match monitoring(session)? {
+        Ok(programs) => programs,
+        Err(why) => return Ok(Outcome::Skipped(why)),
     };
     let (promtool, amtool) =
         (prometheus.with_file_name("promtool"), alertmanager.with_file_name("amtool"));
@@ -253,12 +257,9 @@ fn dashboards(session: &mut Session) -> Result<Outcome> {
     if !sh::is_root()? {
         return Ok(Outcome::Skipped("not root".into()));
     }
-    let (prometheus, alertmanager) = match (
-        session.unpacked(packages::PROMETHEUS)?,
-        session.unpacked(packages::ALERTMANAGER)?,
-    ) {
-        (Ok(prometheus), Ok(alertmanager)) => (prometheus, alertmanager),
-        (Err(why), _) | (_, Err(why)) => return Ok(Outcome::Skipped(why)),
+    let (prometheus, alertmanager) = match monitoring(session)? {
+        Ok(programs) => programs,
+        Err(why) => return Ok(Outcome::Skipped(why)),
     };
     let cargo = session.cargo();
     let mut command = Command::new("unshare");
