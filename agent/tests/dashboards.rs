@@ -1,6 +1,8 @@
 //! Grafana's dashboards in `dashboards/`: each query names what `/metrics` has, each panel says what it
 //! shows, and each metric is on one.
 
+#[path = "fixtures/choices.rs"]
+mod choices;
 #[path = "fixtures/files.rs"]
 mod files;
 #[path = "fixtures/promql.rs"]
@@ -70,12 +72,6 @@ impl Board {
         format!("{}, {}", self.file, panel["title"])
     }
 
-    /// Names of the choices, that of the data source left out.
-    fn variables(&self) -> Vec<&str> {
-        let all = self.list("/templating/list").iter().map(|it| str_of(&it["name"]));
-        all.filter(|name| *name != "datasource").collect()
-    }
-
     /// Queries of panels, annotations and variables.
     fn queries(&self) -> Vec<Query<'_>> {
         let mut all = Vec::new();
@@ -99,11 +95,7 @@ impl Board {
 
     /// The query with all choices made.
     fn chosen(&self, expr: &str) -> String {
-        let mut names = self.variables();
-        // the longest first: one may begin as another does
-        names.sort_by_key(|name| std::cmp::Reverse(name.len()));
-        let expr = expr.replace("$__rate_interval", "5m");
-        names.into_iter().fold(expr, |expr, name| expr.replace(&format!("${name}"), ".*"))
+        choices::chosen(&self.json, expr, "5m")
     }
 }
 
