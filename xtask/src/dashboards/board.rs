@@ -6,6 +6,8 @@
 
 use serde_json::{Value, json};
 
+use super::panel::datasource;
+
 /// How many columns a dashboard has.
 const COLUMNS: u32 = 24;
 
@@ -55,7 +57,8 @@ pub(super) struct Panel {
 /// One query of a panel.
 pub(super) struct Query {
     pub(super) expr: &'static str,
-    /// The name of its series: text with `{{label}}`.
+    /// The name of its series: text with `{{label}}`. In a table the heading of its values, which are not
+    /// shown without one.
     pub(super) legend: &'static str,
     pub(super) style: Style,
 }
@@ -66,6 +69,8 @@ pub(super) enum Style {
     Plain,
     /// A dashed line without fill: a limit.
     Limit,
+    /// Red: there should be none.
+    Alarm,
     /// Below the axis.
     Mirrored,
 }
@@ -88,6 +93,7 @@ pub(super) enum Form {
 pub(super) enum Unit {
     Count,
     PerSecond,
+    PerMinute,
     Seconds,
     Bytes,
     /// 1 is all.
@@ -111,19 +117,6 @@ pub(super) enum Link {
     None,
 }
 
-impl Unit {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Count | Self::Switch => "short",
-            Self::PerSecond => "cps",
-            Self::Seconds => "s",
-            Self::Bytes => "bytes",
-            Self::Ratio => "percentunit",
-            Self::Since => "dateTimeFromNow",
-        }
-    }
-}
-
 /// Query of one plain series.
 pub(super) const fn query(expr: &'static str, legend: &'static str) -> Query {
     Query { expr, legend, style: Style::Plain }
@@ -132,6 +125,11 @@ pub(super) const fn query(expr: &'static str, legend: &'static str) -> Query {
 /// Query of a limit.
 pub(super) const fn limit(expr: &'static str, legend: &'static str) -> Query {
     Query { expr, legend, style: Style::Limit }
+}
+
+/// Query of what should not be.
+pub(super) const fn alarm(expr: &'static str, legend: &'static str) -> Query {
+    Query { expr, legend, style: Style::Alarm }
 }
 
 /// Query that is drawn below the axis.
@@ -194,202 +192,6 @@ impl Board {
         ]);
         expr.replace("{L", &format!("{{{listener}")).replace("{H", &format!("{{{host}"))
     }
-}
-
-impl Panel {
-    fn json(&self, board: &Board, id: u32, [x, y]: [u32; 2]) -> Value {
-        let (width, height) = self.size;
-        let targets = self.queries.iter().zip('A'..).map(|(it, id)| self.target(board, it, id));
-        let mut panel = json!({
-            "type": self.form.plugin(), "title": self.title, "description": self.help, "id": id,
-            "datasource": datasource(),
-            "gridPos": {"x": x, "y": y, "w": width, "h": height},
-            "targets": targets.collect::<Vec<_>>(),
-            "options": self.form.options(),
-            "fieldConfig": {"defaults": self.defaults(), "overrides": self.overrides()},
-        });
-        if self.form == Form::Table {
-            panel["transformations"] = json!([
-                {"id": "merge", "options": {}},
-                {"id": "organize", "options": {"excludeByName": {"Time": true, "job": true}}},
-            ]);
-        }
-        panel
-    }
-
-    fn target(&self, board: &Board, query: &Query, id: char) -> Value {
-        let is_instant = matches!(self.form, Form::Table | Form::BarGauge);
-        let format = match self.form {
-            Form::Heatmap => "heatmap",
-            Form::Table => "table",
-            Form::Stat | Form::Lines | Form::Stacked | Form::BarGauge | Form::StateTimeline => {
-                "time_series"
-            }
-        };
-        json!({
-            "refId": id.to_string(), "datasource": datasource(), "expr": board.expand(query.expr),
-            "legendFormat": query.legend, "editorMode": "code", "format": format,
-            "instant": is_instant, "range": !is_instant,
-        })
-    }
-
-    fn defaults(&self) -> Value {
-        let mut steps = vec![json!({"color": self.calm(), "value": null})];
-        if let Some((yellow, red)) = self.limits {
-            // of two that are the same the last one counts
-            steps.push(json!({"color": "orange", "value": yellow}));
-            steps.push(json!({"color": "red", "value": red}));
-        }
-        let mode = if self.limits.is_some() && self.form != Form::Lines {
-            "thresholds"
-        } else {
-            "palette-classic"
-        };
-        let mut defaults = json!({
-            "unit": self.unit.name(), "noValue": self.empty, "min": 0, "color": {"mode": mode},
-            "thresholds": {"mode": "absolute", "steps": steps}, "links": self.link.json(self.form),
-            "mappings": [], "custom": self.form.custom(self.limits.is_some()),
-        });
-        if self.unit == Unit::Ratio && self.form == Form::BarGauge {
-            defaults["max"] = json!(1);
-        }
-        if self.unit == Unit::Switch {
-            defaults["mappings"] = json!([{"type": "value", "options": {
-                "0": {"text": "no", "color": "green", "index": 0},
-                "1": {"text": "yes", "color": "red", "index": 1},
-            }}]);
-        }
-        if self.queries.iter().any(|it| it.style == Style::Mirrored) {
-            drop(defaults.as_object_mut().and_then(|it| it.remove("min")));
-        }
-        defaults
-    }
-
-    const fn calm(&self) -> &'static str {
-        match self.form {
-            Form::Stat if self.limits.is_none() => "text",
-            Form::Stat
-            | Form::Lines
-            | Form::Stacked
-            | Form::BarGauge
-            | Form::Table
-            | Form::Heatmap
-            | Form::StateTimeline => "green",
-        }
-    }
-
-    /// How single queries are drawn.
-    fn overrides(&self) -> Vec<Value> {
-        let styled = self.queries.iter().zip('A'..).filter(|(it, _)| it.style != Style::Plain);
-        styled
-            .map(|(query, id)| {
-                let properties = match query.style {
-                    Style::Plain => json!([]),
-                    Style::Limit => json!([
-                        {"id": "custom.lineStyle", "value": {"fill": "dash", "dash": [10, 10]}},
-                        {"id": "custom.fillOpacity", "value": 0},
-                        {"id": "custom.stacking", "value": {"mode": "none", "group": "A"}},
-                        {"id": "color", "value": {"mode": "fixed", "fixedColor": "red"}},
-                    ]),
-                    Style::Mirrored => json!([
-                        {"id": "custom.transform", "value": "negative-Y"},
-                    ]),
-                };
-                let matcher = json!({"id": "byFrameRefID", "options": id.to_string()});
-                json!({"matcher": matcher, "properties": properties})
-            })
-            .collect()
-    }
-}
-
-impl Form {
-    const fn plugin(self) -> &'static str {
-        match self {
-            Self::Stat => "stat",
-            Self::Lines | Self::Stacked => "timeseries",
-            Self::BarGauge => "bargauge",
-            Self::Table => "table",
-            Self::Heatmap => "heatmap",
-            Self::StateTimeline => "state-timeline",
-        }
-    }
-
-    fn options(self) -> Value {
-        let reduce = json!({"calcs": ["lastNotNull"], "fields": "", "values": false});
-        match self {
-            Self::Stat => json!({
-                "reduceOptions": reduce, "colorMode": "value", "graphMode": "area",
-                "textMode": "auto", "justifyMode": "auto", "orientation": "auto",
-            }),
-            Self::Lines | Self::Stacked => json!({
-                "legend": {"displayMode": "table", "placement": "bottom", "showLegend": true,
-                    "calcs": ["lastNotNull", "max"]},
-                "tooltip": {"mode": "multi", "sort": "desc"},
-            }),
-            Self::BarGauge => json!({
-                "reduceOptions": reduce, "displayMode": "basic", "orientation": "horizontal",
-                "showUnfilled": true, "valueMode": "color", "minVizHeight": 16,
-            }),
-            Self::Table => json!({
-                "showHeader": true, "cellHeight": "sm", "sortBy": [{"displayName": "Value", "desc": true}],
-            }),
-            Self::Heatmap => json!({
-                "calculate": false, "cellGap": 1, "legend": {"show": true},
-                "color": {"mode": "scheme", "scheme": "Oranges", "scale": "exponential",
-                    "exponent": 0.5, "steps": 64, "reverse": false},
-                "yAxis": {"unit": "s", "axisPlacement": "left"}, "rowsFrame": {"layout": "auto"},
-                "tooltip": {"mode": "single", "yHistogram": true}, "filterValues": {"le": 1e-9},
-            }),
-            Self::StateTimeline => json!({
-                "mergeValues": true, "showValue": "never", "rowHeight": 0.8, "alignValue": "left",
-                "legend": {"displayMode": "list", "placement": "bottom", "showLegend": true},
-                "tooltip": {"mode": "single", "sort": "none"},
-            }),
-        }
-    }
-
-    fn custom(self, has_limits: bool) -> Value {
-        match self {
-            Self::Lines | Self::Stacked => {
-                let stacking = if self == Self::Stacked { "normal" } else { "none" };
-                let fill = if self == Self::Stacked { 40 } else { 10 };
-                let limits = if has_limits { "dashed" } else { "off" };
-                json!({
-                    "drawStyle": "line", "lineWidth": 1, "fillOpacity": fill, "showPoints": "never",
-                    "spanNulls": false, "lineInterpolation": "linear", "axisPlacement": "auto",
-                    "stacking": {"mode": stacking, "group": "A"},
-                    "thresholdsStyle": {"mode": limits},
-                })
-            }
-            Self::Table => json!({"align": "auto", "cellOptions": {"type": "auto"}}),
-            Self::StateTimeline => json!({"fillOpacity": 80, "lineWidth": 0}),
-            Self::Stat | Self::BarGauge | Self::Heatmap => json!({}),
-        }
-    }
-}
-
-impl Link {
-    fn json(self, form: Form) -> Value {
-        let (title, uid, labels): (_, _, &[&str]) = match self {
-            Self::Listener => (
-                "This listener",
-                "backlogd-listener",
-                &["instance", "netns", "addr", "port", "comm", "namespace", "pod"],
-            ),
-            Self::Host => ("This host", "backlogd-fleet", &["instance"]),
-            Self::Agent => ("Its agent", "backlogd-agent", &["instance"]),
-            Self::None => return json!([]),
-        };
-        let from = if form == Form::Table { "__data.fields" } else { "__field.labels" };
-        let labels: String =
-            labels.iter().map(|name| format!("&var-{name}=${{{from}.{name}}}")).collect();
-        let url = format!("/d/{uid}?${{__url_time_range}}&${{datasource:queryparam}}{labels}");
-        json!([{"title": title, "url": url, "targetBlank": false}])
-    }
-}
-
-fn datasource() -> Value {
-    json!({"type": "prometheus", "uid": "${datasource}"})
 }
 
 /// From each dashboard to the others, with time and choices.

@@ -1,6 +1,6 @@
 //! Which listeners are in trouble, on which hosts, and what runs out there.
 
-use super::board::{Board, Form, Link, Panel, Row, Unit, Variable, limit, mirrored, query};
+use super::board::{Board, Form, Link, Panel, Row, Unit, Variable, alarm, limit, mirrored, query};
 
 const LISTENERS: &str = "backlogd_listener_accept_queue_limit";
 
@@ -30,7 +30,7 @@ const NOW: Row = Row {
             form: Form::Stat,
             unit: Unit::Count,
             size: (4, 4),
-            queries: &[query("sum(up{H})", "answer"), query("count(up{H}) - sum(up{H})", "do not")],
+            queries: &[query("sum(up{H})", "answer"), alarm("count(up{H} == 0)", "do not")],
             empty: "none",
             limits: None,
             link: Link::None,
@@ -99,7 +99,7 @@ const NOW: Row = Row {
             form: Form::Table,
             unit: Unit::Count,
             size: (24, 7),
-            queries: &[query("backlogd_alert_firing{L} == 1", "{{alert}}")],
+            queries: &[query("backlogd_alert_firing{L} == 1", "")],
             empty: "none fires",
             limits: None,
             link: Link::Listener,
@@ -161,7 +161,7 @@ const DROPS: Row = Row {
             unit: Unit::Ratio,
             size: (12, 9),
             queries: &[query(
-                "topk(15, rate(backlogd_listener_accept_queue_full_seconds_total{L}[5m]))",
+                "topk(15, rate(backlogd_listener_accept_queue_full_seconds_total{L}[5m]) > 0)",
                 "{{comm}} {{addr}}:{{port}} on {{instance}}",
             )],
             empty: "none seen",
@@ -182,7 +182,7 @@ const SERVED: Row = Row {
             size: (12, 9),
             queries: &[query(
                 "topk(15, histogram_quantile(0.99, sum by (le, instance, netns, addr, port, comm, namespace, pod) (rate(backlogd_listener_accept_wait_seconds_bucket{L}[5m])) > 0) or histogram_quantile(0.99, sum by (instance, netns, addr, port, comm, namespace, pod) (rate(backlogd_listener_accept_wait_seconds{L}[5m]))) > 0)",
-                "{{comm}} {{addr}}:{{port}}",
+                "wait",
             )],
             empty: "nobody accepts, or not measurable here",
             limits: Some((0.1, 1.0)),
@@ -210,13 +210,14 @@ const SERVED: Row = Row {
         },
         Panel {
             title: "Growing open connections",
-            help: "Open connections that come to be more, per second over half an hour: a leak, or growing traffic.",
+            help: "Open connections that come to be more, each minute over half an hour: a leak, or growing traffic. \
+                   Less than one each minute is not shown.",
             form: Form::Table,
-            unit: Unit::PerSecond,
+            unit: Unit::PerMinute,
             size: (12, 8),
             queries: &[query(
-                "topk(10, deriv(backlogd_listener_open_connections{L}[30m]) > 0)",
-                "{{comm}} {{addr}}:{{port}}",
+                "topk(10, deriv(backlogd_listener_open_connections{L}[30m]) * 60 > 1)",
+                "growth",
             )],
             empty: "none grow",
             limits: None,
@@ -230,7 +231,7 @@ const SERVED: Row = Row {
             size: (12, 8),
             queries: &[query(
                 "topk(10, backlogd_listener_close_wait_connections{L} > 0)",
-                "{{comm}} {{addr}}:{{port}}",
+                "CLOSE_WAIT",
             )],
             empty: "none seen",
             limits: Some((20.0, 100.0)),
@@ -278,7 +279,7 @@ const RUNS_OUT: Row = Row {
             size: (8, 8),
             queries: &[query(
                 "bottomk(10, backlogd_process_fds_exhausted_in_seconds{H} or backlogd_ephemeral_ports_exhausted_in_seconds{H,netns=~\"$netns\"})",
-                "{{comm}}{{dst}}",
+                "time left",
             )],
             empty: "nothing grows",
             limits: None,
@@ -347,9 +348,12 @@ const RUNS_OUT: Row = Row {
             unit: Unit::Count,
             size: (12, 8),
             queries: &[
-                query("topk(10, backlogd_ephemeral_ports_used{H,netns=~\"$netns\"})", "used"),
                 query(
-                    "backlogd_ephemeral_ports_usable{H,netns=~\"$netns\"} and topk(10, backlogd_ephemeral_ports_used{H,netns=~\"$netns\"})",
+                    "topk(10, sum without (job) (backlogd_ephemeral_ports_used{H,netns=~\"$netns\"}))",
+                    "used",
+                ),
+                query(
+                    "sum without (job) (backlogd_ephemeral_ports_usable{H,netns=~\"$netns\"}) and topk(10, sum without (job) (backlogd_ephemeral_ports_used{H,netns=~\"$netns\"}))",
                     "usable",
                 ),
             ],
@@ -445,7 +449,7 @@ const HOST: Row = Row {
             size: (8, 8),
             queries: &[query(
                 "count_values by (name) (\"setting\", backlogd_sysctl_value{H,netns=~\"$netns\"})",
-                "{{name}} = {{setting}}",
+                "namespaces",
             )],
             empty: "not readable here",
             limits: None,

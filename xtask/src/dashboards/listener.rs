@@ -36,8 +36,8 @@ const QUEUE: Row = Row {
             unit: Unit::Count,
             size: (16, 9),
             queries: &[
-                query("sum(backlogd_listener_accept_queue_length{L})", "length"),
                 query("sum(backlogd_listener_accept_queue_length_max{L})", "highest in a minute"),
+                query("sum(backlogd_listener_accept_queue_length{L})", "length"),
                 limit("sum(backlogd_listener_accept_queue_limit{L})", "limit"),
             ],
             empty: "nobody listens there",
@@ -257,7 +257,7 @@ const OPEN: Row = Row {
         },
         Panel {
             title: "Open, and what traffic explains",
-            help: "Open connections, and accepts each second times the mean lifetime (Little's law): far apart, \
+            help: "Open connections, and accepts each second times the mean lifetime, of ten minutes (Little's law): far apart, \
                    connections live long or leak.",
             form: Form::Lines,
             unit: Unit::Count,
@@ -265,7 +265,7 @@ const OPEN: Row = Row {
             queries: &[
                 query("sum(backlogd_listener_open_connections{L})", "open"),
                 query(
-                    "sum(rate(backlogd_listener_accepted_total{L}[30m])) * (sum(rate(backlogd_listener_connection_duration_seconds_sum{L}[30m])) / sum(rate(backlogd_listener_connection_duration_seconds_count{L}[30m])) or histogram_sum(sum(rate(backlogd_listener_connection_duration_seconds{L}[30m]))) / histogram_count(sum(rate(backlogd_listener_connection_duration_seconds{L}[30m]))))",
+                    "sum(rate(backlogd_listener_accepted_total{L}[10m])) * (sum(rate(backlogd_listener_connection_duration_seconds_sum{L}[10m])) / sum(rate(backlogd_listener_connection_duration_seconds_count{L}[10m])) or histogram_sum(sum(rate(backlogd_listener_connection_duration_seconds{L}[10m]))) / histogram_count(sum(rate(backlogd_listener_connection_duration_seconds{L}[10m]))))",
                     "explained by traffic",
                 ),
             ],

@@ -9,6 +9,7 @@ mod board;
 mod fleet;
 mod kubernetes;
 mod listener;
+mod panel;
 
 use std::{
     fs,
