@@ -1,13 +1,14 @@
 // Lays the panels of one dashboard out as Grafana does, and draws them with Grafana's components.
 // In: window.BOARD, what render.mjs has asked Prometheus for. Heatmaps and state timelines live in
-// Grafana's server code, so these two are drawn here.
+// Grafana's server code, and its table scrolls: these three are drawn here.
 import {
-  FieldType, createDataFrame, createTheme, dateTime, getDisplayProcessor, getFieldDisplayName,
+  FieldType, createDataFrame, createTheme, dateTime, getDisplayProcessor, getDisplayValueAlignmentFactors,
+  getFieldDisplayName,
   ThemeContext,
 } from '@grafana/data';
 import {
-  BarGauge, BigValue, BigValueColorMode, BigValueGraphMode, BigValueTextMode, GlobalStyles,
-  PanelChrome, Table, TimeSeries,
+  BarGauge, BigValue, BigValueColorMode, BigValueTextMode, GlobalStyles,
+  PanelChrome, TimeSeries,
 } from '@grafana/ui';
 import React from 'react';
 import { createRoot } from 'react-dom/client';
@@ -33,25 +34,27 @@ function framesOf(panel) {
   }));
   const fields = frames.flatMap((frame) => frame.fields.map((field) => ({ frame, field })));
   fields.filter(({ field }) => field.type === FieldType.number).forEach(({ frame, field }, seriesIndex) => {
-    field.state = { ...field.state, seriesIndex };
-    configure(panel, frame.refId, field);
+    const known = field.values.filter((v) => Number.isFinite(v));
+    const [min, max] = [Math.min(...known), Math.max(...known)];
+    field.state = { ...field.state, seriesIndex, range: { min, max, delta: max - min } };
+    configure(panel, frame.refId, field, field.config.displayNameFromDS ?? field.name);
     field.display = getDisplayProcessor({ field, theme, timeZone: 'utc' });
   });
   return frames;
 }
 
-/** Defaults of the panel, and what is set for the query. */
-function configure(panel, refId, field) {
+/** Defaults of the panel, and what is set for the query, or for the name. */
+function configure(panel, refId, field, name) {
   const { defaults, overrides } = panel.fieldConfig;
   field.config = { ...defaults, ...field.config, links: [], custom: { ...defaults.custom } };
-  const ours = overrides.filter((it) => it.matcher.options === refId);
+  const ours = overrides.filter(({ matcher }) => (
+    matcher.options === (matcher.id === 'byName' ? name : refId)
+  ));
   for (const { id, value } of ours.flatMap((it) => it.properties)) {
-    if (id === 'color') {
-      field.config.color = value;
-    } else if (id === 'custom.transform') {
-      field.values = field.values.map((v) => (v === null ? null : -v));
-    } else {
+    if (id.startsWith('custom.')) {
       field.config.custom[id.slice('custom.'.length)] = value;
+    } else {
+      field.config[id] = value;
     }
   }
 }
@@ -73,33 +76,38 @@ function Empty({ panel, width, height }) {
   return <div style={style}>{panel.fieldConfig.defaults.noValue}</div>;
 }
 
-function Stats({ frames, width, height }) {
+function Stats({ panel, frames, width, height }) {
   const all = numbers(frames).filter(({ last }) => last !== null);
   const each = Math.floor(width / all.length);
   return (
     <div style={{ display: 'flex' }}>
       {all.map(({ frame, field, last }, i) => (
         <BigValue
-          key={i} width={each} height={height} theme={theme}
+          key={i} width={each} height={height} theme={theme} count={all.length}
           value={{ ...field.display(last), title: all.length > 1 ? getFieldDisplayName(field, frame, frames) : undefined }}
-          colorMode={BigValueColorMode.Value} graphMode={BigValueGraphMode.None}
-          textMode={BigValueTextMode.Auto}
+          colorMode={BigValueColorMode.Value} graphMode={panel.options.graphMode}
+          textMode={BigValueTextMode.Auto} text={panel.options.text}
+          sparkline={panel.options.graphMode === 'none' ? undefined : { y: field, x: frame.fields[0] }}
         />
       ))}
     </div>
   );
 }
 
-function Bars({ frames, width, height }) {
+function Bars({ panel, frames, width, height }) {
   const all = numbers(frames).filter(({ last }) => last !== null).sort((a, b) => b.last - a.last);
-  const each = Math.min(46, Math.floor(height / all.length));
-  return all.map(({ frame, field, last }, i) => (
+  const each = Math.min(50, Math.floor(height / all.length));
+  const values = all.map(({ frame, field, last }) => (
+    { ...field.display(last), title: getFieldDisplayName(field, frame, frames) }
+  ));
+  const alignmentFactors = getDisplayValueAlignmentFactors(values.map((display) => ({ display })));
+  return all.map(({ field, last }, i) => (
     <div key={i} style={{ height: each, overflow: 'hidden' }}>
       <BarGauge
         width={width} height={each - 4} orientation="horizontal" theme={theme} displayMode="basic"
         field={{ ...field.config, min: 0, max: field.config.max ?? Math.max(1e-9, ...all.map((it) => it.last)) }}
         display={field.display} showUnfilled valueDisplayMode="color" itemSpacing={4} lcdCellWidth={12}
-        value={{ ...field.display(last), title: getFieldDisplayName(field, frame, frames) }}
+        value={values[i]} alignmentFactors={alignmentFactors} text={panel.options.text} namePlacement="auto"
       />
     </div>
   ));
@@ -109,14 +117,50 @@ function Lines({ panel, frames, width, height }) {
   return (
     <TimeSeries
       width={width} height={height} frames={frames} timeRange={timeRange} timeZone="utc"
-      legend={{ ...panel.options.legend, displayMode: 'list', calcs: [] }} structureRev={1}
+      legend={panel.options.legend} structureRev={1}
     />
   );
 }
 
-/** Newest values as rows. */
-function Rows({ frames, width, height }) {
-  return <Table width={width} height={height} data={frames[0]} initialSortBy={[{ displayName: 'Value', desc: true }]} />;
+/** Newest values as rows, as many as there is room for. */
+function Rows({ panel, frames, width, height }) {
+  const { text, border, primary } = theme.colors;
+  const fields = frames[0].fields.filter((field) => {
+    configure(panel, undefined, field, field.name);
+    return !field.config.custom.hidden;
+  });
+  const cell = (field, i) => {
+    const value = field.values[i];
+    const mapped = field.config.mappings.find((it) => it.options[value])?.options[value];
+    if (mapped) {
+      return <span style={{ color: theme.visualization.getColorByName(mapped.color) }}>{value}</span>;
+    }
+    if (field.type !== FieldType.number) {
+      return <span style={{ color: field.config.links.length > 0 ? primary.text : text.primary }}>{value}</span>;
+    }
+    const { text: shown, prefix, suffix, color } = field.display(value);
+    const isColoured = field.config.custom.cellOptions?.type === 'color-text';
+    return <span style={{ color: isColoured ? color : text.primary }}>{value === null ? '' : [prefix, shown, suffix].join('')}</span>;
+  };
+  const style = (field) => ({
+    textAlign: field.type === FieldType.number ? 'right' : 'left', padding: '0 8px', height: 35, whiteSpace: 'nowrap',
+    borderBottom: `1px solid ${border.weak}`, overflow: 'hidden', textOverflow: 'ellipsis', maxWidth: 300,
+  });
+  const n = Math.min(frames[0].length, Math.floor(height / 36) - 1);
+  return (
+    <div style={{ width, height, overflow: 'hidden' }}>
+      <table style={{ width: '100%', borderCollapse: 'collapse', fontSize: 14 }}>
+        <thead>
+          <tr>{fields.map((it) => <th key={it.name} style={{ ...style(it), color: text.secondary, fontWeight: 500 }}>{it.name}</th>)}</tr>
+        </thead>
+        <tbody>
+          {Array.from({ length: n }, (_, i) => (
+            <tr key={i}>{fields.map((it) => <td key={it.name} style={style(it)}>{cell(it, i)}</td>)}</tr>
+          ))}
+        </tbody>
+      </table>
+    </div>
+  );
 }
 
 function colour(share) {
@@ -129,7 +173,7 @@ function colour(share) {
 /** Buckets above each other, newest right. */
 function Heat({ frames, width, height }) {
   const rows = frames.map((frame) => ({
-    le: Number(frame.fields[1].labels?.le ?? frame.fields[1].config.displayNameFromDS),
+    le: Number(frame.fields[1].labels.le.replace('+Inf', 'Infinity')),
     times: frame.fields[0].values, values: frame.fields[1].values,
   })).sort((a, b) => a.le - b.le);
   const [left, bottom] = [62, 22];
@@ -148,7 +192,7 @@ function Heat({ frames, width, height }) {
             height={Math.max(1, cellHeight - 1)} fill={colour(Math.sqrt(n / most))} />
         );
       }))}
-      {rows.map((row, i) => (
+      {rows.map((row, i) => (rows.length < 16 || i % 2 === 0) && (
         <text key={i} x={left - 6} y={(rows.length - i) * cellHeight - 2} textAnchor="end" {...label}>{seconds(row.le)}</text>
       ))}
       {ticks.map((at, i) => (
@@ -215,7 +259,9 @@ function Panel({ panel }) {
   }
   const Inner = DRAWN[panel.type];
   const frames = framesOf(panel);
-  const isEmpty = numbers(frames).every(({ last }) => last === null);
+  const isEmpty = panel.type === 'table'
+    ? frames[0].length === 0
+    : numbers(frames).every(({ last }) => last === null);
   return (
     <div style={place}>
       <PanelChrome title={panel.title} width={place.width} height={place.height} padding="sm">
@@ -242,4 +288,6 @@ function Board() {
   );
 }
 
-createRoot(document.getElementById('root')).render(<Board />);
+// render.mjs looks for it
+const fail = (error) => document.documentElement.setAttribute('data-error', String(error?.stack ?? error));
+createRoot(document.getElementById('root'), { onUncaughtError: fail }).render(<Board />);

@@ -2,6 +2,9 @@
 //
 //   node render.mjs --prometheus URL --dashboard FILE --out FILE.png [--panel TITLE]…
 //                   [--var NAME=REGEX]… [--from UNIX] [--to UNIX] [--title TEXT]
+//                   [--side TITLE:NAME=REGEX]…
+//
+// --side puts the chosen panels beside each other, once for each value of a variable, with the same axes.
 //
 // A development tool: nothing of backlogd needs it. It shows that panels have data, sane units and
 // readable legends; not that Grafana's variables and migrations work.
@@ -19,6 +22,7 @@ const { values: flags } = parseArgs({
     prometheus: { type: 'string' }, dashboard: { type: 'string' }, out: { type: 'string' },
     panel: { type: 'string', multiple: true }, var: { type: 'string', multiple: true },
     from: { type: 'string' }, to: { type: 'string' }, title: { type: 'string' },
+    side: { type: 'string', multiple: true },
   },
 });
 for (const name of ['prometheus', 'dashboard', 'out']) {
@@ -31,10 +35,10 @@ const from = Number(flags.from ?? to - 600);
 const step = Math.max(1, Math.round((to - from) / POINTS));
 const chosen = Object.fromEntries((flags.var ?? []).map((it) => it.split(/=(.*)/s).slice(0, 2)));
 
-function expand(expr, variables) {
+function expand(expr, variables, values) {
   let text = expr.replaceAll('$__rate_interval', `${Math.max(4 * step, 20)}s`);
   for (const name of variables) {
-    text = text.replaceAll(`$${name}`, chosen[name] ?? '.*');
+    text = text.replaceAll(`$${name}`, values[name] ?? '.*');
   }
   if (text.includes('$')) {
     throw new Error(`a variable is left in ${text}`);
@@ -51,17 +55,39 @@ async function ask(api, parameters) {
   return answer.data.result;
 }
 
-const number = (text) => (text === 'NaN' ? null : Number(text));
+const NUMBERS = { NaN: null, '+Inf': Infinity, '-Inf': -Infinity };
+const number = (text) => (text in NUMBERS ? NUMBERS[text] : Number(text));
 
 function legend(format, metric) {
   return format.replace(/{{\s*(\w+)\s*}}/g, (_, name) => metric[name] ?? '').trim();
+}
+
+/** Of a native histogram a series for each power of two, counts of all below as classic buckets have them. */
+function classic(histograms) {
+  const power = (bound) => Math.max(-20, Math.ceil(Math.log2(Number(bound)) - 1e-6));
+  const counts = histograms.map(([at, { buckets }]) => [
+    at, (buckets ?? []).map(([, , upper, count]) => [power(upper), Number(count)]),
+  ]);
+  const powers = counts.flatMap(([, it]) => it.map(([p]) => p));
+  const [least, most] = [Math.min(...powers), Math.max(...powers)];
+  if (!Number.isFinite(least)) {
+    return [];
+  }
+  return Array.from({ length: most - least + 1 }, (_, i) => ({
+    metric: { le: String(2 ** (least + i)) },
+    values: counts.map(([at, it]) => [
+      at, String(it.filter(([p]) => p <= least + i).reduce((sum, [, n]) => sum + n, 0)),
+    ]),
+  }));
 }
 
 /** A series for each of a range query's; points that are missing are null. */
 async function lines(target, query) {
   const result = await ask('query_range', { query, start: from, end: to, step });
   const times = Array.from({ length: Math.floor((to - from) / step) + 1 }, (_, i) => from + i * step);
-  return result.filter((it) => it.values).map(({ metric, values }) => {
+  const plain = result.filter((it) => it.values);
+  const native = result.filter((it) => it.histograms).flatMap((it) => classic(it.histograms));
+  return [...plain, ...native].map(({ metric, values }) => {
     const known = new Map(values.map(([at, value]) => [Math.round(at), number(value)]));
     return {
       refId: target.refId,
@@ -76,27 +102,49 @@ async function lines(target, query) {
   });
 }
 
-/** One table of the newest values; or a series for each of them. */
-async function newest(target, query, isTable) {
+/** A series of one value for each of a query's newest. */
+async function newest(target, query) {
   const result = (await ask('query', { query, time: to })).filter((it) => it.value);
-  if (!isTable) {
-    return result.map(({ metric, value }) => ({
-      refId: target.refId,
-      fields: [{
-        name: 'Value', type: 'number', labels: metric, display: legend(target.legendFormat, metric),
-        values: [number(value[1])],
-      }],
-    }));
-  }
-  const rows = result.sort((a, b) => Number(b.value[1]) - Number(a.value[1]));
-  const names = [...new Set(rows.flatMap(({ metric }) => Object.keys(metric)))]
-    .filter((name) => !['__name__', 'job', 'container'].includes(name));
-  return [{
+  return result.map(({ metric, value }) => ({
     refId: target.refId,
-    fields: [
-      ...names.map((name) => ({ name, type: 'string', values: rows.map(({ metric }) => metric[name] ?? '') })),
-      { name: 'Value', type: 'number', values: rows.map(({ value }) => number(value[1])) },
-    ],
+    fields: [{
+      name: 'Value', type: 'number', labels: metric, display: legend(target.legendFormat, metric),
+      values: [number(value[1])],
+    }],
+  }));
+}
+
+/** The newest values of all queries as one table, merged and organised as the panel's transformations say. */
+async function table(panel, values) {
+  const rows = new Map();
+  const valueNames = [];
+  for (const target of panel.targets) {
+    const name = panel.targets.length === 1 ? 'Value' : `Value #${target.refId}`;
+    valueNames.push(name);
+    const query = expand(target.expr, variables, values);
+    for (const { metric, value } of (await ask('query', { query, time: to })).filter((it) => it.value)) {
+      const key = JSON.stringify(Object.entries(metric).sort());
+      rows.set(key, { ...rows.get(key) ?? metric, [name]: number(value[1]) });
+    }
+  }
+  const all = [...rows.values()];
+  const { excludeByName, indexByName, renameByName } = panel.transformations.at(-1).options;
+  const place = (name) => indexByName[name] ?? 1000 + valueNames.indexOf(name);
+  const names = [...new Set(all.flatMap((it) => Object.keys(it)))]
+    .filter((name) => !excludeByName[name]).sort((a, b) => place(a) - place(b));
+  const shown = (name) => renameByName[name] ?? name;
+  const [{ displayName, desc }] = panel.options.sortBy;
+  const by = names.find((name) => shown(name) === displayName);
+  const sign = desc ? -1 : 1;
+  all.sort((a, b) => sign * (typeof a[by] === 'number' ? a[by] - b[by] : String(a[by]).localeCompare(b[by])));
+  return [{
+    refId: 'A',
+    fields: names.map((name) => {
+      const isValue = valueNames.includes(name);
+      return {
+        name: shown(name), type: isValue ? 'number' : 'string', values: all.map((it) => it[name] ?? (isValue ? null : '')),
+      };
+    }),
   }];
 }
 
@@ -106,20 +154,63 @@ const wanted = flags.panel ? board.panels.filter((it) => flags.panel.includes(it
 if (flags.panel && wanted.length !== flags.panel.length) {
   throw new Error(`${flags.dashboard} has not all of ${flags.panel.join(', ')}`);
 }
-let y = 0;
-const panels = [];
-for (const panel of wanted) {
+
+async function filled(panel, values) {
+  if (panel.type === 'table') {
+    return { ...panel, series: await table(panel, values) };
+  }
   const series = [];
   for (const target of panel.targets ?? []) {
-    const query = expand(target.expr, variables);
-    const isTable = panel.type === 'table';
-    series.push(...await (target.instant ? newest(target, query, isTable) : lines(target, query)));
+    const query = expand(target.expr, variables, values);
+    series.push(...await (target.instant ? newest : lines)(target, query));
   }
-  const gridPos = flags.panel ? { x: 0, y, w: 24, h: panel.gridPos.h } : panel.gridPos;
-  y += panel.gridPos.h;
-  panels.push({ ...panel, gridPos, series });
+  return { ...panel, series };
 }
 
+/** The highest that is drawn: of all series, or of their sums. */
+function highest({ series, fieldConfig }) {
+  const columns = series.map((it) => it.fields.at(-1).values);
+  const isStacked = fieldConfig.defaults.custom?.stacking?.mode === 'normal';
+  const together = (i) => columns.map((it) => it[i] ?? 0);
+  return Math.max(0, ...(columns[0] ?? []).map((_, i) => (
+    isStacked ? together(i).reduce((a, b) => a + b, 0) : Math.max(...together(i))
+  )));
+}
+
+/** The wanted panels for each side in a column, with the axes of the other side. */
+async function besides() {
+  const w = 24 / flags.side.length;
+  const sides = flags.side.map((it) => it.match(/^(.*):(\w+)=(.*)$/s).slice(1));
+  const placed = sides.map(([title], i) => ({
+    id: `side ${i}`, type: 'row', title, gridPos: { x: i * w, y: 0, w, h: 1 }, series: [],
+  }));
+  let y = 1;
+  for (const panel of wanted) {
+    const row = await Promise.all(sides.map(([, name, value]) => filled(panel, { ...chosen, [name]: value })));
+    const top = Math.max(...row.map(highest));
+    row.forEach((it, i) => {
+      const custom = { ...it.fieldConfig.defaults.custom, axisSoftMax: top };
+      const fieldConfig = { ...it.fieldConfig, defaults: { ...it.fieldConfig.defaults, custom } };
+      placed.push({ ...it, id: `${it.id} ${i}`, fieldConfig, gridPos: { x: i * w, y, w, h: it.gridPos.h } });
+    });
+    y += panel.gridPos.h;
+  }
+  return placed;
+}
+
+/** The board as it is; single panels below each other. */
+async function inOrder() {
+  const placed = [];
+  let y = 0;
+  for (const panel of wanted) {
+    const gridPos = flags.panel ? { x: 0, y, w: 24, h: panel.gridPos.h } : panel.gridPos;
+    y += panel.gridPos.h;
+    placed.push({ ...await filled(panel, chosen), gridPos });
+  }
+  return placed;
+}
+
+const panels = await (flags.side ? besides() : inOrder());
 const folder = mkdtempSync(path.join(tmpdir(), 'dashboard-'));
 try {
   await build({
@@ -134,10 +225,15 @@ try {
 <style>body{margin:0;background:#111217}</style><div id=root></div>
 <script>window.BOARD=${data}</script><script src=page.js></script>`);
   const height = Math.max(...panels.map(({ gridPos }) => gridPos.y + gridPos.h)) * 38 + 80;
-  execFileSync('chromium', [
-    '--headless', '--no-sandbox', '--hide-scrollbars', '--virtual-time-budget=8000',
-    `--window-size=1472,${height}`, `--screenshot=${path.resolve(flags.out)}`, `file://${page}`,
-  ], { stdio: ['ignore', 'ignore', process.env.VERBOSE ? 'inherit' : 'ignore'] });
+  const chromium = (...wanted) => execFileSync('chromium', [
+    '--headless', '--no-sandbox', '--hide-scrollbars', '--virtual-time-budget=8000', `--window-size=1472,${height}`,
+    ...wanted, `file://${page}`,
+  ], { stdio: ['ignore', 'pipe', process.env.VERBOSE ? 'inherit' : 'ignore'], encoding: 'utf8', maxBuffer: 1 << 28 });
+  const [, error] = chromium('--dump-dom').match(/<html[^>]* data-error="([^"]*)"/) ?? [];
+  if (error) {
+    throw new Error(`the page is not drawn: ${error}`);
+  }
+  chromium(`--screenshot=${path.resolve(flags.out)}`);
 } finally {
   if (!process.env.KEEP) {
     rmSync(folder, { recursive: true });

@@ -98,7 +98,7 @@ const NOW: Row = Row {
             help: "The alerts by name and by what they are about. A click leads to the listener.",
             form: Form::Table,
             unit: Unit::Count,
-            size: (24, 7),
+            size: (24, 8),
             queries: &[query("backlogd_alert_firing{L} == 1", "")],
             empty: "none fires",
             limits: None,
