@@ -53,7 +53,8 @@ const SEES: Row = Row {
         Panel {
             title: "Agreement with the kernel",
             help: "Listen drops of all listeners less ListenDrops of their namespaces, over five minutes: 0 when the agent \
-                   counts what the kernel counts.",
+                   counts what the kernel counts. A small one that goes with its drops is Prometheus' extrapolation, which \
+                   is not the same for a counter that was 0.",
             form: Form::Lines,
             unit: Unit::Count,
             size: (8, 8),
