@@ -1,10 +1,11 @@
-//! `cargo xtask bench sample|events|scrape|host|detect`: what backlogd costs, against the real peers in the
-//! same run.
+//! `cargo xtask bench sample|events|scrape|host|detect|fleet`: what backlogd costs, against the real peers in
+//! the same run.
 //!
 //! The measuring is in agent/examples/bench, a program of the agent's own crate; here it is built,
 //! given a network namespace, and its numbers are shown. Fails when a goal is missed. No service is
 //! installed, and all processes end with it; what stays are the packages of the peers of `events`.
 
+mod fleet;
 mod guest;
 
 use std::{fs, path::Path, process::Command};
@@ -45,17 +46,21 @@ enum Bench {
     Host,
     /// All detections over 1,000 listeners, and replays
     Detect,
+    /// The fleet's dashboard and the rules in a Prometheus with 1,000 hosts of 200 listeners
+    Fleet,
 }
 
 /// Builds, measures and shows.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    ensure!(sh::is_root()?, "only root can make a network namespace and load eBPF programs");
     let root = sh::root()?;
-    let document = match (&arguments.vm, arguments.bench) {
+    let mut document = match (&arguments.vm, arguments.bench) {
         (Some(kernel), Bench::Events) => guest::measure(&root, kernel)?,
         (Some(_), _) => bail!("--vm is for `bench events` alone"),
         (None, bench) => measure(&root, bench)?,
     };
+    if document["machine"].is_null() {
+        document["machine"] = machine()?.into();
+    }
     if arguments.json {
         println!("{document:#}");
     } else {
@@ -71,12 +76,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 /// On this machine.
 fn measure(root: &Path, bench: Bench) -> Result<Value> {
     let release = root.join("target/release");
-    let build = ["build", "--release", "--locked", "--package", "backlogd"];
-    let what = ["--bin", "backlogd", "--example", "bench", "--target-dir", "target"];
-    sh::output(tools::cargo().current_dir(root).args(build).args(what))?;
     let (program, agent) = (release.join("examples/bench"), release.join("backlogd"));
     let mut command = in_own_namespace(&program);
     match bench {
+        Bench::Fleet => return fleet::measure(root),
         Bench::Sample => command.arg("sample").arg(agent).arg(packages::unpacked(root, EXPORTER)?),
         Bench::Events => {
             packages::install(&packages::PEERS)?;
@@ -86,9 +89,11 @@ fn measure(root: &Path, bench: Bench) -> Result<Value> {
         Bench::Detect => command.arg("detect"),
         Bench::Host => command.arg("host").arg(agent).arg(packages::unpacked(root, EXPORTER)?),
     };
-    let mut document: Value = serde_json::from_str(&sh::output(&mut command)?)?;
-    document["machine"] = machine()?.into();
-    Ok(document)
+    ensure!(sh::is_root()?, "only root can make a network namespace and load eBPF programs");
+    let build = ["build", "--release", "--locked", "--package", "backlogd"];
+    let what = ["--bin", "backlogd", "--example", "bench", "--target-dir", "target"];
+    sh::output(tools::cargo().current_dir(root).args(build).args(what))?;
+    Ok(serde_json::from_str(&sh::output(&mut command)?)?)
 }
 
 /// `program` in a network namespace with loopback alone, where it and nobody else sees tracefs, which
