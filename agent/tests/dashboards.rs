@@ -103,11 +103,27 @@ fn str_of(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
-/// What a scrape has, and Prometheus adds.
+/// What the rules record: names and queries.
+fn recorded() -> Vec<(String, String)> {
+    let rules = ["dashboards/alerts.yaml", "dashboards/recording.yaml"].map(|file| {
+        let file: Value = serde_norway::from_str(&text(file)).expect("rules are YAML");
+        let groups = file["groups"].as_array().cloned().unwrap_or_default();
+        groups.into_iter().flat_map(|group| group["rules"].as_array().cloned().unwrap_or_default())
+    });
+    let all = rules.into_iter().flatten();
+    all.filter_map(|it| Some((it["record"].as_str()?.to_owned(), str_of(&it["expr"]).to_owned())))
+        .collect()
+}
+
+/// What a scrape has, Prometheus adds, and rules record.
 fn known() -> Known {
     let mut known = Known::scraped();
     for name in OF_SCRAPES {
         known.add(name, ["job", "instance"].map(str::to_owned).into());
+    }
+    for (name, expr) in recorded() {
+        let labels = known.check(&expr).unwrap_or_else(|err| panic!("{name}: {err}"));
+        known.add(&name, labels);
     }
     known
 }
@@ -195,8 +211,14 @@ fn each_panel_says_what_it_shows_and_has_a_place_of_its_own() {
 #[test]
 fn each_metric_is_on_a_panel_or_has_a_reason() {
     let boards = Board::all();
-    let shown: String =
+    let mut shown: String =
         boards.iter().flat_map(Board::queries).map(|it| format!("{} ", it.expr)).collect();
+    // what a recorded series is made of is shown with it
+    for (name, expr) in recorded().into_iter().rev() {
+        if shown.contains(&name) {
+            shown += &format!("{expr} ");
+        }
+    }
     let is_shown = |name: &str| {
         let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
         let forms = ["", "_bucket", "_sum", "_count"].map(|form| format!("{name}{form}"));

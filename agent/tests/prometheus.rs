@@ -41,10 +41,11 @@ const WARM: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Queries that rightly give nothing here, by the panel's file and title, and why.
-const EMPTY: [(&str, &str, &str); 9] = [
+const EMPTY: [(&str, &str, &str); 10] = [
     ("fleet", "Agents", "those that do not answer are shown only where there are any"),
     ("fleet", "Expected listeners that are missing", "none is missing"),
     ("fleet", "Soonest exhaustion", "a trend needs minutes"),
+    ("fleet", "Growing open connections", "a trend needs minutes"),
     ("fleet", "TCP memory", "only the first network namespace has net.ipv4.tcp_mem"),
     (
         "listener",

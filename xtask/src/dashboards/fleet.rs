@@ -1,8 +1,10 @@
 //! Which listeners are in trouble, on which hosts, and what runs out there.
+//!
+//! Where an agent has a series for each listener or namespace, the panels read what `dashboards/recording.yaml` makes
+//! of it: of a thousand hosts with two hundred listeners each Prometheus answers no query in time, or none at all
+//! (docs/BENCHMARKS.md, "fleet").
 
 use super::board::{Board, Form, Link, Panel, Row, Unit, Variable, alarm, limit, mirrored, query};
-
-const LISTENERS: &str = "backlogd_listener_accept_queue_limit";
 
 /// Hosts and their listeners.
 pub(super) const BOARD: Board = Board {
@@ -12,11 +14,6 @@ pub(super) const BOARD: Board = Board {
     variables: &[
         Variable { name: "job", label: "Job", of: "backlogd_build_info" },
         Variable { name: "instance", label: "Host", of: "backlogd_build_info" },
-        Variable { name: "netns", label: "Network namespace", of: LISTENERS },
-        Variable { name: "namespace", label: "Namespace", of: LISTENERS },
-        Variable { name: "pod", label: "Pod", of: LISTENERS },
-        Variable { name: "comm", label: "Program", of: LISTENERS },
-        Variable { name: "port", label: "Port", of: LISTENERS },
     ],
     rows: &[NOW, DROPS, SERVED, RUNS_OUT, HOST],
 };
@@ -41,7 +38,7 @@ const NOW: Row = Row {
             form: Form::Stat,
             unit: Unit::Count,
             size: (5, 4),
-            queries: &[query("sum by (severity) (backlogd_alert_firing{L})", "{{severity}}")],
+            queries: &[query("sum by (severity) (backlogd_alert_firing{H})", "{{severity}}")],
             empty: "none fires",
             limits: None,
             link: Link::None,
@@ -52,7 +49,7 @@ const NOW: Row = Row {
             form: Form::Stat,
             unit: Unit::Count,
             size: (3, 4),
-            queries: &[query("sum(backlogd_listener_sockets{L} > bool 0)", "listeners")],
+            queries: &[query("sum(instance:backlogd_listeners:count{H})", "listeners")],
             empty: "none",
             limits: None,
             link: Link::None,
@@ -63,7 +60,7 @@ const NOW: Row = Row {
             form: Form::Stat,
             unit: Unit::Count,
             size: (3, 4),
-            queries: &[query("sum(backlogd_listener_stalled{L})", "stalled")],
+            queries: &[query("sum(instance:backlogd_listeners_stalled:sum{H})", "stalled")],
             empty: "not measurable here",
             limits: Some((1.0, 1.0)),
             link: Link::None,
@@ -74,10 +71,7 @@ const NOW: Row = Row {
             form: Form::Stat,
             unit: Unit::Count,
             size: (3, 4),
-            queries: &[query(
-                "count((sum without (reason) (increase(backlogd_listener_drops_total{L,reason=~\"accept_queue_full_.*|unspecified\"}[5m]))) > 0) or vector(0)",
-                "overflowing",
-            )],
+            queries: &[query("sum(instance:backlogd_listeners_overflowing:sum{H})", "overflowing")],
             empty: "none",
             limits: Some((1.0, 1.0)),
             link: Link::None,
@@ -99,7 +93,7 @@ const NOW: Row = Row {
             form: Form::Table,
             unit: Unit::Count,
             size: (24, 8),
-            queries: &[query("backlogd_alert_firing{L} == 1", "")],
+            queries: &[query("backlogd_alert_firing{H} == 1", "")],
             empty: "none fires",
             limits: None,
             link: Link::Listener,
@@ -112,13 +106,13 @@ const DROPS: Row = Row {
     panels: &[
         Panel {
             title: "Listen drops by reason",
-            help: "Listen drops each second. A drop is not a client: each client tries several times. \
+            help: "Listen drops each second, over five minutes. A drop is not a client: each client tries several times. \
                    Where no hook tells the reason it is unspecified.",
             form: Form::Stacked,
             unit: Unit::PerSecond,
             size: (12, 8),
             queries: &[query(
-                "sum by (reason) (rate(backlogd_listener_drops_total{L}[$__rate_interval]))",
+                "sum by (reason) (instance_reason:backlogd_listener_drops:rate5m{H})",
                 "{{reason}}",
             )],
             empty: "none seen",
@@ -132,7 +126,7 @@ const DROPS: Row = Row {
             unit: Unit::PerSecond,
             size: (12, 8),
             queries: &[query(
-                "sum by (field) (rate(backlogd_netstat_total{H,netns=~\"$netns\",field=~\"ListenDrops|ListenOverflows|TCPReqQFullDrop|TCPReqQFullDoCookies|TCPTimeWaitOverflow\"}[$__rate_interval]))",
+                "sum by (field) (instance_field:backlogd_netstat:rate5m{H})",
                 "{{field}}",
             )],
             empty: "none seen",
@@ -142,12 +136,12 @@ const DROPS: Row = Row {
         Panel {
             title: "Fullest accept queues",
             help: "Highest accept-queue length of the last minute, of the limit: a burst between two scrapes is in it. \
-                   Above 100 % the kernel refuses.",
+                   Above 100 % the kernel refuses. Of a host the five worst.",
             form: Form::BarGauge,
             unit: Unit::Ratio,
             size: (12, 9),
             queries: &[query(
-                "topk(15, backlogd_listener_accept_queue_length_max{L} / (backlogd_listener_accept_queue_limit{L} > 0))",
+                "topk(15, listener:backlogd_accept_queue_fill_ratio:top5{H})",
                 "{{comm}} {{addr}}:{{port}} on {{instance}}",
             )],
             empty: "not measurable here",
@@ -156,12 +150,12 @@ const DROPS: Row = Row {
         },
         Panel {
             title: "Longest time with a full queue",
-            help: "Share of the time in which a socket of the listener had more than its limit and refused.",
+            help: "Share of the time in which a socket of the listener had more than its limit and refused. Of a host the five worst.",
             form: Form::BarGauge,
             unit: Unit::Ratio,
             size: (12, 9),
             queries: &[query(
-                "topk(15, rate(backlogd_listener_accept_queue_full_seconds_total{L}[5m]) > 0)",
+                "topk(15, listener:backlogd_accept_queue_full:top5{H} > 0)",
                 "{{comm}} {{addr}}:{{port}} on {{instance}}",
             )],
             empty: "none seen",
@@ -176,33 +170,24 @@ const SERVED: Row = Row {
     panels: &[
         Panel {
             title: "Slowest accepts",
-            help: "Time that connections spend in the accept queue: 99 of 100 spend less.",
+            help: "Mean time that connections spent in the accept queue, over five minutes. Of a host the five worst.",
             form: Form::Table,
             unit: Unit::Seconds,
             size: (12, 9),
-            queries: &[query(
-                "topk(15, histogram_quantile(0.99, sum by (le, instance, netns, addr, port, comm, namespace, pod) (rate(backlogd_listener_accept_wait_seconds_bucket{L}[5m])) > 0) or histogram_quantile(0.99, sum by (instance, netns, addr, port, comm, namespace, pod) (rate(backlogd_listener_accept_wait_seconds{L}[5m]))) > 0)",
-                "wait",
-            )],
+            queries: &[query("topk(15, listener:backlogd_accept_wait_seconds:top5{H})", "wait")],
             empty: "nobody accepts, or not measurable here",
             limits: Some((0.1, 1.0)),
             link: Link::Listener,
         },
         Panel {
             title: "Accepted and closed",
-            help: "Connections returned by accept each second, and below the axis those closed.",
+            help: "Connections returned by accept each second, over five minutes, and below the axis those closed.",
             form: Form::Lines,
             unit: Unit::PerSecond,
             size: (12, 9),
             queries: &[
-                query(
-                    "sum(rate(backlogd_listener_accepted_total{L}[$__rate_interval]))",
-                    "accepted",
-                ),
-                mirrored(
-                    "sum(rate(backlogd_listener_closed_total{L}[$__rate_interval]))",
-                    "closed",
-                ),
+                query("sum(instance:backlogd_listener_accepted:rate5m{H})", "accepted"),
+                mirrored("sum(instance:backlogd_listener_closed:rate5m{H})", "closed"),
             ],
             empty: "not measurable here",
             limits: None,
@@ -210,27 +195,23 @@ const SERVED: Row = Row {
         },
         Panel {
             title: "Growing open connections",
-            help: "Open connections that come to be more, each minute over half an hour: a leak, or growing traffic. \
-                   Less than one each minute is not shown.",
+            help: "By how much the fewest open connections of five minutes are more than those of five minutes before: a leak, or growing traffic.",
             form: Form::Table,
-            unit: Unit::PerMinute,
+            unit: Unit::Count,
             size: (12, 8),
-            queries: &[query(
-                "topk(10, deriv(backlogd_listener_open_connections{L}[30m]) * 60 > 1)",
-                "growth",
-            )],
+            queries: &[query("topk(10, listener:backlogd_open_connections:rise5m{H})", "growth")],
             empty: "none grow",
             limits: None,
             link: Link::Listener,
         },
         Panel {
             title: "Closed by the peer, not by the owner",
-            help: "Connections in CLOSE_WAIT: each holds a descriptor until its owner closes it.",
+            help: "Connections in CLOSE_WAIT: each holds a descriptor until its owner closes it. Of a host the five worst.",
             form: Form::Table,
             unit: Unit::Count,
             size: (12, 8),
             queries: &[query(
-                "topk(10, backlogd_listener_close_wait_connections{L} > 0)",
+                "topk(10, listener:backlogd_close_wait_connections:top5{H})",
                 "CLOSE_WAIT",
             )],
             empty: "none seen",
@@ -264,7 +245,7 @@ const RUNS_OUT: Row = Row {
             unit: Unit::Ratio,
             size: (8, 8),
             queries: &[query(
-                "topk(10, backlogd_ephemeral_ports_used_ratio{H,netns=~\"$netns\"})",
+                "topk(10, backlogd_ephemeral_ports_used_ratio{H})",
                 "{{dst}}:{{dst_port}} from {{instance}}",
             )],
             empty: "no destination uses a hundredth",
@@ -278,7 +259,7 @@ const RUNS_OUT: Row = Row {
             unit: Unit::Seconds,
             size: (8, 8),
             queries: &[query(
-                "bottomk(10, backlogd_process_fds_exhausted_in_seconds{H} or backlogd_ephemeral_ports_exhausted_in_seconds{H,netns=~\"$netns\"})",
+                "bottomk(10, backlogd_process_fds_exhausted_in_seconds{H} or backlogd_ephemeral_ports_exhausted_in_seconds{H})",
                 "time left",
             )],
             empty: "nothing grows",
@@ -292,7 +273,7 @@ const RUNS_OUT: Row = Row {
             unit: Unit::PerSecond,
             size: (8, 8),
             queries: &[query(
-                "sum by (comm, errno) (rate(backlogd_accept_errors_total{H,comm=~\"$comm\"}[$__rate_interval]))",
+                "sum by (comm, errno) (rate(backlogd_accept_errors_total{H}[$__rate_interval]))",
                 "{{comm}} {{errno}}",
             )],
             empty: "none seen",
@@ -306,7 +287,7 @@ const RUNS_OUT: Row = Row {
             unit: Unit::PerSecond,
             size: (8, 8),
             queries: &[query(
-                "sum by (comm, errno) (rate(backlogd_connect_errors_total{H,comm=~\"$comm\"}[$__rate_interval]))",
+                "sum by (comm, errno) (rate(backlogd_connect_errors_total{H}[$__rate_interval]))",
                 "{{comm}} {{errno}}",
             )],
             empty: "none seen",
@@ -320,7 +301,7 @@ const RUNS_OUT: Row = Row {
             unit: Unit::PerSecond,
             size: (8, 8),
             queries: &[query(
-                "topk(10, rate(backlogd_udp_drops_total{L}[$__rate_interval]))",
+                "topk(10, rate(backlogd_udp_drops_total{H}[$__rate_interval]))",
                 "{{comm}} {{addr}}:{{port}} on {{instance}}",
             )],
             empty: "no UDP socket is bound",
@@ -334,7 +315,7 @@ const RUNS_OUT: Row = Row {
             unit: Unit::Ratio,
             size: (12, 8),
             queries: &[query(
-                "topk(10, backlogd_udp_receive_queue_bytes{L} / backlogd_udp_receive_queue_limit_bytes{L})",
+                "topk(10, backlogd_udp_receive_queue_bytes{H} / backlogd_udp_receive_queue_limit_bytes{H})",
                 "{{comm}} {{addr}}:{{port}} on {{instance}}",
             )],
             empty: "no UDP socket is bound",
@@ -348,12 +329,9 @@ const RUNS_OUT: Row = Row {
             unit: Unit::Count,
             size: (12, 8),
             queries: &[
+                query("topk(10, sum without (job) (backlogd_ephemeral_ports_used{H}))", "used"),
                 query(
-                    "topk(10, sum without (job) (backlogd_ephemeral_ports_used{H,netns=~\"$netns\"}))",
-                    "used",
-                ),
-                query(
-                    "sum without (job) (backlogd_ephemeral_ports_usable{H,netns=~\"$netns\"}) and topk(10, sum without (job) (backlogd_ephemeral_ports_used{H,netns=~\"$netns\"}))",
+                    "sum without (job) (backlogd_ephemeral_ports_usable{H}) and topk(10, sum without (job) (backlogd_ephemeral_ports_used{H}))",
                     "usable",
                 ),
             ],
@@ -374,7 +352,7 @@ const HOST: Row = Row {
             unit: Unit::Count,
             size: (8, 8),
             queries: &[query(
-                "sum by (state) (backlogd_sockets{H,netns=~\"$netns\"})",
+                "sum by (state) (instance_state:backlogd_sockets:sum{H})",
                 "{{state}}",
             )],
             empty: "not readable here",
@@ -383,12 +361,12 @@ const HOST: Row = Row {
         },
         Panel {
             title: "TIME_WAIT",
-            help: "Sockets in TIME_WAIT by local port; ephemeral: of connections that began here.",
+            help: "Sockets in TIME_WAIT by local port; ephemeral: of connections that began here. Of a host the five ports with most.",
             form: Form::Stacked,
             unit: Unit::Count,
             size: (8, 8),
             queries: &[query(
-                "topk(10, sum by (port) (backlogd_time_wait_sockets{H,netns=~\"$netns\"}))",
+                "topk(10, sum by (port) (instance_port:backlogd_time_wait_sockets:top5{H}))",
                 "port {{port}}",
             )],
             empty: "none seen",
@@ -433,9 +411,9 @@ const HOST: Row = Row {
             unit: Unit::Count,
             size: (8, 8),
             queries: &[
-                query("sum(backlogd_connected_sockets{H,netns=~\"$netns\"})", "connected"),
+                query("sum(instance:backlogd_connected_sockets:sum{H})", "connected"),
                 query("sum(backlogd_tcp_orphans{H})", "orphans"),
-                query("sum(backlogd_udp_sockets{L})", "bound UDP sockets"),
+                query("sum(instance:backlogd_udp_sockets:sum{H})", "bound UDP sockets"),
             ],
             empty: "not readable here",
             limits: None,
@@ -448,7 +426,7 @@ const HOST: Row = Row {
             unit: Unit::Count,
             size: (8, 8),
             queries: &[query(
-                "count_values by (name) (\"setting\", backlogd_sysctl_value{H,netns=~\"$netns\"})",
+                "sum by (name, setting) (instance_setting:backlogd_sysctl_value:count{H})",
                 "namespaces",
             )],
             empty: "not readable here",
