@@ -31,8 +31,10 @@ const BOARD: &str = "dashboards/fleet.json";
 const RULES: [&str; 2] = ["dashboards/alerts.yaml", "dashboards/recording.yaml"];
 /// As `dashboards/provisioning/prometheus.yaml` has it.
 const SCRAPE_SECONDS: u32 = 15;
-/// The longest window of a rule.
-const N_SCRAPES: u32 = 2 * 3600 / SCRAPE_SECONDS + 1;
+/// The longest window of a rule, and so much that the newest chunk is half full, as it is on average.
+const N_SCRAPES: u32 = (2 * 3600 + 900) / SCRAPE_SECONDS + 1;
+/// Of groups that do not have an interval, by default.
+const EVALUATION_SECONDS: u32 = 60;
 /// What a dashboard shows at first.
 const SHOWN_SECONDS: i64 = 3600;
 /// Four scrapes, as Grafana makes `$__rate_interval`.
@@ -184,7 +186,7 @@ fn row(what: &str, answers: &Result<Vec<Answer>>) -> Value {
 
 /// The line of a group of rules, which are evaluated one after the other.
 fn group_row(prometheus: &Prometheus, group: &Group, at: i64) -> Result<Value> {
-    let interval = group.interval.as_deref().map_or(Ok(SCRAPE_SECONDS), seconds_of)?;
+    let interval = group.interval.as_deref().map_or(Ok(EVALUATION_SECONDS), seconds_of)?;
     let (mut all, mut failed) = (Vec::new(), Vec::new());
     for rule in &group.rules {
         let name = rule.alert.as_ref().or(rule.record.as_ref()).context("a rule has a name")?;
@@ -195,10 +197,11 @@ fn group_row(prometheus: &Prometheus, group: &Group, at: i64) -> Result<Value> {
     }
     let sum = seconds(all.iter().map(|it| it.0));
     all.sort_unstable_by(|one, other| other.cmp(one));
+    let is_long = |it: &&(Duration, &String, usize)| Duration::from_secs(1) < it.0;
     let longest = all
         .iter()
-        .take(3)
-        .map(|(time, name, n)| format!("{name} {:.2} s ({n} series)", time.as_secs_f64()));
+        .filter(is_long)
+        .map(|(time, name, n)| format!("{name} {:.1} s ({n} series)", time.as_secs_f64()));
     let how: Vec<_> = failed.iter().cloned().chain(longest).collect();
     let goal = f64::from(interval) * GOAL_SHARE;
     Ok(json!({
