@@ -214,15 +214,15 @@ const WAITS: Row = Row {
             queries: &[
                 query(
                     "histogram_quantile(0.5, sum by (le) (rate(backlogd_listener_accept_wait_seconds_bucket{L}[$__rate_interval]))) or histogram_quantile(0.5, sum(rate(backlogd_listener_accept_wait_seconds{L}[$__rate_interval])))",
-                    "half",
+                    "p50",
                 ),
                 query(
                     "histogram_quantile(0.95, sum by (le) (rate(backlogd_listener_accept_wait_seconds_bucket{L}[$__rate_interval]))) or histogram_quantile(0.95, sum(rate(backlogd_listener_accept_wait_seconds{L}[$__rate_interval])))",
-                    "95 of 100",
+                    "p95",
                 ),
                 query(
                     "histogram_quantile(0.99, sum by (le) (rate(backlogd_listener_accept_wait_seconds_bucket{L}[$__rate_interval]))) or histogram_quantile(0.99, sum(rate(backlogd_listener_accept_wait_seconds{L}[$__rate_interval])))",
-                    "99 of 100",
+                    "p99",
                 ),
             ],
             empty: "nobody accepted, or not measurable here",
