@@ -93,7 +93,6 @@ pub(super) enum Form {
 pub(super) enum Unit {
     Count,
     PerSecond,
-    PerMinute,
     Seconds,
     Bytes,
     /// 1 is all.

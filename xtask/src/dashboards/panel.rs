@@ -265,7 +265,6 @@ impl Unit {
         match self {
             Self::Count | Self::Switch => "short",
             Self::PerSecond => "cps",
-            Self::PerMinute => "cpm",
             Self::Seconds => "s",
             Self::Bytes => "bytes",
             Self::Ratio => "percentunit",
@@ -277,7 +276,7 @@ impl Unit {
     const fn least_axis(self) -> f64 {
         match self {
             Self::Count => 4.0,
-            Self::PerSecond | Self::PerMinute | Self::Switch | Self::Since => 1.0,
+            Self::PerSecond | Self::Switch | Self::Since => 1.0,
             Self::Seconds => 0.001,
             Self::Bytes => 1024.0,
             Self::Ratio => 0.01,
