@@ -332,11 +332,9 @@ fn the_files_are_plain_rule_files() {
         let rules: Rules = yaml(file);
         for group in &rules.groups {
             assert!(group.name.starts_with("backlogd."), "{file}: {}", group.name);
-            assert!(
-                group.interval.as_deref().is_none_or(|it| it == "1m"),
-                "{file}: {}",
-                group.name
-            );
+            let interval = group.interval.as_deref();
+            let is_one = interval.is_none_or(|it| ["30s", "1m", "2m", "5m"].contains(&it));
+            assert!(is_one, "{file}: {}", group.name);
         }
         for Rule { alert, record, lasts, .. } in rules.groups.into_iter().flat_map(|it| it.rules) {
             assert!(alert.is_some() != record.is_some(), "{file}: {alert:?}, {record:?}");

@@ -33,8 +33,8 @@ const RULES: [&str; 2] = ["dashboards/alerts.yaml", "dashboards/recording.yaml"]
 const SCRAPE_SECONDS: u32 = 15;
 /// The longest window of a rule, and so much that the newest chunk is half full, as it is on average.
 const N_SCRAPES: u32 = (2 * 3600 + 900) / SCRAPE_SECONDS + 1;
-/// Of groups that do not have an interval, by default.
-const EVALUATION_SECONDS: u32 = 60;
+/// Of groups that do not have an interval, as it is there, too.
+const EVALUATION_SECONDS: u32 = 15;
 /// What a dashboard shows at first.
 const SHOWN_SECONDS: i64 = 3600;
 /// Four scrapes, as Grafana makes `$__rate_interval`.

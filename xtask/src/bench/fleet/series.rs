@@ -183,8 +183,32 @@ pub(super) const FAMILIES: &[Family] = {
         ),
         // what rules make of it
         sparse(family("listener:backlogd_overflows:increase5m", Listener, Level(9.0)), 64),
-        family("listener:backlogd_open_connections:min5m", Listener, Level(200.0)),
+        sparse(
+            family("listener:backlogd_accept_queue_fill_ratio:near_limit", Listener, Ratio(1.0)),
+            512,
+        ),
+        sparse(family("listener:backlogd_accept_queue_length:stalled", Listener, Level(4.0)), 256),
+        sparse(family("listener:backlogd_slow_accepts:ratio2m", Listener, Ratio(0.5)), 512),
+        sparse(family("listener:backlogd_syns_lost:rate2m", Listener, Level(20.0)), 512),
+        sparse(family("listener:backlogd_syns_of_those:rate2m", Listener, Level(200.0)), 512),
+        sparse(family("listener:backlogd_close_wait_connections:min5m", Listener, Level(9.0)), 8),
+        sparse(
+            family("listener:backlogd_close_wait_connections:buildup", Listener, Level(90.0)),
+            512,
+        ),
+        // the fewest of twenty
+        family("listener:backlogd_open_connections:min5m", Listener, Level(20.0)),
         sparse(family("listener:backlogd_open_connections:rise5m", Listener, Level(20.0)), 3),
+        sparse(family("listener:backlogd_open_connections:rise20m", Listener, Level(90.0)), 512),
+        sparse(
+            family("listener:backlogd_accepted_rising:increase10m", Listener, Level(900.0)),
+            512,
+        ),
+        sparse(
+            family("listener:backlogd_accepted_rising:increase10m_before", Listener, Level(900.0)),
+            512,
+        ),
+        sparse(family("listener:backlogd_open_connections:leak", Listener, Level(90.0)), 512),
         family("comm:backlogd_open_fds:rise10m", Program, Level(9.0)),
         family("comm:backlogd_open_fds:rise75s", Program, Level(9.0)),
         family("destination:backlogd_ports_used:rise75s", Destination, Level(9.0)),
