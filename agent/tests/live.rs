@@ -376,6 +376,7 @@ fn each_recorded_incident_is_among_these_or_has_a_reason() {
 fn faster_rules_differ_in_durations_alone() {
     for (rules, expected) in [
         ("for: 10m", "for: 120000ms"),
+        ("  interval: 30s\n", "  interval: 6000ms\n"),
         ("x[2h:5m] offset 30s", "x[1440000ms:60000ms] offset 6000ms"),
         ("a:b_c:rise75s[225s:75s]) / 75 <= 900", "a:b_c:rise75s[45000ms:15000ms]) / 75 <= 900"),
         ("{le=\"0.25\"} in 5 min, 1 %\n", "{le=\"0.25\"} in 5 min, 1 %\n"),

@@ -79,7 +79,9 @@ fn config(webhook: &str) -> String {
 
 /// In groups with an interval of their own, too, there is an answer at once.
 fn at_once(rules: &str) -> String {
-    rules.replace("interval: 1m", "interval: 1s")
+    let each_second =
+        |line| if str::starts_with(line, "  interval: ") { "  interval: 1s" } else { line };
+    rules.lines().map(each_second).collect::<Vec<_>>().join("\n")
 }
 
 /// Servers and clients; `exhausted` has few descriptors, and so a process of its own.
