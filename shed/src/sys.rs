@@ -1,0 +1,99 @@
+//! The calls that neither std, tokio nor socket2 have.
+
+use std::{io, mem, os::fd::AsRawFd as _, time::Duration};
+
+use socket2::Socket;
+use tokio::io::{Interest, unix::AsyncFd};
+
+/// A listening socket that the runtime watches. To be called within a runtime.
+pub(crate) fn watch(listener: Socket) -> io::Result<AsyncFd<Socket>> {
+    // SAFETY: a `Socket` owns its descriptor and gives the same one as long as it lives, and nobody
+    // is lent it mutably, to put another one in its place.
+    unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) }
+        .map_err(|err| err.into_parts().1)
+}
+
+/// Bytes that arrived and were not read (tcp(7), SIOCINQ).
+pub(crate) fn unread(socket: &Socket) -> io::Result<usize> {
+    ioctl_int(socket, libc::FIONREAD)
+}
+
+fn ioctl_int(socket: &Socket, request: libc::Ioctl) -> io::Result<usize> {
+    let mut value: libc::c_int = 0;
+    // SAFETY: the descriptor is open, and the request writes one int to a live local.
+    match unsafe { libc::ioctl(socket.as_raw_fd(), request, &raw mut value) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(usize::try_from(value).unwrap_or(0)),
+    }
+}
+
+/// What TCP_INFO says of a connection that was just accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Waited {
+    /// Since the handshake ended: nothing was sent on it, so `tcpi_last_data_sent` counts from its
+    /// creation (`tcp_create_openreq_child` sets `lsndtime`, net/ipv4/tcp_minisocks.c).
+    pub(crate) age: Duration,
+    /// Whether its peer closed or reset it meanwhile.
+    pub(crate) is_gone: bool,
+}
+
+/// How long `socket` waited in the accept queue.
+pub(crate) fn waited(socket: &Socket) -> io::Result<Waited> {
+    let info = tcp_info(socket)?;
+    Ok(Waited {
+        age: Duration::from_millis(info.tcpi_last_data_sent.into()),
+        is_gone: info.tcpi_state != TCP_ESTABLISHED,
+    })
+}
+
+/// include/net/tcp_states.h
+const TCP_ESTABLISHED: u8 = 1;
+
+/// Length and limit of a listening socket's accept queue (`tcp_get_info`, net/ipv4/tcp.c).
+pub(crate) fn queue(listener: &Socket) -> io::Result<(u32, u32)> {
+    let info = tcp_info(listener)?;
+    Ok((info.tcpi_unacked, info.tcpi_sacked))
+}
+
+fn tcp_info(socket: &Socket) -> io::Result<libc::tcp_info> {
+    // SAFETY: it is made of integers, for which all bits 0 are a value.
+    let mut info: libc::tcp_info = unsafe { mem::zeroed() };
+    let mut size = libc::socklen_t::try_from(size_of_val(&info)).expect("some 100 bytes");
+    let (value, size) = ((&raw mut info).cast(), &raw mut size);
+    // SAFETY: both point to live locals, and the size is that of the value.
+    match unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, value, size)
+    } {
+        0 => Ok(info),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// RLIMIT_NOFILE, after the soft one was raised to the hard one where that is possible.
+pub(crate) fn raise_nofile() -> io::Result<usize> {
+    let limit = rlimit()?;
+    let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
+    // SAFETY: it reads a live local.
+    match unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) } {
+        0 => Ok(number(raised.rlim_cur)),
+        _ => Ok(number(limit.rlim_cur)),
+    }
+}
+
+/// RLIMIT_NOFILE, as it is.
+pub(crate) fn nofile() -> io::Result<usize> {
+    rlimit().map(|limit| number(limit.rlim_cur))
+}
+
+fn number(limit: libc::rlim_t) -> usize {
+    usize::try_from(limit).unwrap_or(usize::MAX)
+}
+
+fn rlimit() -> io::Result<libc::rlimit> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: it writes to a live local.
+    match unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } {
+        0 => Ok(limit),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
