@@ -14,12 +14,17 @@ use tokio::{runtime, sync::mpsc};
 
 use crate::{
     accept::Spare,
+    cidr::Cidr,
     close::OnShed,
     decide::Decide,
     gate::Gate,
     limits::{Bounds, LimitError, Limits},
     linger::{self, Linger},
     listener::ShedListener,
+    peer_map::PerIp,
+    policy::{ProxyProtocol, Settings},
+    range::OutOfRange,
+    rate::Rate,
     reason::Reason,
     shared::{Answers, Shared},
     sys,
@@ -41,6 +46,7 @@ pub struct Builder {
     answers: Answers,
     linger: Linger,
     queue_max_wait: Duration,
+    policy: Settings,
     decide: Option<Box<dyn Decide>>,
 }
 
@@ -69,6 +75,7 @@ impl Builder {
             answers: Answers::new(OnShed::Rst),
             linger: Linger::default(),
             queue_max_wait: Duration::from_secs(1),
+            policy: Settings::default(),
             decide: None,
         }
     }
@@ -138,6 +145,35 @@ impl Builder {
         self
     }
 
+    /// Connections from these ranges are shed for nothing but the hard limit: neither the soft limit
+    /// nor the rate nor what a peer may have counts for them. Unsaid: from none.
+    #[must_use]
+    pub fn exempt(mut self, ranges: impl IntoIterator<Item = Cidr>) -> Self {
+        self.policy.exempt = ranges.into_iter().collect();
+        self
+    }
+
+    /// How fast connections are admitted, from all peers together. Unsaid: as they come.
+    #[must_use]
+    pub fn rate(mut self, rate: Rate) -> Self {
+        self.policy.rate = Some(rate);
+        self
+    }
+
+    /// What one peer may have. Unsaid: whatever there is.
+    #[must_use]
+    pub fn per_ip(mut self, limit: PerIp) -> Self {
+        self.policy.per_ip = Some(limit);
+        self
+    }
+
+    /// Who passes connections of others on. Unsaid: nobody, and each is its own peer's.
+    #[must_use]
+    pub fn proxy_protocol(mut self, settings: ProxyProtocol) -> Self {
+        self.policy.proxy_protocol = Some(settings);
+        self
+    }
+
     /// Asks `decide` about connections that no limit refuses.
     #[must_use]
     pub fn decide(mut self, decide: impl Decide) -> Self {
@@ -155,6 +191,7 @@ impl Builder {
         }
         let nofile = sys::raise_nofile().map_err(|source| BuildError::call("getrlimit", source))?;
         let bounds = Bounds::new(self.limits, nofile).map_err(BuildError::Limits)?;
+        let policy = self.policy.check().map_err(BuildError::OutOfRange)?;
         let socket = match self.source {
             Source::Address(address) => open(&address, self.backlog)?,
             Source::Socket(socket) => adopted(socket)?,
@@ -169,7 +206,8 @@ impl Builder {
         let (sender, arrivals) = mpsc::channel(most);
         let name = self.name.unwrap_or_else(|| local.to_string()).into_boxed_str();
         let gate = Gate::new(&bounds);
-        let shared = Shared::new(name, gate, self.limits, self.answers, self.decide, sender);
+        let shared =
+            Shared::new(name, gate, self.limits, self.answers, policy, self.decide, sender);
         let socket = sys::watch(socket).map_err(|source| BuildError::call("epoll_ctl", source))?;
         tokio::spawn(linger::run(arrivals, self.linger));
         Ok(ShedListener::new(socket, local, Arc::new(shared), spare, self.queue_max_wait))
@@ -231,6 +269,8 @@ pub enum BuildError {
     },
     /// The limits cannot hold.
     Limits(LimitError),
+    /// A number cannot hold.
+    OutOfRange(OutOfRange),
     /// The socket that was given is not what it should be.
     Adopted {
         /// What it is.
@@ -262,6 +302,7 @@ impl fmt::Display for BuildError {
                 write!(f, "address is {got:?}, expected IP:PORT, such as [::]:8080")
             }
             Self::Limits(err) => err.fmt(f),
+            Self::OutOfRange(err) => err.fmt(f),
             Self::Adopted { got } => write!(f, "got {got}, expected a listening TCP socket"),
             Self::NoRuntime => f.write_str("there is no tokio runtime, expected one to be entered"),
             Self::Call { call, address: Some(address), .. } => {
@@ -276,7 +317,11 @@ impl Error for BuildError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Call { source, .. } => Some(source),
-            Self::Address { .. } | Self::Limits(_) | Self::Adopted { .. } | Self::NoRuntime => None,
+            Self::Address { .. }
+            | Self::Limits(_)
+            | Self::OutOfRange(_)
+            | Self::Adopted { .. }
+            | Self::NoRuntime => None,
         }
     }
 }

@@ -20,18 +20,30 @@ pub struct ShedStream {
     // first, so that close(2) comes before the permit is given back
     stream: TcpStream,
     peer: SocketAddr,
+    raw_peer: SocketAddr,
     permit: Permit,
 }
 
 impl ShedStream {
     pub(crate) fn new(stream: TcpStream, peer: SocketAddr, permit: Permit) -> Self {
-        Self { stream, peer, permit }
+        Self { stream, peer, raw_peer: peer, permit }
     }
 
-    /// Whose connection it is.
+    /// The connection, passed on by a proxy for `peer`.
+    pub(crate) fn on_behalf_of(self, peer: SocketAddr) -> Self {
+        Self { peer, ..self }
+    }
+
+    /// Whose connection it is; where a proxy passed it on, who it did that for.
     #[must_use]
     pub fn peer_addr(&self) -> SocketAddr {
         self.peer
+    }
+
+    /// The other end of its socket: the proxy, where there is one.
+    #[must_use]
+    pub fn raw_peer_addr(&self) -> SocketAddr {
+        self.raw_peer
     }
 
     /// The address it was accepted on.

@@ -13,8 +13,10 @@ use crate::{
 pub struct Candidate<'a> {
     /// The listener's name.
     pub listener: &'a str,
-    /// Whose it is.
+    /// Whose it is; behind a proxy, what its header says.
     pub peer: SocketAddr,
+    /// Whether the soft limit, the rate and the limits by peer leave it out.
+    pub is_exempt: bool,
     /// How long it waited in the accept queue, where that was asked.
     pub waited: Option<Duration>,
 }

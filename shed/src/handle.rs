@@ -57,7 +57,9 @@ impl Handle {
     /// What was counted so far.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.shared.counters.snapshot()
+        let mut stats = self.shared.counters.snapshot();
+        self.shared.policy.count(&mut stats);
+        stats
     }
 
     /// The limits that were given last.

@@ -19,9 +19,12 @@ use crate::{
     accept::{self, Backoff, Class, Spare},
     close::{self, OnShed},
     conn::ShedStream,
-    decide::{Candidate, Load, Refusal, Verdict},
+    decide::Refusal,
     handle::Handle,
+    handshake::{Handshakes, Named, Pending},
+    peer_map::Place,
     permit::Permit,
+    places::Places,
     reason::{Cause, Reason, Stage},
     shared::Shared,
     stats::Pause,
@@ -40,6 +43,7 @@ pub struct ShedListener {
     socket: AsyncFd<Socket>,
     local: SocketAddr,
     door: Door,
+    handshakes: Handshakes,
 }
 
 /// Takes connections from the queue, and decides about them.
@@ -51,12 +55,32 @@ struct Door {
     queue_max_wait: Duration,
     /// It stood still, and the queue was not empty since: who waits there may have given up.
     is_recovering: bool,
+    /// The hard limit was reached, and there was no room since.
+    is_paused: bool,
     turn: u64,
+}
+
+/// A connection that was admitted.
+struct Arrival {
+    socket: Socket,
+    peer: SocketAddr,
+    permit: Permit,
+    /// How long it was queued, where that was asked.
+    waited: Option<Duration>,
+    has_header: bool,
+}
+
+/// What a connection has that no limit refused.
+struct Entry {
+    is_exempt: bool,
+    has_header: bool,
+    waited: Option<Duration>,
+    place: Option<Place>,
 }
 
 /// What became of a few attempts to accept.
 enum Batch {
-    Admitted(Socket, SocketAddr, Permit),
+    Admitted(Arrival),
     /// The queue is empty.
     Empty,
     /// The queue may have more, but others have their turn.
@@ -103,9 +127,10 @@ impl ShedListener {
         queue_max_wait: Duration,
     ) -> Self {
         let backoff = Backoff::default();
-        let is_recovering = false;
-        let door = Door { shared, backoff, spare, queue_max_wait, is_recovering, turn: 0 };
-        Self { socket, local, door }
+        let (is_recovering, is_paused) = (false, false);
+        let door =
+            Door { shared, backoff, spare, queue_max_wait, is_recovering, is_paused, turn: 0 };
+        Self { socket, local, door, handshakes: Handshakes::default() }
     }
 
     /// The address it listens on.
@@ -143,23 +168,35 @@ impl ShedListener {
     /// # Errors
     /// The listener was closed, or can accept nothing more.
     pub async fn accept(&mut self) -> Result<ShedStream, AcceptError> {
-        let door = &mut self.door;
+        let Self { socket, door, handshakes, .. } = self;
         loop {
-            door.wait_for_room().await?;
-            let mut ready = tokio::select! {
+            let arrival = tokio::select! {
                 biased;
-                ready = self.socket.readable() => ready.map_err(|err| door.fatal(err))?,
-                () = door.shared.closing() => return Err(AcceptError::Closed),
+                Some(named) = handshakes.next(), if !handshakes.is_empty() => {
+                    match named.admit() {
+                        Some(conn) => return Ok(conn),
+                        None => continue,
+                    }
+                }
+                arrival = door.next(socket) => arrival,
             };
-            match door.batch(ready.get_inner()) {
-                Batch::Admitted(socket, peer, permit) => match serve(socket, peer, permit) {
-                    Ok(conn) => return Ok(conn),
-                    Err(err) => door.shared.counters.accept_failed(errno(&err)),
+            match arrival {
+                Ok(arrival) => {
+                    let (has_header, waited) = (arrival.has_header, arrival.waited);
+                    match serve(arrival) {
+                        Ok(conn) if has_header => {
+                            handshakes.begin(Pending::new(conn, waited, door.turn, &door.shared));
+                        }
+                        Ok(conn) => return Ok(conn),
+                        Err(err) => door.shared.counters.accept_failed(errno(&err)),
+                    }
+                }
+                // who was accepted before still has its turn
+                Err(err) => match handshakes.next().await.map(Named::admit) {
+                    Some(Some(conn)) => return Ok(conn),
+                    Some(None) => {}
+                    None => return Err(err),
                 },
-                Batch::Empty => ready.clear_ready(),
-                Batch::Yield => task::yield_now().await,
-                Batch::Backoff => door.back_off().await,
-                Batch::Fatal(err) => return Err(door.fatal(err)),
             }
         }
     }
@@ -172,7 +209,8 @@ impl Drop for ShedListener {
 }
 
 /// Gives an admitted socket to the runtime.
-fn serve(socket: Socket, peer: SocketAddr, mut permit: Permit) -> io::Result<ShedStream> {
+fn serve(arrival: Arrival) -> io::Result<ShedStream> {
+    let Arrival { socket, peer, mut permit, .. } = arrival;
     match TcpStream::from_std(socket.into()) {
         Ok(stream) => Ok(ShedStream::new(stream, peer, permit)),
         Err(err) => {
@@ -187,22 +225,42 @@ fn errno(err: &io::Error) -> i32 {
 }
 
 impl Door {
+    /// The next connection that is admitted. It may be cancelled: nothing is lost.
+    async fn next(&mut self, listener: &AsyncFd<Socket>) -> Result<Arrival, AcceptError> {
+        loop {
+            self.wait_for_room().await?;
+            let mut ready = tokio::select! {
+                biased;
+                ready = listener.readable() => ready.map_err(|err| self.fatal(err))?,
+                () = self.shared.closing() => return Err(AcceptError::Closed),
+            };
+            match self.batch(ready.get_inner()) {
+                Batch::Admitted(arrival) => return Ok(arrival),
+                Batch::Empty => ready.clear_ready(),
+                Batch::Yield => task::yield_now().await,
+                Batch::Backoff => self.back_off().await,
+                Batch::Fatal(err) => return Err(self.fatal(err)),
+            }
+        }
+    }
+
     /// Waits while the hard limit is reached, and until there is some room again.
     async fn wait_for_room(&mut self) -> Result<(), AcceptError> {
-        let Self { shared, is_recovering, .. } = self;
+        let Self { shared, is_recovering, is_paused, .. } = self;
         if shared.is_closed() {
             return Err(AcceptError::Closed);
         }
         if let Some(err) = shared.failure() {
             return Err(AcceptError::Fatal(err));
         }
-        if shared.gate.is_full() {
+        if *is_paused || shared.gate.is_full() {
             let _paused = shared.counters.pause(Pause::Hard);
-            *is_recovering = true;
+            (*is_recovering, *is_paused) = (true, true);
             let is_over = || shared.gate.has_room() || shared.is_closed();
             while !is_over() {
                 shared.gate.changed(is_over).await;
             }
+            *is_paused = false;
         }
         if shared.is_closed() { Err(AcceptError::Closed) } else { Ok(()) }
     }
@@ -240,8 +298,11 @@ impl Door {
         // accept(2) gives the address of IPv4 and IPv6 sockets in every state
         let peer = peer.as_socket().unwrap_or_else(|| (Ipv4Addr::UNSPECIFIED, 0).into());
         match self.decide(&socket, peer) {
-            Ok(()) => {
-                Some(Batch::Admitted(socket, peer, Permit::new(Arc::clone(&self.shared), false)))
+            Ok(entry) => {
+                let Entry { is_exempt, has_header, waited, place } = entry;
+                let mut permit = Permit::new(Arc::clone(&self.shared), is_exempt);
+                permit.hold(place);
+                Some(Batch::Admitted(Arrival { socket, peer, permit, waited, has_header }))
             }
             Err((reason, answer)) => {
                 self.shared.counters.shed(reason, Stage::Accept);
@@ -252,35 +313,38 @@ impl Door {
         }
     }
 
-    /// Takes the places of a connection that no limit refuses.
-    fn decide(&self, socket: &Socket, peer: SocketAddr) -> Result<(), Refusal> {
-        let gate = &self.shared.gate;
+    /// Takes the places of a connection that no limit refuses. What its peer may have, and what the
+    /// user says, waits for its header where it has one.
+    fn decide(&self, socket: &Socket, peer: SocketAddr) -> Result<Entry, Refusal> {
+        let Shared { policy, .. } = &*self.shared;
         let waited = if self.is_recovering { sys::waited(socket).ok() } else { None };
         if waited.is_some_and(|it| it.is_gone || self.queue_max_wait < it.age) {
             return Err((Reason::Stale, None));
         }
-        if !gate.take_hard() {
-            return Err((Reason::Hard, None));
+        let waited = waited.map(|it| it.age);
+        let (is_exempt, has_header) = (policy.is_exempt(peer.ip()), policy.has_header(peer.ip()));
+        let places = self.take(peer, is_exempt, has_header).map_err(|reason| (reason, None))?;
+        if !has_header {
+            self.shared.ask_user(peer, is_exempt, waited)?;
         }
-        if !gate.take_soft() {
-            gate.give_back_hard();
-            return Err((Reason::Soft, None));
-        }
-        self.ask_user(peer, waited.map(|it| it.age)).inspect_err(|_| {
-            gate.give_back_soft();
-            gate.give_back_hard();
-        })
+        Ok(Entry { is_exempt, has_header, waited, place: places.keep() })
     }
 
-    fn ask_user(&self, peer: SocketAddr, waited: Option<Duration>) -> Result<(), Refusal> {
-        let Some(decide) = &self.shared.decide else { return Ok(()) };
-        let gate = &self.shared.gate;
-        let open = gate.soft_taken().saturating_sub(1);
-        let load = Load { open, soft: gate.soft_limit(), hard: gate.hard_limit() };
-        match decide.decide(&Candidate { listener: &self.shared.name, peer, waited }, &load) {
-            Verdict::Admit => Ok(()),
-            Verdict::Shed(answer) => Err((Reason::Policy, answer)),
+    fn take(
+        &self,
+        peer: SocketAddr,
+        is_exempt: bool,
+        has_header: bool,
+    ) -> Result<Places<'_>, Reason> {
+        let mut places = Places::hard(&self.shared)?;
+        if !is_exempt {
+            places.soft()?;
+            places.rate()?;
+            if !has_header {
+                places.peer(peer.ip())?;
+            }
         }
+        Ok(places)
     }
 
     /// What to do after a failure; `None`: try again.
@@ -322,13 +386,13 @@ impl Door {
 
     /// Waits for descriptors or memory, at most until a connection gives some back.
     async fn back_off(&mut self) {
+        self.is_recovering = true;
         let delay = self.backoff.next();
         let _paused = self.shared.counters.pause(Pause::Backoff);
         let given_back = self.shared.gate.changed(|| self.shared.is_closed());
         // which of the two came first does not matter
         drop(time::timeout(delay, given_back).await);
         self.spare.refill();
-        self.is_recovering = true;
     }
 
     fn fatal(&self, err: io::Error) -> AcceptError {

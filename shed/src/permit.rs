@@ -2,7 +2,7 @@
 
 use std::{mem, sync::Arc, thread, time::Instant};
 
-use crate::{decide::Closed, reason::Cause, shared::Shared};
+use crate::{decide::Closed, peer_map::Place, reason::Cause, shared::Shared};
 
 /// Holds a connection's place in the limits, and gives it back when it is dropped: by return, by an
 /// error, by a panic or when its task is aborted.
@@ -15,6 +15,8 @@ pub struct Permit {
     since: Instant,
     is_exempt: bool,
     cause: Cause,
+    /// What it takes of what its peer may have.
+    peer: Option<Place>,
     /// Not added to the listener's counters so far.
     bytes_in: u64,
     bytes_out: u64,
@@ -33,6 +35,7 @@ impl Permit {
             since: Instant::now(),
             is_exempt,
             cause: Cause::Handler,
+            peer: None,
             bytes_in: 0,
             bytes_out: 0,
         }
@@ -54,6 +57,18 @@ impl Permit {
     #[must_use]
     pub fn is_exempt(&self) -> bool {
         self.is_exempt
+    }
+
+    /// Gives the place of its peer back when it ends.
+    pub(crate) fn hold(&mut self, peer: Option<Place>) {
+        self.peer = peer;
+    }
+
+    /// Gives the place of its peer back as if it had not been taken.
+    pub(crate) fn undo_peer(&mut self) {
+        if let Some(place) = self.peer.take() {
+            self.shared.policy.undo_peer(place);
+        }
     }
 
     pub(crate) fn read(&mut self, n: usize) {
@@ -83,6 +98,9 @@ impl Drop for Permit {
         }
         self.fold_above(0);
         self.shared.counters.closed(cause, self.is_exempt);
+        if let Some(place) = self.peer.take() {
+            self.shared.policy.give_back_peer(place);
+        }
         if !self.is_exempt {
             self.shared.gate.give_back_soft();
         }

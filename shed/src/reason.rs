@@ -11,7 +11,7 @@ pub enum Reason {
     /// The hard limit was reached between the gate and accept(2), by another generation of the
     /// server, say.
     Hard,
-    /// Its address has as many connections open as one may have.
+    /// Its address has as many connections open as one may have, or opened them faster than one may.
     PerIp,
     /// The table of addresses is full, and is to refuse then.
     PerIpFull,
@@ -29,7 +29,7 @@ pub enum Reason {
     Handoff,
     /// A [`Decide`](crate::Decide) of the user.
     Policy,
-    /// Its PROXY protocol header is missing, late or wrong.
+    /// Its PROXY protocol header is missing, late or wrong, or as many are awaited as may.
     ProxyHeader,
     /// The TLS handshake failed or took too long.
     Tls,

@@ -2,20 +2,23 @@
 
 use std::{
     fmt, io,
+    net::SocketAddr,
     sync::{
         Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use tokio::sync::{Notify, mpsc};
 
 use crate::{
     close::OnShed,
-    decide::Decide,
+    decide::{Candidate, Decide, Load, Refusal, Verdict},
     gate::Gate,
     limits::{Bounds, Limits},
     linger::Lingering,
+    policy::Policy,
     reason::Reason,
     stats::Counters,
 };
@@ -51,6 +54,7 @@ pub(crate) struct Shared {
     pub(crate) gate: Gate,
     pub(crate) counters: Counters,
     pub(crate) answers: Answers,
+    pub(crate) policy: Policy,
     pub(crate) decide: Option<Box<dyn Decide>>,
     /// As they were given last; what is in force is in the gate.
     limits: Mutex<Limits>,
@@ -68,6 +72,7 @@ impl Shared {
         gate: Gate,
         limits: Limits,
         answers: Answers,
+        policy: Policy,
         decide: Option<Box<dyn Decide>>,
         lingering: mpsc::Sender<Lingering>,
     ) -> Self {
@@ -76,6 +81,7 @@ impl Shared {
             gate,
             counters: Counters::new(),
             answers,
+            policy,
             decide,
             limits: Mutex::new(limits),
             lingering,
@@ -83,6 +89,23 @@ impl Shared {
             fatal: OnceLock::new(),
             has_failed: Notify::new(),
             has_closed: Notify::new(),
+        }
+    }
+
+    /// What the user says of a connection that has its places already.
+    pub(crate) fn ask_user(
+        &self,
+        peer: SocketAddr,
+        is_exempt: bool,
+        waited: Option<Duration>,
+    ) -> Result<(), Refusal> {
+        let Some(decide) = &self.decide else { return Ok(()) };
+        let gate = &self.gate;
+        let open = gate.soft_taken().saturating_sub(usize::from(!is_exempt));
+        let load = Load { open, soft: gate.soft_limit(), hard: gate.hard_limit() };
+        match decide.decide(&Candidate { listener: &self.name, peer, is_exempt, waited }, &load) {
+            Verdict::Admit => Ok(()),
+            Verdict::Shed(answer) => Err((Reason::Policy, answer)),
         }
     }
 

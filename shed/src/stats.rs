@@ -53,6 +53,7 @@ pub(crate) struct Counters {
     time_wait_closes: AtomicU64,
     closed: [AtomicU64; Cause::ALL.len()],
     lingering: AtomicU64,
+    handshaking: AtomicU64,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
     accept_errors: Mutex<BTreeMap<i32, u64>>,
@@ -83,6 +84,7 @@ impl Counters {
             time_wait_closes: AtomicU64::new(0),
             closed: Default::default(),
             lingering: AtomicU64::new(0),
+            handshaking: AtomicU64::new(0),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
             accept_errors: Mutex::default(),
@@ -120,6 +122,14 @@ impl Counters {
 
     pub(crate) fn lingered(&self) {
         self.lingering.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn handshakes(&self) {
+        add(&self.handshaking, 1);
+    }
+
+    pub(crate) fn handshaken(&self) {
+        self.handshaking.fetch_sub(1, Ordering::Relaxed);
     }
 
     pub(crate) fn moved(&self, bytes_in: u64, bytes_out: u64) {
@@ -174,6 +184,10 @@ impl Counters {
             closed: closed.into(),
             exempt_open,
             lingering: read(&self.lingering),
+            handshaking: read(&self.handshaking),
+            peers_tracked: 0,
+            peers_evicted: 0,
+            peers_full: 0,
             bytes_in: read(&self.bytes_in),
             bytes_out: read(&self.bytes_out),
             accept_errors: errors.clone(),
@@ -221,6 +235,14 @@ pub struct Stats {
     pub exempt_open: u64,
     /// Shed connections that wait for their answer to arrive.
     pub lingering: u64,
+    /// Admitted connections that are not served so far: their PROXY header is awaited.
+    pub handshaking: u64,
+    /// Peers that are kept in mind, for the connections they have or opened of late.
+    pub peers_tracked: u64,
+    /// Peers without connections that were forgotten early, to keep others in mind.
+    pub peers_evicted: u64,
+    /// Connections for whose peers there was no place, whatever became of them.
+    pub peers_full: u64,
     /// Bytes read from admitted connections.
     pub bytes_in: u64,
     /// Bytes written to them.
