@@ -97,10 +97,10 @@ impl Drop for Permit {
             decide.closed(&Closed { after: self.since.elapsed(), cause });
         }
         self.fold_above(0);
-        self.shared.counters.closed(cause, self.is_exempt);
         if let Some(place) = self.peer.take() {
             self.shared.policy.give_back_peer(place);
         }
+        self.shared.counters.closed(cause, self.is_exempt);
         if !self.is_exempt {
             self.shared.gate.give_back_soft();
         }

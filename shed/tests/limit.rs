@@ -99,7 +99,7 @@ async fn each_answer_arrives_whole() {
                 .collect();
             let _served = listener.accept().await.expect("the first");
             tokio::spawn(async move { listener.accept().await });
-            let stats = until(&handle, |stats| stats.accepted == 9).await;
+            let stats = until(&handle, |it| it.shed_at(Stage::Accept) == 8).await;
             let got = task::spawn_blocking(move || {
                 clients.iter().skip(1).map(read_all).collect::<Vec<_>>()
             })
