@@ -133,7 +133,8 @@ impl PeerMap {
         let key = cidr::key(address, self.ipv6_prefix);
         let set = self.set_of(key);
         let mut peers = self.lock(set);
-        let known = peers.iter().position(|peer| peer.key == key && !peer.is_free(now));
+        // where it is free, it is as good as another
+        let known = peers.iter().position(|peer| peer.key == key);
         let Some(way) = known.or_else(|| self.make_room(&mut peers, key, now)) else {
             self.full.fetch_add(1, Ordering::Relaxed);
             return match self.when_full {
