@@ -31,7 +31,7 @@ use crate::{
     sys,
 };
 
-/// So many connections are shed in a row before other tasks have their turn.
+/// So many connections are shed, or begin a handshake, in a row before other tasks have their turn.
 const BATCH: usize = 8;
 
 /// A listening socket that sheds what is above its limits.
@@ -186,6 +186,10 @@ impl ShedListener {
                     match serve(arrival) {
                         Ok(conn) if has_header => {
                             handshakes.begin(Pending::new(conn, waited, door.turn, &door.shared));
+                            // tasks that read headers have to run, too
+                            if door.turn.is_multiple_of(BATCH as u64) {
+                                task::yield_now().await;
+                            }
                         }
                         Ok(conn) => return Ok(conn),
                         Err(err) => door.shared.counters.accept_failed(errno(&err)),

@@ -423,6 +423,32 @@ async fn silent_proxies_end_at_the_deadline_and_hold_nobody_up() {
     check_end(&handle).await;
 }
 
+#[tokio::test]
+async fn a_flood_of_proxied_connections_leaves_others_their_turn() {
+    let settings = ProxyProtocol { max: 4, ..ProxyProtocol::from([range("127.0.0.2")]) };
+    let mut listener = bind().proxy_protocol(settings).build().expect("a listener");
+    let (address, handle) = (listener.local_addr(), listener.handle());
+    let flood =
+        task::spawn_blocking(move || (0..200).map(|_| connect(B, address)).collect::<Vec<_>>());
+    let flood = flood.await.expect("clients");
+    let watched = handle.clone();
+    let other = tokio::spawn(async move {
+        while watched.stats().accepted == 0 {
+            task::yield_now().await;
+        }
+        watched.stats().accepted
+    });
+    let server = tokio::spawn(async move { listener.accept().await.map(drop) });
+    let n = other.await.expect("its turn");
+    assert!(n < 20, "{n} of 200 were accepted in a row");
+    let stats = until(&handle, |it| it.accepted == 200 && it.handshaking == 4).await;
+    assert_eq!(stats.shed_for(Reason::ProxyHeader), 196);
+    drop(flood);
+    until(&handle, |it| it.handshaking == 0).await;
+    server.abort();
+    check_end(&handle).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn at_the_hard_limit_headers_are_still_read() {
     // accepts again at 24
