@@ -16,6 +16,7 @@ use crate::{
     accept::Spare,
     cidr::Cidr,
     close::OnShed,
+    deadline::{DeadlineError, Deadlines, ticker::Watcher},
     decide::Decide,
     gate::Gate,
     limits::{Bounds, LimitError, Limits},
@@ -47,6 +48,8 @@ pub struct Builder {
     linger: Linger,
     queue_max_wait: Duration,
     policy: Settings,
+    deadlines: Deadlines,
+    max_request: u64,
     decide: Option<Box<dyn Decide>>,
 }
 
@@ -76,6 +79,8 @@ impl Builder {
             linger: Linger::default(),
             queue_max_wait: Duration::from_secs(1),
             policy: Settings::default(),
+            deadlines: Deadlines::default(),
+            max_request: u64::MAX,
             decide: None,
         }
     }
@@ -174,6 +179,21 @@ impl Builder {
         self
     }
 
+    /// How long connections may take. Unsaid: for ever.
+    #[must_use]
+    pub fn deadlines(mut self, deadlines: Deadlines) -> Self {
+        self.deadlines = deadlines;
+        self
+    }
+
+    /// The size of a request in bytes, at least 1: when more were read since the connection began, or
+    /// since [`request_done`](crate::ShedStream::request_done), reads fail. Unsaid: any.
+    #[must_use]
+    pub fn max_request_bytes(mut self, bytes: u64) -> Self {
+        self.max_request = bytes;
+        self
+    }
+
     /// Asks `decide` about connections that no limit refuses.
     #[must_use]
     pub fn decide(mut self, decide: impl Decide) -> Self {
@@ -192,10 +212,20 @@ impl Builder {
         let nofile = sys::raise_nofile().map_err(|source| BuildError::call("getrlimit", source))?;
         let bounds = Bounds::new(self.limits, nofile).map_err(BuildError::Limits)?;
         let policy = self.policy.check().map_err(BuildError::OutOfRange)?;
+        self.deadlines.check().map_err(BuildError::Deadlines)?;
+        if self.max_request == 0 {
+            return Err(BuildError::MaxRequestBytes);
+        }
         let socket = match self.source {
             Source::Address(address) => open(&address, self.backlog)?,
             Source::Socket(socket) => adopted(socket)?,
         };
+        if let Some(write_stall) = self.deadlines.write_stall {
+            // accepted sockets have it from the listening one
+            socket
+                .set_tcp_user_timeout(Some(write_stall))
+                .map_err(|source| BuildError::call("TCP_USER_TIMEOUT", source))?;
+        }
         let local = socket
             .local_addr()
             .map_err(|source| BuildError::call("getsockname", source))?
@@ -206,11 +236,15 @@ impl Builder {
         let (sender, arrivals) = mpsc::channel(most);
         let name = self.name.unwrap_or_else(|| local.to_string()).into_boxed_str();
         let gate = Gate::new(&bounds);
-        let shared =
+        let mut shared =
             Shared::new(name, gate, self.limits, self.answers, policy, self.decide, sender);
+        shared.watcher = (!self.deadlines.is_off()).then(|| Watcher::new(self.deadlines));
+        shared.max_request = self.max_request;
+        let shared = Arc::new(shared);
         let socket = sys::watch(socket).map_err(|source| BuildError::call("epoll_ctl", source))?;
         tokio::spawn(linger::run(arrivals, self.linger));
-        Ok(ShedListener::new(socket, local, Arc::new(shared), spare, self.queue_max_wait))
+        Watcher::start(&shared);
+        Ok(ShedListener::new(socket, local, shared, spare, self.queue_max_wait))
     }
 }
 
@@ -271,6 +305,10 @@ pub enum BuildError {
     Limits(LimitError),
     /// A number cannot hold.
     OutOfRange(OutOfRange),
+    /// The deadlines cannot hold.
+    Deadlines(DeadlineError),
+    /// Requests may have 0 bytes.
+    MaxRequestBytes,
     /// The socket that was given is not what it should be.
     Adopted {
         /// What it is.
@@ -303,6 +341,8 @@ impl fmt::Display for BuildError {
             }
             Self::Limits(err) => err.fmt(f),
             Self::OutOfRange(err) => err.fmt(f),
+            Self::Deadlines(err) => err.fmt(f),
+            Self::MaxRequestBytes => f.write_str("max_request_bytes is 0, expected at least 1"),
             Self::Adopted { got } => write!(f, "got {got}, expected a listening TCP socket"),
             Self::NoRuntime => f.write_str("there is no tokio runtime, expected one to be entered"),
             Self::Call { call, address: Some(address), .. } => {
@@ -320,6 +360,8 @@ impl Error for BuildError {
             Self::Address { .. }
             | Self::Limits(_)
             | Self::OutOfRange(_)
+            | Self::Deadlines(_)
+            | Self::MaxRequestBytes
             | Self::Adopted { .. }
             | Self::NoRuntime => None,
         }

@@ -1,10 +1,12 @@
 //! A connection that is served, with its permit.
 
 use std::{
-    io,
+    error::Error,
+    fmt, io,
     net::SocketAddr,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
+    time::Duration,
 };
 
 use tokio::{
@@ -12,21 +14,54 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::{permit::Permit, reason::Cause};
+use crate::{
+    budget::Budget,
+    deadline::cell::Loan,
+    permit::{Moved, Permit},
+    reason::Cause,
+};
 
-/// A connection: reads and writes as its socket does, errors untouched, and counts bytes.
+/// A connection: reads and writes as its socket does, errors untouched, and counts bytes. It is ended
+/// when it takes longer than the listener's [`Deadlines`](crate::Deadlines) have it, even while
+/// nobody reads or writes.
+///
+/// Bytes are added to the listener's counters with each write, when a read has to wait, after 64 KiB,
+/// and at its end: what was read while whoever serves it is busy is all that may be missing there.
 #[derive(Debug)]
 pub struct ShedStream {
-    // first, so that close(2) comes before the permit is given back
+    // first, so that the wheel has done with the socket before it is closed
+    loan: Option<Loan>,
+    // before the permit, so that close(2) comes before that is given back
     stream: TcpStream,
     peer: SocketAddr,
     raw_peer: SocketAddr,
+    /// Bytes of this request.
+    request: u64,
+    budget: Budget,
     permit: Permit,
 }
 
+/// Why reads fail: a request is larger than it may be. Writes go on, so that it can be answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OversizedRequest {
+    /// The bytes it may have.
+    pub limit: u64,
+}
+
+impl fmt::Display for OversizedRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the request is too large, expected at most {} bytes", self.limit)
+    }
+}
+
+impl Error for OversizedRequest {}
+
 impl ShedStream {
-    pub(crate) fn new(stream: TcpStream, peer: SocketAddr, permit: Permit) -> Self {
-        Self { stream, peer, raw_peer: peer, permit }
+    pub(crate) fn new(stream: TcpStream, peer: SocketAddr, mut permit: Permit) -> Self {
+        let loan = permit.watch(&stream);
+        let raw_peer = peer;
+        Self { loan, stream, peer, raw_peer, request: 0, budget: Budget::ENDLESS, permit }
     }
 
     /// The connection, passed on by a proxy for `peer`.
@@ -65,18 +100,116 @@ impl ShedStream {
         &mut self.permit
     }
 
-    /// The socket and its permit, which has to be kept until the socket is closed.
+    /// The socket and its permit, which has to be kept until the socket is closed. Its deadlines end
+    /// here, but that of the kernel for a stalled write, and bytes are counted no longer.
     pub fn into_parts(self) -> (TcpStream, Permit) {
-        (self.stream, self.permit)
+        let Self { loan, stream, mut permit, .. } = self;
+        drop(loan);
+        permit.unwatch();
+        (stream, permit)
+    }
+
+    /// Bytes that were read and written so far.
+    #[must_use]
+    pub fn moved(&self) -> Moved {
+        self.permit.moved()
+    }
+
+    /// The handshake is done: the header of the first request is expected next.
+    pub fn handshake_done(&mut self) {
+        if let Some((watcher, cell)) = self.permit.watched() {
+            watcher.handshake_done(cell);
+        }
+    }
+
+    /// The header of a request was read.
+    pub fn header_done(&mut self) {
+        if let Some((watcher, cell)) = self.permit.watched() {
+            watcher.header_done(cell);
+        }
+    }
+
+    /// A request was read and answered: its size and its budget end here, and the next one begins
+    /// with the next byte that is read.
+    pub fn request_done(&mut self) {
+        self.request = 0;
+        self.budget = Budget::ENDLESS;
+        if let Some((watcher, cell)) = self.permit.watched() {
+            watcher.request_done(cell);
+        }
+    }
+
+    /// The deadline for all that is done for this connection at the moment: the one that was begun
+    /// for the request, and in any case the connection's lifetime.
+    #[must_use]
+    pub fn budget(&self) -> Budget {
+        self.budget.min(self.permit.lifetime())
+    }
+
+    /// Gives the request `time` from this moment on, until [`request_done`](Self::request_done), and
+    /// no more than the connection has.
+    pub fn begin_budget(&mut self, time: Duration) -> Budget {
+        self.budget = Budget::of(time);
+        self.budget()
+    }
+
+    /// Whether a deadline ended it.
+    fn check_time(&self) -> io::Result<()> {
+        match self.permit.timed_out() {
+            None => Ok(()),
+            Some(err) => Err(io::Error::new(io::ErrorKind::TimedOut, err)),
+        }
+    }
+
+    /// Whether the request is as large as it may be.
+    fn check_size(&self) -> io::Result<()> {
+        let limit = self.permit.max_request();
+        if self.request <= limit {
+            return Ok(());
+        }
+        Err(io::Error::new(io::ErrorKind::QuotaExceeded, OversizedRequest { limit }))
+    }
+
+    /// Counts what a read gave, and passes it on.
+    fn was_read(&mut self, result: io::Result<usize>, is_asked: bool) -> io::Result<()> {
+        match result {
+            Ok(0) => {
+                self.check_time()?;
+                if is_asked {
+                    self.permit.ends_by(Cause::Peer);
+                }
+                Ok(())
+            }
+            Ok(n) => {
+                self.permit.read(n);
+                self.request = self.request.saturating_add(n as u64);
+                self.check_size().inspect_err(|_| self.permit.oversized())
+            }
+            Err(err) => Err(self.failed(err)),
+        }
     }
 
     /// Counts what a write gave, and passes it on.
-    fn wrote(&mut self, result: io::Result<usize>) -> io::Result<usize> {
-        match &result {
-            Ok(n) => self.permit.wrote(*n),
-            Err(_) => self.permit.ends_by(Cause::Error),
+    fn wrote(&mut self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match result {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(n)) => {
+                self.permit.wrote(n);
+                Poll::Ready(Ok(n))
+            }
+            Poll::Ready(Err(err)) => Poll::Ready(Err(self.failed(err))),
         }
-        result
+    }
+
+    /// The error itself, but where a deadline is what made it.
+    fn failed(&mut self, err: io::Error) -> io::Error {
+        match self.check_time() {
+            Ok(()) => {
+                self.permit.failed(&err);
+                err
+            }
+            Err(timed_out) => timed_out,
+        }
     }
 }
 
@@ -86,14 +219,23 @@ impl AsyncRead for ShedStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.check_time()?;
+        self.check_size()?;
         let (before, room) = (buf.filled().len(), buf.remaining());
-        let result = ready!(Pin::new(&mut self.stream).poll_read(cx, buf));
-        match (&result, buf.filled().len() - before) {
-            (Ok(()), 0) if room != 0 => self.permit.ends_by(Cause::Peer),
-            (Ok(()), n) => self.permit.read(n),
-            (Err(_), _) => self.permit.ends_by(Cause::Error),
+        match Pin::new(&mut self.stream).poll_read(cx, buf) {
+            Poll::Pending => {
+                self.permit.fold();
+                Poll::Pending
+            }
+            Poll::Ready(result) => {
+                let n = buf.filled().len() - before;
+                let result = self.was_read(result.map(|()| n), room != 0);
+                if result.is_err() {
+                    buf.set_filled(before);
+                }
+                Poll::Ready(result)
+            }
         }
-        Poll::Ready(result)
     }
 }
 
@@ -103,8 +245,9 @@ impl AsyncWrite for ShedStream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let result = ready!(Pin::new(&mut self.stream).poll_write(cx, buf));
-        Poll::Ready(self.wrote(result))
+        self.check_time()?;
+        let result = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.wrote(result)
     }
 
     fn poll_write_vectored(
@@ -112,8 +255,9 @@ impl AsyncWrite for ShedStream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let result = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, bufs));
-        Poll::Ready(self.wrote(result))
+        self.check_time()?;
+        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.wrote(result)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -125,6 +269,66 @@ impl AsyncWrite for ShedStream {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check_time()?;
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Deadlines, ShedListener};
+
+    const ERRNOS: [i32; 20] = [
+        libc::EINTR,
+        libc::EIO,
+        libc::EBADF,
+        libc::ENOMEM,
+        libc::EFAULT,
+        libc::EINVAL,
+        libc::EPIPE,
+        libc::EPROTO,
+        libc::EMSGSIZE,
+        libc::ENETDOWN,
+        libc::ENETUNREACH,
+        libc::ENETRESET,
+        libc::ECONNABORTED,
+        libc::ECONNRESET,
+        libc::ENOBUFS,
+        libc::ENOTCONN,
+        libc::ETIMEDOUT,
+        libc::ECONNREFUSED,
+        libc::EHOSTUNREACH,
+        libc::EPERM,
+    ];
+
+    #[tokio::test]
+    async fn errors_pass_untouched() {
+        let stall = Deadlines { write_stall: Some(Duration::from_secs(9)), ..Deadlines::default() };
+        for deadlines in [Deadlines::default(), stall] {
+            let mut listener =
+                ShedListener::bind("127.0.0.1:0").deadlines(deadlines).build().expect("a listener");
+            let (address, handle) = (listener.local_addr(), listener.handle());
+            for (errno, is_read) in ERRNOS.into_iter().flat_map(|it| [(it, true), (it, false)]) {
+                let _client = std::net::TcpStream::connect(address).expect("queued");
+                let mut conn = listener.accept().await.expect("it is queued");
+                let err = || Err(io::Error::from_raw_os_error(errno));
+                let got = match is_read {
+                    true => conn.was_read(err(), true).err(),
+                    false => match conn.wrote(Poll::Ready(err())) {
+                        Poll::Ready(result) => result.err(),
+                        Poll::Pending => None,
+                    },
+                };
+                let got = got.expect("an error");
+                assert_eq!(got.raw_os_error(), Some(errno), "{got}");
+                assert_eq!(got.kind(), io::Error::from_raw_os_error(errno).kind(), "{got}");
+            }
+            let stats = handle.stats();
+            let stalled = if deadlines == stall { 2 } else { 0 };
+            assert_eq!(stats.timeouts_of(crate::Deadline::WriteStall), stalled, "{stats:?}");
+            assert_eq!(stats.closed_for(Cause::Deadline), stalled, "{stats:?}");
+            assert_eq!(stats.closed_for(Cause::Error), 40 - stalled, "{stats:?}");
+        }
     }
 }

@@ -21,10 +21,12 @@
 //! ```
 
 mod accept;
+mod budget;
 mod builder;
 mod cidr;
 mod close;
 mod conn;
+mod deadline;
 mod decide;
 mod gate;
 mod handle;
@@ -47,17 +49,19 @@ mod stats;
 mod sys;
 
 pub use accept::Class;
+pub use budget::{Budget, Spent};
 pub use builder::{BuildError, Builder};
 pub use cidr::{Cidr, CidrError};
 pub use close::{Answer, OnShed};
-pub use conn::ShedStream;
+pub use conn::{OversizedRequest, ShedStream};
+pub use deadline::{Deadline, DeadlineError, Deadlines, MinRate, TimedOut};
 pub use decide::{Candidate, Closed, Decide, Load, Verdict};
 pub use handle::{Handle, SetError};
 pub use limits::{Bound, Bounds, LimitError, Limits, MAX_LIMIT};
 pub use linger::Linger;
 pub use listener::{AcceptError, ShedListener};
 pub use peer_map::{PerIp, WhenFull};
-pub use permit::Permit;
+pub use permit::{Moved, Permit};
 pub use policy::ProxyProtocol;
 pub use range::OutOfRange;
 pub use rate::Rate;

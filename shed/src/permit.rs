@@ -1,8 +1,21 @@
 //! The right of one connection to be open.
 
-use std::{mem, sync::Arc, thread, time::Instant};
+use std::{io, sync::Arc, thread, time::Instant};
 
-use crate::{decide::Closed, peer_map::Place, reason::Cause, shared::Shared};
+use tokio::net::TcpStream;
+
+use crate::{
+    budget::Budget,
+    deadline::{
+        Deadline, TimedOut,
+        cell::{Cell, Loan},
+        ticker::Watcher,
+    },
+    decide::Closed,
+    peer_map::Place,
+    reason::Cause,
+    shared::Shared,
+};
 
 /// Holds a connection's place in the limits, and gives it back when it is dropped: by return, by an
 /// error, by a panic or when its task is aborted.
@@ -17,12 +30,25 @@ pub struct Permit {
     cause: Cause,
     /// What it takes of what its peer may have.
     peer: Option<Place>,
-    /// Not added to the listener's counters so far.
-    bytes_in: u64,
-    bytes_out: u64,
+    bytes: Moved,
+    /// As much as was added to the listener's counters.
+    folded: Moved,
+    /// What its deadlines see of it.
+    cell: Option<Arc<Cell>>,
 }
 
-/// So many bytes are added to the listener's counters at once.
+/// Bytes of a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Moved {
+    /// That were read.
+    pub bytes_in: u64,
+    /// That were written.
+    pub bytes_out: u64,
+}
+
+/// So many bytes that were read are added to the listener's counters at once, if nothing else has
+/// them added before.
 const FOLD: u64 = 64 * 1_024;
 
 impl Permit {
@@ -36,8 +62,9 @@ impl Permit {
             is_exempt,
             cause: Cause::Handler,
             peer: None,
-            bytes_in: 0,
-            bytes_out: 0,
+            bytes: Moved::default(),
+            folded: Moved::default(),
+            cell: None,
         }
     }
 
@@ -71,27 +98,95 @@ impl Permit {
         }
     }
 
+    pub(crate) fn moved(&self) -> Moved {
+        self.bytes
+    }
+
+    /// What is left of its lifetime.
+    pub(crate) fn lifetime(&self) -> Budget {
+        let lifetime = self.shared.watcher.as_ref().and_then(Watcher::lifetime);
+        lifetime.map_or(Budget::ENDLESS, |lifetime| Budget::until(self.since + lifetime))
+    }
+
+    pub(crate) fn max_request(&self) -> u64 {
+        self.shared.max_request
+    }
+
+    pub(crate) fn oversized(&mut self) {
+        self.cause = Cause::Error;
+        self.shared.counters.oversized();
+    }
+
+    /// Puts the connection under the listener's deadlines, if it has some.
+    pub(crate) fn watch(&mut self, stream: &TcpStream) -> Option<Loan> {
+        let (cell, loan) = self.shared.watcher.as_ref()?.watch(stream);
+        self.cell = Some(cell);
+        Some(loan)
+    }
+
+    /// Takes it from under them.
+    pub(crate) fn unwatch(&mut self) {
+        if self.watched().and_then(|(_, cell)| cell.ended_by()).is_some() {
+            self.cause = Cause::Deadline;
+        }
+        self.cell = None;
+    }
+
+    /// What watches its deadlines.
+    pub(crate) fn watched(&self) -> Option<(&Watcher, &Cell)> {
+        Some((self.shared.watcher.as_ref()?, self.cell.as_ref()?))
+    }
+
+    /// The deadline that ended it.
+    pub(crate) fn timed_out(&self) -> Option<TimedOut> {
+        let (watcher, cell) = self.watched()?;
+        cell.ended_by().map(|deadline| watcher.timed_out(deadline))
+    }
+
+    /// A read or a write failed.
+    pub(crate) fn failed(&mut self, err: &io::Error) {
+        self.cause = Cause::Error;
+        if err.raw_os_error() == Some(libc::ETIMEDOUT)
+            && self.watched().is_some_and(|(watcher, cell)| watcher.stalled(cell))
+        {
+            self.shared.counters.timed_out(Deadline::WriteStall);
+        }
+    }
+
     pub(crate) fn read(&mut self, n: usize) {
-        self.bytes_in += n as u64;
+        self.bytes.bytes_in += n as u64;
+        if let Some((watcher, cell)) = self.watched() {
+            cell.read(self.bytes.bytes_in, watcher.now());
+        }
         self.fold_above(FOLD);
     }
 
     pub(crate) fn wrote(&mut self, n: usize) {
-        self.bytes_out += n as u64;
-        self.fold_above(FOLD);
+        self.bytes.bytes_out += n as u64;
+        if let Some((watcher, cell)) = self.watched() {
+            cell.wrote(self.bytes.bytes_out, watcher.now());
+        }
+        self.fold();
+    }
+
+    /// Adds all to the listener's counters.
+    pub(crate) fn fold(&mut self) {
+        self.fold_above(0);
     }
 
     fn fold_above(&mut self, least: u64) {
-        if least < self.bytes_in + self.bytes_out {
-            self.shared
-                .counters
-                .moved(mem::take(&mut self.bytes_in), mem::take(&mut self.bytes_out));
+        let bytes_in = self.bytes.bytes_in - self.folded.bytes_in;
+        let bytes_out = self.bytes.bytes_out - self.folded.bytes_out;
+        if least < bytes_in + bytes_out {
+            self.shared.counters.moved(bytes_in, bytes_out);
+            self.folded = self.bytes;
         }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
+        self.unwatch();
         let cause = if thread::panicking() { Cause::Panic } else { self.cause };
         if let Some(decide) = &self.shared.decide {
             decide.closed(&Closed { after: self.since.elapsed(), cause });

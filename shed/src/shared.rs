@@ -14,6 +14,7 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::{
     close::OnShed,
+    deadline::ticker::Watcher,
     decide::{Candidate, Decide, Load, Refusal, Verdict},
     gate::Gate,
     limits::{Bounds, Limits},
@@ -56,6 +57,10 @@ pub(crate) struct Shared {
     pub(crate) answers: Answers,
     pub(crate) policy: Policy,
     pub(crate) decide: Option<Box<dyn Decide>>,
+    /// What ends connections that take too long, where there are deadlines.
+    pub(crate) watcher: Option<Watcher>,
+    /// The size of a request in bytes, at most.
+    pub(crate) max_request: u64,
     /// As they were given last; what is in force is in the gate.
     limits: Mutex<Limits>,
     lingering: mpsc::Sender<Lingering>,
@@ -83,6 +88,8 @@ impl Shared {
             answers,
             policy,
             decide,
+            watcher: None,
+            max_request: u64::MAX,
             limits: Mutex::new(limits),
             lingering,
             is_closed: AtomicBool::new(false),

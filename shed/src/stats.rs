@@ -14,6 +14,7 @@ use std::{
 
 use crate::{
     close::Answer,
+    deadline::Deadline,
     reason::{Cause, Reason, Stage},
 };
 
@@ -56,6 +57,8 @@ pub(crate) struct Counters {
     handshaking: AtomicU64,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
+    timeouts: [AtomicU64; Deadline::ALL.len()],
+    oversized: AtomicU64,
     accept_errors: Mutex<BTreeMap<i32, u64>>,
     /// Nanoseconds.
     paused: [AtomicU64; Pause::ALL.len()],
@@ -87,6 +90,8 @@ impl Counters {
             handshaking: AtomicU64::new(0),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
+            timeouts: Default::default(),
+            oversized: AtomicU64::new(0),
             accept_errors: Mutex::default(),
             paused: Default::default(),
             paused_since: Default::default(),
@@ -133,8 +138,19 @@ impl Counters {
     }
 
     pub(crate) fn moved(&self, bytes_in: u64, bytes_out: u64) {
-        add(&self.bytes_in, bytes_in);
-        add(&self.bytes_out, bytes_out);
+        for (counter, n) in [(&self.bytes_in, bytes_in), (&self.bytes_out, bytes_out)] {
+            if n != 0 {
+                add(counter, n);
+            }
+        }
+    }
+
+    pub(crate) fn timed_out(&self, deadline: Deadline) {
+        add(&self.timeouts[deadline as usize], 1);
+    }
+
+    pub(crate) fn oversized(&self) {
+        add(&self.oversized, 1);
     }
 
     pub(crate) fn accept_failed(&self, errno: i32) {
@@ -190,6 +206,10 @@ impl Counters {
             peers_full: 0,
             bytes_in: read(&self.bytes_in),
             bytes_out: read(&self.bytes_out),
+            deadline_timeouts: Deadline::ALL
+                .map(|it| (it, read(&self.timeouts[it as usize])))
+                .into(),
+            oversized_requests: read(&self.oversized),
             accept_errors: errors.clone(),
             paused: Pause::ALL.map(|cause| (cause, self.paused(cause))).into(),
             is_paused: Pause::ALL
@@ -247,6 +267,10 @@ pub struct Stats {
     pub bytes_in: u64,
     /// Bytes written to them.
     pub bytes_out: u64,
+    /// Connections that a deadline ended.
+    pub deadline_timeouts: Vec<(Deadline, u64)>,
+    /// Requests that were larger than they may be.
+    pub oversized_requests: u64,
     /// Failures of accept(2), by errno.
     pub accept_errors: BTreeMap<i32, u64>,
     /// How long nothing was accepted.
@@ -266,6 +290,12 @@ impl Stats {
     #[must_use]
     pub fn shed_at(&self, stage: Stage) -> u64 {
         self.shed.iter().filter(|((_, it), _)| *it == stage).map(|(_, n)| n).sum()
+    }
+
+    /// Connections that `deadline` ended.
+    #[must_use]
+    pub fn timeouts_of(&self, deadline: Deadline) -> u64 {
+        self.deadline_timeouts.iter().filter(|(it, _)| *it == deadline).map(|(_, n)| n).sum()
     }
 
     /// Connections that ended for `cause`.

@@ -1,6 +1,12 @@
 //! The calls that neither std, tokio nor socket2 have.
 
-use std::{io, mem, os::fd::AsRawFd as _, time::Duration};
+use std::{
+    io, mem,
+    mem::ManuallyDrop,
+    os::fd::{AsRawFd, FromRawFd as _, RawFd},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use socket2::Socket;
 use tokio::io::{Interest, unix::AsyncFd};
@@ -18,12 +24,61 @@ pub(crate) fn unread(socket: &Socket) -> io::Result<usize> {
     ioctl_int(socket, libc::FIONREAD)
 }
 
+/// Bytes that were written and not acknowledged by the peer (tcp(7), SIOCOUTQ).
+pub(crate) fn unacked(socket: &Socket) -> io::Result<u64> {
+    ioctl_int(socket, libc::TIOCOUTQ).map(|n| n as u64)
+}
+
 fn ioctl_int(socket: &Socket, request: libc::Ioctl) -> io::Result<usize> {
     let mut value: libc::c_int = 0;
     // SAFETY: the descriptor is open, and the request writes one int to a live local.
     match unsafe { libc::ioctl(socket.as_raw_fd(), request, &raw mut value) } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(usize::try_from(value).unwrap_or(0)),
+    }
+}
+
+/// Resets a connection at once, and throws away what was to be sent; its descriptor stays open
+/// (`tcp_disconnect`, net/ipv4/tcp.c). Whoever waits for it wakes: it is at its end.
+pub(crate) fn disconnect(socket: &Socket) -> io::Result<()> {
+    // SAFETY: it is made of integers, for which all bits 0 are a value.
+    let mut address: libc::sockaddr = unsafe { mem::zeroed() };
+    address.sa_family = libc::sa_family_t::try_from(libc::AF_UNSPEC).expect("it is 0");
+    let size = libc::socklen_t::try_from(size_of_val(&address)).expect("16 bytes");
+    // SAFETY: the descriptor is open, and it reads a live local of that size.
+    match unsafe { libc::connect(socket.as_raw_fd(), &raw const address, size) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// A socket that its owner lends until it [takes it back](Self::take_back), which has to be before
+/// it closes it.
+#[derive(Debug, Default)]
+pub(crate) struct Slot(Mutex<Option<RawFd>>);
+
+impl Slot {
+    pub(crate) fn lend(&self, socket: &impl AsRawFd) {
+        *self.lock() = Some(socket.as_raw_fd());
+    }
+
+    /// Waits for whoever [borrowed](Self::borrow) it.
+    pub(crate) fn take_back(&self) {
+        *self.lock() = None;
+    }
+
+    /// Lends it to `f`, if it is lent; whoever wants it back waits.
+    pub(crate) fn borrow<T>(&self, f: impl FnOnce(&Socket) -> T) -> Option<T> {
+        let lent = self.lock();
+        let fd = (*lent)?;
+        // SAFETY: the owner takes it back before it closes it and waits for this lock then, so that
+        // it is open; it is not dropped, so that it is closed once.
+        let socket = ManuallyDrop::new(unsafe { Socket::from_raw_fd(fd) });
+        Some(f(&socket))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<RawFd>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
