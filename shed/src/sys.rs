@@ -152,3 +152,39 @@ fn rlimit() -> io::Result<libc::rlimit> {
         _ => Err(io::Error::last_os_error()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Read as _, net::TcpStream, sync::mpsc, thread};
+
+    use super::*;
+
+    #[test]
+    fn who_takes_a_socket_back_waits_for_who_borrowed_it() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let mut client = TcpStream::connect(listener.local_addr().expect("bound")).expect("queued");
+        let (socket, _) = listener.accept().expect("queued");
+        let slot = Slot::default();
+        assert!(slot.borrow(|_| ()).is_none(), "nothing is lent");
+        slot.lend(&socket);
+        let (begin, begun) = mpsc::channel();
+        thread::scope(|scope| {
+            let slot = &slot;
+            scope.spawn(move || {
+                slot.borrow(|socket| {
+                    begin.send(()).expect("somebody waits");
+                    thread::sleep(Duration::from_millis(50));
+                    disconnect(socket)
+                })
+                .expect("it is lent")
+                .expect("it is connected");
+            });
+            begun.recv().expect("it has begun");
+            slot.take_back();
+            // the borrower was done: it is reset, and open still
+            assert!(client.read(&mut [0]).is_err());
+            assert_eq!(unread(&socket.into()).expect("it is open"), 0);
+        });
+        assert!(slot.borrow(|_| ()).is_none(), "nothing is lent");
+    }
+}

@@ -62,17 +62,13 @@ impl Plan {
 
 /// At least as long as `time`, for what began within a tick.
 fn ticks(time: Duration) -> Tick {
-    whole_ticks(time) + 1
-}
-
-fn whole_ticks(time: Duration) -> Tick {
-    u64::try_from(time.as_nanos().div_ceil(TICK.as_nanos())).unwrap_or(u64::MAX / 2)
+    u64::try_from(time.as_nanos().div_ceil(TICK.as_nanos())).unwrap_or(u64::MAX / 2) + 1
 }
 
 fn rate(rate: MinRate) -> Rate {
     let millis = u64::try_from(rate.over.as_millis()).unwrap_or(u64::MAX);
     let least = u64::from(rate.bytes_per_second).saturating_mul(millis) / 1_000;
-    Rate { least, over: whole_ticks(rate.over) }
+    Rate { least, over: ticks(rate.over) }
 }
 
 /// What whoever serves a connection is at.

@@ -74,7 +74,7 @@ fn a_byte_now_and_then_is_no_header_but_no_idleness() {
     check(Deadlines { idle: ticks_of(30), first_byte: ticks_of(5), ..OFF }, None, drips);
     check(Deadlines { idle: ticks_of(10), ..OFF }, Some((11, Deadline::Idle)), drips);
     let rate = Some(MinRate { bytes_per_second: 1, over: Duration::from_secs(10) });
-    check(Deadlines { min_rate: rate, ..OFF }, Some((100, Deadline::MinRate)), drips);
+    check(Deadlines { min_rate: rate, ..OFF }, Some((101, Deadline::MinRate)), drips);
 }
 
 #[test]
@@ -95,11 +95,11 @@ fn the_rate_counts_while_there_is_a_request() {
     let deadlines = Deadlines { min_rate: rate, ..OFF };
     check(deadlines, None, |at| (Seen { phase: Phase::Between, ..seen(at) }, 0));
     check(deadlines, None, |at| (Seen { bytes_in: at * 5, bytes_out: at * 5, ..seen(at) }, 0));
-    check(deadlines, Some((10, Deadline::MinRate)), |at| {
+    check(deadlines, Some((11, Deadline::MinRate)), |at| {
         (Seen { bytes_in: at * 9, ..seen(at) }, 0)
     });
     // much at first is no merit
-    check(deadlines, Some((20, Deadline::MinRate)), |at| {
+    check(deadlines, Some((22, Deadline::MinRate)), |at| {
         (Seen { bytes_in: 1_000_000.min(at * 1_000_000), ..seen(at) }, 0)
     });
 }
