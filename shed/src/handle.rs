@@ -48,6 +48,11 @@ impl Handle {
         Self { shared }
     }
 
+    #[cfg(test)]
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
     /// The listener's name.
     #[must_use]
     pub fn name(&self) -> &str {

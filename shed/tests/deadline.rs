@@ -158,9 +158,10 @@ async fn a_slow_header_is_ended_at_its_deadline_however_often_a_byte_comes() {
             loop {
                 // the error is for the read to find
                 drop(client.write_all(b"x"));
-                match client.read(&mut [0; 1]) {
-                    Err(err) if err.kind() == io::ErrorKind::WouldBlock => {}
-                    end => return (end.map_err(|err| err.kind()), begun.elapsed()),
+                let read = client.read(&mut [0; 1]).map_err(|err| err.kind());
+                let took = begun.elapsed();
+                if read != Err(io::ErrorKind::WouldBlock) || Duration::from_secs(3) < took {
+                    return (read, took);
                 }
             }
         })
@@ -300,6 +301,7 @@ async fn who_reads_slowly_but_reads_gets_its_answer() {
         let (mut chunk, mut read) = (vec![0; 256 * 1_024], 0);
         while read < 8 << 20 {
             let n = client.read(&mut chunk).expect("more of it");
+            assert_ne!(n, 0, "{read} bytes are not all");
             read += n;
             thread::sleep(Duration::from_secs(2) * u32::try_from(n).expect("a chunk") / (8 << 20));
         }
@@ -379,6 +381,27 @@ async fn what_is_taken_apart_has_no_deadlines() {
     assert_eq!(stream.read_u8().await.expect("it is open"), b'x');
     drop((stream, permit));
     assert_eq!(all_closed(&handle, 1).await.closed_for(Cause::Handler), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_are_counted_while_a_connection_is_open() {
+    for deadlines in [OFF, Deadlines { idle: millis(60_000), ..OFF }] {
+        let mut listener =
+            ShedListener::bind("127.0.0.1:0").deadlines(deadlines).build().expect("a listener");
+        let handle = listener.handle();
+        let mut client = connect(listener.local_addr());
+        let mut conn = listener.accept().await.expect("it is queued");
+        conn.write_all(b"hello").await.expect("room");
+        assert_eq!(handle.stats().bytes_out, 5, "as it was written");
+        client.write_all(b"abc").expect("room");
+        conn.read_exact(&mut [0; 3]).await.expect("three");
+        let waits = time::timeout(Duration::from_millis(10), conn.read_u8()).await;
+        assert!(waits.is_err(), "{waits:?}");
+        assert_eq!(handle.stats().bytes_in, 3, "as it waits for more");
+        drop(conn.into_parts());
+        let stats = all_closed(&handle, 1).await;
+        assert_eq!((stats.bytes_in, stats.bytes_out), (3, 5), "once each");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

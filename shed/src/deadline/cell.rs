@@ -111,9 +111,9 @@ impl Cell {
         self.socket.borrow(sys::unacked).and_then(Result::ok).unwrap_or(0)
     }
 
-    /// Ends the connection for `deadline`, if it lasts; whoever waits for it wakes. `count` is called
-    /// before it can be closed.
-    pub(super) fn end(&self, deadline: Deadline, count: impl FnOnce()) {
+    /// Ends the connection for `deadline`; whoever waits for it wakes. `count` is called before it can
+    /// be closed. `None`: its socket is not lent.
+    pub(super) fn end(&self, deadline: Deadline, count: impl FnOnce()) -> Option<()> {
         let is_reset = match deadline {
             Deadline::WriteStall | Deadline::Handshake => true,
             Deadline::FirstByte
@@ -128,7 +128,7 @@ impl Cell {
                 // a socket that cannot be ended is at its end
                 drop(end(socket, is_reset));
             }
-        });
+        })
     }
 }
 
