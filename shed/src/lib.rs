@@ -4,7 +4,8 @@
 //! where they believe themselves connected and hang, and where nobody sees the overload. This
 //! listener accepts all the time. Above its **soft limit** a connection is ended at once, by a
 //! reset, an end or an answer, and counted with its reason. Only at the **hard limit**, the last
-//! resort which protects the process, it stops accepting.
+//! resort which protects the process, it stops accepting. Whoever was admitted and then takes too
+//! long, for what the [`Deadlines`] name, is ended.
 //!
 //! ```no_run
 //! use backlogd_shed::ShedListener;
