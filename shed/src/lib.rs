@@ -31,6 +31,7 @@ mod limits;
 mod linger;
 mod listener;
 mod permit;
+pub mod pool;
 mod reason;
 mod shared;
 mod slots;
