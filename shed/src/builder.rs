@@ -14,6 +14,7 @@ use tokio::{runtime, sync::mpsc};
 
 use crate::{
     accept::Spare,
+    adaptive::{Adaptive, AdaptiveError, Controller},
     close::OnShed,
     decide::Decide,
     gate::Gate,
@@ -42,6 +43,7 @@ pub struct Builder {
     linger: Linger,
     queue_max_wait: Duration,
     decide: Option<Box<dyn Decide>>,
+    adaptive: Option<Adaptive>,
 }
 
 impl ShedListener {
@@ -70,6 +72,7 @@ impl Builder {
             linger: Linger::default(),
             queue_max_wait: Duration::from_secs(1),
             decide: None,
+            adaptive: None,
         }
     }
 
@@ -145,6 +148,14 @@ impl Builder {
         self
     }
 
+    /// Lets the soft limit follow what the server can do, never above the one that is given. Unsaid:
+    /// it does not.
+    #[must_use]
+    pub fn adaptive(mut self, adaptive: Adaptive) -> Self {
+        self.adaptive = Some(adaptive);
+        self
+    }
+
     /// Opens the listener. Raises RLIMIT_NOFILE to its hard limit.
     ///
     /// # Errors
@@ -155,6 +166,9 @@ impl Builder {
         }
         let nofile = sys::raise_nofile().map_err(|source| BuildError::call("getrlimit", source))?;
         let bounds = Bounds::new(self.limits, nofile).map_err(BuildError::Limits)?;
+        if let Some(adaptive) = &self.adaptive {
+            adaptive.check(bounds.soft()).map_err(BuildError::Adaptive)?;
+        }
         let socket = match self.source {
             Source::Address(address) => open(&address, self.backlog)?,
             Source::Socket(socket) => adopted(socket)?,
@@ -169,7 +183,8 @@ impl Builder {
         let (sender, arrivals) = mpsc::channel(most);
         let name = self.name.unwrap_or_else(|| local.to_string()).into_boxed_str();
         let gate = Gate::new(&bounds);
-        let shared = Shared::new(name, gate, self.limits, self.answers, self.decide, sender);
+        let mut shared = Shared::new(name, gate, self.limits, self.answers, self.decide, sender);
+        shared.adaptive = self.adaptive.map(|it| Controller::new(it, bounds.soft()));
         let socket = sys::watch(socket).map_err(|source| BuildError::call("epoll_ctl", source))?;
         tokio::spawn(linger::run(arrivals, self.linger));
         Ok(ShedListener::new(socket, local, Arc::new(shared), spare, self.queue_max_wait))
@@ -231,6 +246,8 @@ pub enum BuildError {
     },
     /// The limits cannot hold.
     Limits(LimitError),
+    /// The adaptive limit cannot hold.
+    Adaptive(AdaptiveError),
     /// The socket that was given is not what it should be.
     Adopted {
         /// What it is.
@@ -262,6 +279,7 @@ impl fmt::Display for BuildError {
                 write!(f, "address is {got:?}, expected IP:PORT, such as [::]:8080")
             }
             Self::Limits(err) => err.fmt(f),
+            Self::Adaptive(err) => err.fmt(f),
             Self::Adopted { got } => write!(f, "got {got}, expected a listening TCP socket"),
             Self::NoRuntime => f.write_str("there is no tokio runtime, expected one to be entered"),
             Self::Call { call, address: Some(address), .. } => {
@@ -276,7 +294,11 @@ impl Error for BuildError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Call { source, .. } => Some(source),
-            Self::Address { .. } | Self::Limits(_) | Self::Adopted { .. } | Self::NoRuntime => None,
+            Self::Address { .. }
+            | Self::Limits(_)
+            | Self::Adaptive(_)
+            | Self::Adopted { .. }
+            | Self::NoRuntime => None,
         }
     }
 }

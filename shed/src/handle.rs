@@ -3,6 +3,7 @@
 use std::{error::Error, fmt, io, sync::Arc};
 
 use crate::{
+    adaptive::AdaptiveStats,
     limits::{Bounds, LimitError, Limits},
     shared::Shared,
     stats::Stats,
@@ -57,7 +58,15 @@ impl Handle {
     /// What was counted so far.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.shared.counters.snapshot()
+        let gate = &self.shared.gate;
+        let adaptive_limit = self.shared.adaptive.as_ref().map(|_| gate.soft_in_force());
+        Stats { adaptive_limit, ..self.shared.counters.snapshot() }
+    }
+
+    /// What the adaptive limit has come to, where there is one.
+    #[must_use]
+    pub fn adaptive(&self) -> Option<AdaptiveStats> {
+        self.shared.adaptive.as_ref().map(|adaptive| adaptive.stats(&self.shared.gate))
     }
 
     /// The limits that were given last.

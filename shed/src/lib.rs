@@ -21,6 +21,7 @@
 //! ```
 
 mod accept;
+pub mod adaptive;
 mod builder;
 mod close;
 mod conn;

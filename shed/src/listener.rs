@@ -17,6 +17,7 @@ use tokio::{io::unix::AsyncFd, net::TcpStream, task, time};
 
 use crate::{
     accept::{self, Backoff, Class, Spare},
+    adaptive::{Codel, Controller},
     close::{self, OnShed},
     conn::ShedStream,
     decide::{Candidate, Load, Refusal, Verdict},
@@ -51,6 +52,7 @@ struct Door {
     queue_max_wait: Duration,
     /// It stood still, and the queue was not empty since: who waits there may have given up.
     is_recovering: bool,
+    codel: Option<Codel>,
     turn: u64,
 }
 
@@ -104,7 +106,8 @@ impl ShedListener {
     ) -> Self {
         let backoff = Backoff::default();
         let is_recovering = false;
-        let door = Door { shared, backoff, spare, queue_max_wait, is_recovering, turn: 0 };
+        let codel = shared.adaptive.as_ref().and_then(Controller::codel);
+        let door = Door { shared, backoff, spare, queue_max_wait, is_recovering, codel, turn: 0 };
         Self { socket, local, door }
     }
 
@@ -219,6 +222,7 @@ impl Door {
                 }
                 Err(err) if err.kind() == io::ErrorKind::WouldBlock => {
                     self.is_recovering = false;
+                    self.codel.iter_mut().for_each(Codel::emptied);
                     return Batch::Empty;
                 }
                 Err(err) => match self.failed(listener, err) {
@@ -253,12 +257,15 @@ impl Door {
     }
 
     /// Takes the places of a connection that no limit refuses.
-    fn decide(&self, socket: &Socket, peer: SocketAddr) -> Result<(), Refusal> {
-        let gate = &self.shared.gate;
-        let waited = if self.is_recovering { sys::waited(socket).ok() } else { None };
-        if waited.is_some_and(|it| it.is_gone || self.queue_max_wait < it.age) {
+    fn decide(&mut self, socket: &Socket, peer: SocketAddr) -> Result<(), Refusal> {
+        let asks = self.is_recovering || self.codel.is_some();
+        let waited = if asks { sys::waited(socket).ok() } else { None };
+        let is_stale = |it: sys::Waited| it.is_gone || self.queue_max_wait < it.age;
+        if self.is_recovering && waited.is_some_and(is_stale) {
             return Err((Reason::Stale, None));
         }
+        self.adapt(waited)?;
+        let gate = &self.shared.gate;
         if !gate.take_hard() {
             return Err((Reason::Hard, None));
         }
@@ -270,6 +277,18 @@ impl Door {
             gate.give_back_soft();
             gate.give_back_hard();
         })
+    }
+
+    /// Has the adaptive limit look at the time, and at the wait.
+    fn adapt(&mut self, waited: Option<sys::Waited>) -> Result<(), Refusal> {
+        let Some(adaptive) = &self.shared.adaptive else { return Ok(()) };
+        adaptive.tick(&self.shared.gate);
+        if let (Some(codel), Some(it)) = (&mut self.codel, waited)
+            && codel.sheds(it.age, adaptive.now())
+        {
+            return Err((Reason::Codel, None));
+        }
+        Ok(())
     }
 
     fn ask_user(&self, peer: SocketAddr, waited: Option<Duration>) -> Result<(), Refusal> {

@@ -11,6 +11,7 @@ use std::{
 use tokio::sync::{Notify, mpsc};
 
 use crate::{
+    adaptive::Controller,
     close::OnShed,
     decide::Decide,
     gate::Gate,
@@ -52,6 +53,7 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     pub(crate) answers: Answers,
     pub(crate) decide: Option<Box<dyn Decide>>,
+    pub(crate) adaptive: Option<Controller>,
     /// As they were given last; what is in force is in the gate.
     limits: Mutex<Limits>,
     lingering: mpsc::Sender<Lingering>,
@@ -77,6 +79,7 @@ impl Shared {
             counters: Counters::new(),
             answers,
             decide,
+            adaptive: None,
             limits: Mutex::new(limits),
             lingering,
             is_closed: AtomicBool::new(false),

@@ -181,6 +181,7 @@ impl Counters {
             is_paused: Pause::ALL
                 .into_iter()
                 .find(|&cause| read(&self.paused_since[cause as usize]) != 0),
+            adaptive_limit: None,
         }
     }
 }
@@ -231,6 +232,8 @@ pub struct Stats {
     pub paused: Vec<(Pause, Duration)>,
     /// Why nothing is accepted at this moment.
     pub is_paused: Option<Pause>,
+    /// The soft limit in force, where it is adaptive.
+    pub adaptive_limit: Option<usize>,
 }
 
 impl Stats {
