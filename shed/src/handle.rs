@@ -60,7 +60,8 @@ impl Handle {
     pub fn stats(&self) -> Stats {
         let gate = &self.shared.gate;
         let adaptive_limit = self.shared.adaptive.as_ref().map(|_| gate.soft_in_force());
-        Stats { adaptive_limit, ..self.shared.counters.snapshot() }
+        let probes = self.shared.probe.accepted();
+        Stats { adaptive_limit, probes, ..self.shared.counters.snapshot() }
     }
 
     /// What the adaptive limit has come to, where there is one.

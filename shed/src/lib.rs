@@ -28,6 +28,7 @@ mod conn;
 mod decide;
 mod gate;
 mod handle;
+pub mod health;
 mod limits;
 mod linger;
 mod listener;

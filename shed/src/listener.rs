@@ -111,6 +111,10 @@ impl ShedListener {
         Self { socket, local, door }
     }
 
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.door.shared
+    }
+
     /// The address it listens on.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
@@ -239,10 +243,14 @@ impl Door {
 
     /// Decides about a connection; `None`: it was shed.
     fn admit(&mut self, socket: Socket, peer: &SockAddr) -> Option<Batch> {
-        self.shared.counters.accepted();
-        self.turn += 1;
         // accept(2) gives the address of IPv4 and IPv6 sockets in every state
         let peer = peer.as_socket().unwrap_or_else(|| (Ipv4Addr::UNSPECIFIED, 0).into());
+        if self.shared.probe.is_from(peer) {
+            close::reset(socket);
+            return None;
+        }
+        self.shared.counters.accepted();
+        self.turn += 1;
         match self.decide(&socket, peer) {
             Ok(()) => {
                 Some(Batch::Admitted(socket, peer, Permit::new(Arc::clone(&self.shared), false)))

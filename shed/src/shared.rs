@@ -15,6 +15,7 @@ use crate::{
     close::OnShed,
     decide::Decide,
     gate::Gate,
+    health::Probe,
     limits::{Bounds, Limits},
     linger::Lingering,
     reason::Reason,
@@ -54,6 +55,7 @@ pub(crate) struct Shared {
     pub(crate) answers: Answers,
     pub(crate) decide: Option<Box<dyn Decide>>,
     pub(crate) adaptive: Option<Controller>,
+    pub(crate) probe: Probe,
     /// As they were given last; what is in force is in the gate.
     limits: Mutex<Limits>,
     lingering: mpsc::Sender<Lingering>,
@@ -80,6 +82,7 @@ impl Shared {
             answers,
             decide,
             adaptive: None,
+            probe: Probe::default(),
             limits: Mutex::new(limits),
             lingering,
             is_closed: AtomicBool::new(false),

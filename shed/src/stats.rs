@@ -150,6 +150,11 @@ impl Counters {
         Duration::from_nanos(read(&self.paused[cause as usize]) + present)
     }
 
+    /// Why it stands still.
+    pub(crate) fn is_paused(&self) -> Option<Pause> {
+        Pause::ALL.into_iter().find(|&cause| read(&self.paused_since[cause as usize]) != 0)
+    }
+
     pub(crate) fn snapshot(&self) -> Stats {
         // ends before beginnings, so that no difference is negative
         let closed = Cause::ALL.map(|cause| (cause, read(&self.closed[cause as usize])));
@@ -178,10 +183,9 @@ impl Counters {
             bytes_out: read(&self.bytes_out),
             accept_errors: errors.clone(),
             paused: Pause::ALL.map(|cause| (cause, self.paused(cause))).into(),
-            is_paused: Pause::ALL
-                .into_iter()
-                .find(|&cause| read(&self.paused_since[cause as usize]) != 0),
+            is_paused: self.is_paused(),
             adaptive_limit: None,
+            probes: 0,
         }
     }
 }
@@ -234,6 +238,9 @@ pub struct Stats {
     pub is_paused: Option<Pause>,
     /// The soft limit in force, where it is adaptive.
     pub adaptive_limit: Option<usize>,
+    /// Connections by which the listener asked itself whether it accepts
+    /// ([`health`](crate::health)); they are not among the accepted ones.
+    pub probes: u64,
 }
 
 impl Stats {
