@@ -40,6 +40,7 @@ mod slots;
 mod stats;
 #[expect(unsafe_code, reason = "calls that neither std, tokio nor socket2 have")]
 mod sys;
+pub mod udp;
 
 pub use accept::Class;
 pub use builder::{BuildError, Builder};
