@@ -170,7 +170,10 @@ impl HealthServer {
         let mut checks = JoinSet::new();
         loop {
             tokio::select! {
-                _ = ticks.tick() => { inner.answers(); }
+                _ = ticks.tick() => {
+                    inner.answers();
+                    self.reserve.iter_mut().for_each(Spare::refill);
+                }
                 () = &mut probing => {}
                 Some(_) = checks.join_next() => {
                     self.reserve.iter_mut().for_each(Spare::refill);

@@ -7,7 +7,7 @@ use std::{
 };
 
 use backlogd_shed::{
-    Handle, Reason, ShedListener, Stage, Stats,
+    Handle, Limits, Linger, OnShed, Pause, Reason, ShedListener, Stage, Stats,
     health::{FailAt, HealthConfig, HealthServer, Unready},
 };
 use tokio::{task, time};
@@ -106,6 +106,45 @@ async fn checks_pass_while_clients_are_shed_and_fail_where_they_are_to() {
         assert_eq!(health.readiness(), Err(Unready::Draining), "it is closed");
         answering.abort();
         drop(client);
+    }
+}
+
+/// T10: the accept loop stands still at the hard limit, and checks do not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn checks_pass_at_the_hard_limit() {
+    for (fail_at, expected) in [(FailAt::Never, well()), (FailAt::Hard, ill("overloaded"))] {
+        let mut listener = ShedListener::bind("127.0.0.1:0")
+            .limits(Limits { hard: Some(2), ..Limits::soft(1) })
+            .on_shed(OnShed::bytes("busy"))
+            .linger(Linger { time: Duration::from_secs(60), ..Linger::default() })
+            .build()
+            .expect("a listener");
+        let (address, handle) = (listener.local_addr(), listener.handle());
+        let config = HealthConfig { fail_at, fail_after: Duration::ZERO, ..Default::default() };
+        let loopback = "127.0.0.1:0".parse().expect("an address");
+        let server = HealthServer::bind(loopback, &listener, config).expect("a port");
+        let (checks, answering) = (server.local_addr(), tokio::spawn(server.run()));
+        let accepting = tokio::spawn(async move {
+            let mut held = Vec::new();
+            while let Ok(conn) = listener.accept().await {
+                held.push(conn);
+            }
+        });
+        // one is served, the other does not close and so lingers
+        let clients: Vec<_> =
+            (0..2).map(|_| TcpStream::connect(address).expect("queued")).collect();
+        until(&handle, |stats| stats.is_paused == Some(Pause::Hard)).await;
+        for _ in 0..20 {
+            assert_eq!(check(checks, "/readyz").await, expected, "{fail_at:?}");
+            assert_eq!(check(checks, "/healthz").await, well());
+        }
+        drop(clients);
+        let stats = until(&handle, |stats| stats.lingering == 0).await;
+        assert_eq!((stats.admitted, stats.shed_for(Reason::Soft)), (1, 1));
+        handle.close();
+        accepting.await.expect("no panic");
+        check_identities(&handle.stats());
+        answering.abort();
     }
 }
 

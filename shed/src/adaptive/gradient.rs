@@ -36,8 +36,9 @@ const RISE: u64 = 20;
 /// The state of a limit.
 #[derive(Debug)]
 pub(super) struct Gradient {
-    /// Thousandths of connections.
+    /// Thousandths of connections; and the soft limit of the last window.
     limit: u64,
+    ceiling: u64,
     /// Nanoseconds, of so many windows.
     usual: u64,
     windows: u64,
@@ -47,7 +48,8 @@ pub(super) struct Gradient {
 
 impl Gradient {
     pub(super) fn new(soft: usize) -> Self {
-        Self { limit: soft as u64 * 1_000, usual: 0, windows: 0, missed: 0, gradient: 1_000 }
+        let limit = soft as u64 * 1_000;
+        Self { limit, ceiling: limit, usual: 0, windows: 0, missed: 0, gradient: 1_000 }
     }
 
     pub(super) fn last(&self) -> u64 {
@@ -62,6 +64,10 @@ impl Gradient {
     pub(super) fn next(&mut self, seen: &Window, floor: Option<usize>, soft: usize) -> usize {
         let ceiling = soft as u64 * 1_000;
         let floor = floor.unwrap_or_else(|| (soft / 10).max(64)) as u64 * 1_000;
+        if self.limit == self.ceiling {
+            self.limit = ceiling; // what was not lowered follows a soft limit that is set
+        }
+        self.ceiling = ceiling;
         let before = self.limit;
         self.missed = if seen.n == 0 { self.missed.saturating_add(1) } else { 0 };
         if MISSING <= self.missed {

@@ -181,6 +181,24 @@ fn changes_no_faster_than_it_may() {
 }
 
 #[test]
+fn short_windows_change_it_as_little_a_second() {
+    let seen = |millis: u64, lasted| Window {
+        n: 100,
+        sum: 100 * millis * 1_000_000,
+        in_use: 1_000,
+        lasted: Duration::from_millis(lasted),
+    };
+    for (lasted, fallen, risen) in [(100, 990, 991), (500, 950, 956), (60_000, 906, 912)] {
+        let mut gradient = Gradient::new(1_000);
+        for _ in 0..WARM_UP {
+            gradient.next(&seen(10, 100), None, 1_000);
+        }
+        assert_eq!(gradient.next(&seen(1_000, lasted), None, 1_000), fallen, "{lasted} ms");
+        assert_eq!(gradient.next(&seen(10, lasted), None, 1_000), risen, "{lasted} ms");
+    }
+}
+
+#[test]
 fn noise_alone_lowers_nothing() {
     let seconds =
         play(&[Phase { seconds: 120, workers: 200, clients: 1_600 }], 1_000, 0.9, true, true);
@@ -205,10 +223,10 @@ fn without_samples_the_limit_is_the_one_that_was_given() {
     for _ in 0..10 {
         gradient.next(&seen(100, 100), None, 1_000);
     }
-    let low = gradient.next(&seen(49, 1), None, 1_000);
+    let low = gradient.next(&seen(100, 100), None, 1_000);
     assert!(low < 500, "{low}");
-    for _ in 0..9 {
-        assert_eq!(gradient.next(&seen(0, 0), None, 1_000), low, "few samples change nothing");
+    for n in [49, 0, 0, 49, 0, 0, 0, 0, 0, 0, 0, 0, 0] {
+        assert_eq!(gradient.next(&seen(n, 100), None, 1_000), low, "few samples change nothing");
     }
     assert_eq!(gradient.next(&seen(0, 0), None, 1_000), 1_000);
 }
@@ -227,9 +245,10 @@ fn stays_between_floor_and_soft() {
         let least = (0..100).map(|_| gradient.next(&slow(soft), floor, soft)).min();
         assert_eq!(least, Some(expected), "{floor:?} of {soft}");
     }
-    // a soft limit that is lowered meanwhile is kept
+    // and follows one that is set meanwhile
     let mut gradient = Gradient::new(1_000);
     assert_eq!(gradient.next(&fast, None, 300), 300);
+    assert_eq!(gradient.next(&fast, None, 2_000), 2_000);
 }
 
 #[test]
@@ -286,6 +305,25 @@ fn median(waits: &[Duration]) -> Duration {
     let mut waits = waits.to_vec();
     waits.sort_unstable();
     waits[waits.len() / 2]
+}
+
+#[test]
+fn codel_sheds_once_waits_were_long_for_an_interval_and_then_more_often() {
+    let milli = Duration::from_millis;
+    let mut codel = Codel::new(milli(20), milli(100));
+    let mut check = |now: std::ops::Range<u64>, waited, expected: &[u64]| {
+        let sheds: Vec<_> = now.filter(|&now| codel.sheds(milli(waited), milli(now))).collect();
+        assert_eq!(sheds, expected, "waits of {waited} ms");
+    };
+    check(0..100, 20, &[]);
+    check(100..101, 19, &[]); // one short wait is enough
+    check(101..200, 20, &[]);
+    check(200..450, 20, &[201, 301, 372, 430]); // 100 ms / √1, √2, √3
+    check(450..451, 19, &[]);
+    // soon after, it begins nearly where it was
+    check(451..700, 20, &[551, 622, 680]);
+    check(700..701, 0, &[]);
+    check(9_000..9_250, 20, &[9_100, 9_200]);
 }
 
 #[test]

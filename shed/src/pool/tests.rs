@@ -135,7 +135,9 @@ async fn a_thousand_wait_in_line() {
         });
         tokio::task::yield_now().await;
     }
+    let end = Instant::now() + Duration::from_secs(5);
     while pool.stats().waiters < 1_000 {
+        assert!(Instant::now() < end, "{:?}", pool.stats());
         tokio::task::yield_now().await;
     }
     first.reuse();
