@@ -177,3 +177,37 @@ async fn an_accept_loop_that_does_not_answer_is_seen_after_5_s() {
     answering.abort();
     accepting.abort();
 }
+
+/// T55: at the hard limit nothing is accepted, which is no reason to end the process.
+#[tokio::test(start_paused = true)]
+async fn an_accept_loop_that_stands_still_at_the_hard_limit_is_alive() {
+    let mut listener = ShedListener::bind("127.0.0.1:0").soft(9).build().expect("a listener");
+    let (address, handle) = (listener.local_addr(), listener.handle());
+    let config = HealthConfig { fail_at: FailAt::Never, ..Default::default() };
+    let loopback = "127.0.0.1:0".parse().expect("an address");
+    let server = HealthServer::bind(loopback, &listener, config).expect("a port");
+    let (health, answering) = (server.health(), tokio::spawn(server.run()));
+    let accepting = tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok(conn) = listener.accept().await {
+            held.push(conn);
+        }
+    });
+    let connect = || TcpStream::connect(address).expect("queued");
+    let mut clients = vec![connect(), connect()];
+    time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(handle.stats().open, 2);
+    handle.set_limits(Limits { hard: Some(2), ..Limits::soft(1) }).expect("they hold");
+    clients.push(connect());
+    time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(handle.stats().is_paused, Some(Pause::Hard));
+    assert_eq!((health.readiness(), health.is_alive()), (Ok(()), true));
+    handle.set_limits(Limits::soft(9)).expect("they hold");
+    time::sleep(Duration::from_secs(20)).await;
+    let stats = handle.stats();
+    assert_eq!((stats.is_paused, health.readiness()), (None, Ok(())));
+    assert_eq!((stats.admitted, stats.shed_for(Reason::Hard)), (2, 1));
+    check_identities(&stats);
+    answering.abort();
+    accepting.abort();
+}
