@@ -14,6 +14,7 @@ use tokio::{runtime, sync::mpsc};
 
 use crate::{
     accept::Spare,
+    adaptive::{Adaptive, AdaptiveError, Controller},
     cidr::Cidr,
     close::OnShed,
     deadline::{DeadlineError, Deadlines, ticker::Watcher},
@@ -51,6 +52,7 @@ pub struct Builder {
     deadlines: Deadlines,
     max_request: u64,
     decide: Option<Box<dyn Decide>>,
+    adaptive: Option<Adaptive>,
 }
 
 impl ShedListener {
@@ -82,6 +84,7 @@ impl Builder {
             deadlines: Deadlines::default(),
             max_request: u64::MAX,
             decide: None,
+            adaptive: None,
         }
     }
 
@@ -201,6 +204,14 @@ impl Builder {
         self
     }
 
+    /// Lets the soft limit follow what the server can do, never above the one that is given. Unsaid:
+    /// it does not.
+    #[must_use]
+    pub fn adaptive(mut self, adaptive: Adaptive) -> Self {
+        self.adaptive = Some(adaptive);
+        self
+    }
+
     /// Opens the listener. Raises RLIMIT_NOFILE to its hard limit.
     ///
     /// # Errors
@@ -215,6 +226,9 @@ impl Builder {
         self.deadlines.check().map_err(BuildError::Deadlines)?;
         if self.max_request == 0 {
             return Err(BuildError::MaxRequestBytes);
+        }
+        if let Some(adaptive) = &self.adaptive {
+            adaptive.check(bounds.soft()).map_err(BuildError::Adaptive)?;
         }
         let socket = match self.source {
             Source::Address(address) => open(&address, self.backlog)?,
@@ -240,6 +254,7 @@ impl Builder {
             Shared::new(name, gate, self.limits, self.answers, policy, self.decide, sender);
         shared.watcher = (!self.deadlines.is_off()).then(|| Watcher::new(self.deadlines));
         shared.max_request = self.max_request;
+        shared.adaptive = self.adaptive.map(|it| Controller::new(it, bounds.soft()));
         let shared = Arc::new(shared);
         let socket = sys::watch(socket).map_err(|source| BuildError::call("epoll_ctl", source))?;
         tokio::spawn(linger::run(arrivals, self.linger));
@@ -309,6 +324,8 @@ pub enum BuildError {
     Deadlines(DeadlineError),
     /// Requests may have 0 bytes.
     MaxRequestBytes,
+    /// The adaptive limit cannot hold.
+    Adaptive(AdaptiveError),
     /// The socket that was given is not what it should be.
     Adopted {
         /// What it is.
@@ -343,6 +360,7 @@ impl fmt::Display for BuildError {
             Self::OutOfRange(err) => err.fmt(f),
             Self::Deadlines(err) => err.fmt(f),
             Self::MaxRequestBytes => f.write_str("max_request_bytes is 0, expected at least 1"),
+            Self::Adaptive(err) => err.fmt(f),
             Self::Adopted { got } => write!(f, "got {got}, expected a listening TCP socket"),
             Self::NoRuntime => f.write_str("there is no tokio runtime, expected one to be entered"),
             Self::Call { call, address: Some(address), .. } => {
@@ -362,6 +380,7 @@ impl Error for BuildError {
             | Self::OutOfRange(_)
             | Self::Deadlines(_)
             | Self::MaxRequestBytes
+            | Self::Adaptive(_)
             | Self::Adopted { .. }
             | Self::NoRuntime => None,
         }

@@ -20,6 +20,9 @@ pub(crate) struct Gate {
     soft_limit: AtomicUsize,
     hard_limit: AtomicUsize,
     resume: AtomicUsize,
+    /// The soft limit that was found by [`adaptive`](crate::adaptive); above the given one, it is not
+    /// in force.
+    adaptive: AtomicUsize,
     /// Connections that are served, without exempt ones.
     soft: AtomicU64,
     /// Descriptors of connections: served, exempt, lingering.
@@ -35,6 +38,7 @@ impl Gate {
             soft_limit: bounds.soft().into(),
             hard_limit: bounds.hard().into(),
             resume: bounds.resume().into(),
+            adaptive: usize::MAX.into(),
             soft: AtomicU64::new(0),
             hard: AtomicU64::new(0),
             lane: Lane::FIRST,
@@ -55,6 +59,16 @@ impl Gate {
         self.soft_limit.load(Ordering::Relaxed)
     }
 
+    /// Sets the adaptive limit.
+    pub(crate) fn adapt(&self, limit: usize) {
+        self.adaptive.store(limit, Ordering::Relaxed);
+    }
+
+    /// The soft limit or the adaptive one, whichever is less.
+    pub(crate) fn soft_in_force(&self) -> usize {
+        self.soft_limit().min(self.adaptive.load(Ordering::Relaxed))
+    }
+
     pub(crate) fn hard_limit(&self) -> usize {
         self.hard_limit.load(Ordering::Relaxed)
     }
@@ -70,7 +84,7 @@ impl Gate {
     }
 
     pub(crate) fn take_soft(&self) -> bool {
-        slots::take(&self.soft, self.lane, self.soft_limit())
+        slots::take(&self.soft, self.lane, self.soft_in_force())
     }
 
     pub(crate) fn give_back_soft(&self) {

@@ -3,6 +3,7 @@
 use std::{error::Error, fmt, io, sync::Arc};
 
 use crate::{
+    adaptive::AdaptiveStats,
     limits::{Bounds, LimitError, Limits},
     shared::Shared,
     stats::Stats,
@@ -62,9 +63,18 @@ impl Handle {
     /// What was counted so far.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let mut stats = self.shared.counters.snapshot();
+        let gate = &self.shared.gate;
+        let adaptive_limit = self.shared.adaptive.as_ref().map(|_| gate.soft_in_force());
+        let probes = self.shared.probe.accepted();
+        let mut stats = Stats { adaptive_limit, probes, ..self.shared.counters.snapshot() };
         self.shared.policy.count(&mut stats);
         stats
+    }
+
+    /// What the adaptive limit has come to, where there is one.
+    #[must_use]
+    pub fn adaptive(&self) -> Option<AdaptiveStats> {
+        self.shared.adaptive.as_ref().map(|adaptive| adaptive.stats(&self.shared.gate))
     }
 
     /// The limits that were given last.

@@ -22,6 +22,7 @@
 //! ```
 
 mod accept;
+pub mod adaptive;
 mod budget;
 mod builder;
 mod cidr;
@@ -32,6 +33,7 @@ mod decide;
 mod gate;
 mod handle;
 mod handshake;
+pub mod health;
 mod limits;
 mod linger;
 mod listener;
@@ -39,6 +41,7 @@ mod peer_map;
 mod permit;
 mod places;
 mod policy;
+pub mod pool;
 pub mod proxy_protocol;
 mod range;
 mod rate;
@@ -48,6 +51,7 @@ mod slots;
 mod stats;
 #[expect(unsafe_code, reason = "calls that neither std, tokio nor socket2 have")]
 mod sys;
+pub mod udp;
 
 pub use accept::Class;
 pub use budget::{Budget, Spent};

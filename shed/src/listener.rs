@@ -17,6 +17,7 @@ use tokio::{io::unix::AsyncFd, net::TcpStream, task, time};
 
 use crate::{
     accept::{self, Backoff, Class, Spare},
+    adaptive::{Codel, Controller},
     close::{self, OnShed},
     conn::ShedStream,
     decide::Refusal,
@@ -57,6 +58,7 @@ struct Door {
     is_recovering: bool,
     /// The hard limit was reached, and there was no room since.
     is_paused: bool,
+    codel: Option<Codel>,
     turn: u64,
 }
 
@@ -128,9 +130,22 @@ impl ShedListener {
     ) -> Self {
         let backoff = Backoff::default();
         let (is_recovering, is_paused) = (false, false);
-        let door =
-            Door { shared, backoff, spare, queue_max_wait, is_recovering, is_paused, turn: 0 };
+        let codel = shared.adaptive.as_ref().and_then(Controller::codel);
+        let door = Door {
+            shared,
+            backoff,
+            spare,
+            queue_max_wait,
+            is_recovering,
+            is_paused,
+            codel,
+            turn: 0,
+        };
         Self { socket, local, door, handshakes: Handshakes::default() }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.door.shared
     }
 
     /// The address it listens on.
@@ -281,6 +296,7 @@ impl Door {
                 }
                 Err(err) if err.kind() == io::ErrorKind::WouldBlock => {
                     self.is_recovering = false;
+                    self.codel.iter_mut().for_each(Codel::emptied);
                     return Batch::Empty;
                 }
                 Err(err) => match self.failed(listener, err) {
@@ -297,10 +313,14 @@ impl Door {
 
     /// Decides about a connection; `None`: it was shed.
     fn admit(&mut self, socket: Socket, peer: &SockAddr) -> Option<Batch> {
-        self.shared.counters.accepted();
-        self.turn += 1;
         // accept(2) gives the address of IPv4 and IPv6 sockets in every state
         let peer = peer.as_socket().unwrap_or_else(|| (Ipv4Addr::UNSPECIFIED, 0).into());
+        if self.shared.probe.is_from(peer) {
+            close::reset(socket);
+            return None;
+        }
+        self.shared.counters.accepted();
+        self.turn += 1;
         match self.decide(&socket, peer) {
             Ok(entry) => {
                 let Entry { is_exempt, has_header, waited, place } = entry;
@@ -319,19 +339,36 @@ impl Door {
 
     /// Takes the places of a connection that no limit refuses. What its peer may have, and what the
     /// user says, waits for its header where it has one.
-    fn decide(&self, socket: &Socket, peer: SocketAddr) -> Result<Entry, Refusal> {
-        let Shared { policy, .. } = &*self.shared;
-        let waited = if self.is_recovering { sys::waited(socket).ok() } else { None };
-        if waited.is_some_and(|it| it.is_gone || self.queue_max_wait < it.age) {
+    fn decide(&mut self, socket: &Socket, peer: SocketAddr) -> Result<Entry, Refusal> {
+        let asks = self.is_recovering || self.codel.is_some();
+        let waited = if asks { sys::waited(socket).ok() } else { None };
+        let is_stale = |it: sys::Waited| it.is_gone || self.queue_max_wait < it.age;
+        if self.is_recovering && waited.is_some_and(is_stale) {
             return Err((Reason::Stale, None));
         }
         let waited = waited.map(|it| it.age);
+        let policy = &self.shared.policy;
         let (is_exempt, has_header) = (policy.is_exempt(peer.ip()), policy.has_header(peer.ip()));
+        if !is_exempt {
+            self.adapt(waited)?;
+        }
         let places = self.take(peer, is_exempt, has_header).map_err(|reason| (reason, None))?;
         if !has_header {
             self.shared.ask_user(peer, is_exempt, waited)?;
         }
         Ok(Entry { is_exempt, has_header, waited, place: places.keep() })
+    }
+
+    /// Has the adaptive limit look at the time, and at the wait.
+    fn adapt(&mut self, waited: Option<Duration>) -> Result<(), Refusal> {
+        let Some(adaptive) = &self.shared.adaptive else { return Ok(()) };
+        adaptive.tick(&self.shared.gate);
+        if let (Some(codel), Some(age)) = (&mut self.codel, waited)
+            && codel.sheds(age, adaptive.now())
+        {
+            return Err((Reason::Codel, None));
+        }
+        Ok(())
     }
 
     fn take(

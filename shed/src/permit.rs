@@ -1,6 +1,11 @@
 //! The right of one connection to be open.
 
-use std::{io, sync::Arc, thread, time::Instant};
+use std::{
+    io,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use tokio::net::TcpStream;
 
@@ -72,6 +77,13 @@ impl Permit {
     /// whatever is said.
     pub fn ends_by(&mut self, cause: Cause) {
         self.cause = cause;
+    }
+
+    /// Says how long a request on this connection took, for an [adaptive](crate::adaptive) limit.
+    pub fn sample(&self, took: Duration) {
+        if let Some(adaptive) = &self.shared.adaptive {
+            adaptive.sample(took);
+        }
     }
 
     /// When the connection was admitted.

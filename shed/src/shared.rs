@@ -13,10 +13,12 @@ use std::{
 use tokio::sync::{Notify, mpsc};
 
 use crate::{
+    adaptive::Controller,
     close::OnShed,
     deadline::ticker::Watcher,
     decide::{Candidate, Decide, Load, Refusal, Verdict},
     gate::Gate,
+    health::Probe,
     limits::{Bounds, Limits},
     linger::Lingering,
     policy::Policy,
@@ -61,6 +63,8 @@ pub(crate) struct Shared {
     pub(crate) watcher: Option<Watcher>,
     /// The size of a request in bytes, at most.
     pub(crate) max_request: u64,
+    pub(crate) adaptive: Option<Controller>,
+    pub(crate) probe: Probe,
     /// As they were given last; what is in force is in the gate.
     limits: Mutex<Limits>,
     lingering: mpsc::Sender<Lingering>,
@@ -90,6 +94,8 @@ impl Shared {
             decide,
             watcher: None,
             max_request: u64::MAX,
+            adaptive: None,
+            probe: Probe::default(),
             limits: Mutex::new(limits),
             lingering,
             is_closed: AtomicBool::new(false),

@@ -176,6 +176,11 @@ impl Counters {
         Duration::from_nanos(read(&self.paused[cause as usize]) + present)
     }
 
+    /// Why it stands still.
+    pub(crate) fn is_paused(&self) -> Option<Pause> {
+        Pause::ALL.into_iter().find(|&cause| read(&self.paused_since[cause as usize]) != 0)
+    }
+
     pub(crate) fn snapshot(&self) -> Stats {
         // ends before beginnings, so that no difference is negative
         let closed = Cause::ALL.map(|cause| (cause, read(&self.closed[cause as usize])));
@@ -212,9 +217,9 @@ impl Counters {
             oversized_requests: read(&self.oversized),
             accept_errors: errors.clone(),
             paused: Pause::ALL.map(|cause| (cause, self.paused(cause))).into(),
-            is_paused: Pause::ALL
-                .into_iter()
-                .find(|&cause| read(&self.paused_since[cause as usize]) != 0),
+            is_paused: self.is_paused(),
+            adaptive_limit: None,
+            probes: 0,
         }
     }
 }
@@ -277,6 +282,11 @@ pub struct Stats {
     pub paused: Vec<(Pause, Duration)>,
     /// Why nothing is accepted at this moment.
     pub is_paused: Option<Pause>,
+    /// The soft limit in force, where it is adaptive.
+    pub adaptive_limit: Option<usize>,
+    /// Connections by which the listener asked itself whether it accepts
+    /// ([`health`](crate::health)); they are not among the accepted ones.
+    pub probes: u64,
 }
 
 impl Stats {

@@ -1,14 +1,16 @@
 //! The calls that neither std, tokio nor socket2 have.
 
 use std::{
-    io, mem,
+    array, io, mem,
     mem::ManuallyDrop,
+    net::SocketAddr,
     os::fd::{AsRawFd, FromRawFd as _, RawFd},
+    ptr,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use socket2::Socket;
+use socket2::{SockAddr, SockAddrStorage, Socket};
 use tokio::io::{Interest, unix::AsyncFd};
 
 /// A listening socket that the runtime watches. To be called within a runtime.
@@ -151,6 +153,83 @@ fn rlimit() -> io::Result<libc::rlimit> {
         0 => Ok(limit),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// Messages of one recvmmsg(2) or sendmmsg(2).
+pub(crate) const MESSAGES: usize = 32;
+
+/// A datagram that was received.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Received {
+    /// Its own length, which may be more than its buffer has.
+    pub(crate) len: usize,
+    /// Whose it is; `None` for a family that is neither IPv4 nor IPv6.
+    pub(crate) from: Option<SocketAddr>,
+}
+
+/// Headers for recvmmsg(2) and sendmmsg(2) that name nothing so far.
+fn no_messages() -> [libc::mmsghdr; MESSAGES] {
+    // SAFETY: they are made of integers and pointers, for which all bits 0 are a value.
+    unsafe { mem::zeroed() }
+}
+
+/// recvmmsg(2): receives what is there into `buffers`, one datagram each; says of each in `received`
+/// what it is, and gives their number.
+pub(crate) fn receive(
+    socket: &impl AsRawFd,
+    buffers: &mut [Box<[u8]>],
+    received: &mut [Received; MESSAGES],
+) -> io::Result<usize> {
+    let mut froms: [_; MESSAGES] = array::from_fn(|_| SockAddrStorage::zeroed());
+    let mut parts = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; MESSAGES];
+    let mut messages = no_messages();
+    let most = buffers.len().min(MESSAGES);
+    for (n, buffer) in buffers.iter_mut().take(most).enumerate() {
+        parts[n] = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+        let header = &mut messages[n].msg_hdr;
+        header.msg_name = (&raw mut froms[n]).cast();
+        header.msg_namelen = froms[n].size_of();
+        header.msg_iov = &raw mut parts[n];
+        header.msg_iovlen = 1;
+    }
+    let vlen = libc::c_uint::try_from(most).expect("32 at most");
+    let (fd, flags) = (socket.as_raw_fd(), libc::MSG_DONTWAIT | libc::MSG_TRUNC);
+    // SAFETY: the first `vlen` headers name addresses, parts and buffers that live, are borrowed
+    // mutably by this function alone, and have the lengths that are given.
+    let n = unsafe { libc::recvmmsg(fd, messages.as_mut_ptr(), vlen, flags, ptr::null_mut()) };
+    let n = usize::try_from(n).map_err(|_| io::Error::last_os_error())?;
+    for (n, (message, from)) in messages.iter().zip(froms).take(n).enumerate() {
+        let len = message.msg_hdr.msg_namelen;
+        // SAFETY: the kernel wrote an address of `len` bytes to it.
+        let from = unsafe { SockAddr::new(from, len) };
+        let len = usize::try_from(message.msg_len).expect("wider than 32 bits");
+        received[n] = Received { len, from: from.as_socket() };
+    }
+    Ok(n)
+}
+
+/// sendmmsg(2): sends the first ones of `datagrams`, [`MESSAGES`] at most, and gives their number; an
+/// error is that of the first.
+pub(crate) fn send(socket: &impl AsRawFd, datagrams: &[(&[u8], SocketAddr)]) -> io::Result<usize> {
+    let mut tos = [const { None::<SockAddr> }; MESSAGES];
+    let mut parts = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; MESSAGES];
+    let mut messages = no_messages();
+    let most = datagrams.len().min(MESSAGES);
+    for (n, (bytes, to)) in datagrams.iter().take(most).enumerate() {
+        let to = tos[n].insert(SockAddr::from(*to));
+        parts[n] = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+        let header = &mut messages[n].msg_hdr;
+        header.msg_name = to.as_ptr().cast_mut().cast();
+        header.msg_namelen = to.len();
+        header.msg_iov = &raw mut parts[n];
+        header.msg_iovlen = 1;
+    }
+    let vlen = libc::c_uint::try_from(most).expect("32 at most");
+    let (fd, flags) = (socket.as_raw_fd(), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
+    // SAFETY: the first `vlen` headers name addresses, parts and bytes that live and have the lengths
+    // that are given; the kernel writes to none of them but the headers' own lengths.
+    let n = unsafe { libc::sendmmsg(fd, messages.as_mut_ptr(), vlen, flags) };
+    usize::try_from(n).map_err(|_| io::Error::last_os_error())
 }
 
 #[cfg(test)]
