@@ -4,7 +4,11 @@
 //! is asked for; want of descriptors or memory, where asking again at once would turn for ever,
 //! since the connection stays at the head of the queue; and errors of the listener itself.
 
-use std::{fs::File, io, time::Duration};
+use std::{
+    fs::File,
+    io,
+    time::{Duration, Instant},
+};
 
 use socket2::{SockAddr, Socket};
 
@@ -58,6 +62,8 @@ impl Class {
 pub(crate) struct Backoff {
     retries: u32,
     delay: Option<Duration>,
+    /// When accept(2) failed that way first, since the last success.
+    since: Option<Instant>,
 }
 
 impl Backoff {
@@ -69,6 +75,16 @@ impl Backoff {
     /// accept(2) succeeded.
     pub(crate) fn reset(&mut self) {
         *self = Self::default();
+    }
+
+    /// The head of the queue was shed: no need to wait, though it goes on to fail.
+    pub(crate) fn retry(&mut self) {
+        *self = Self { since: self.since, ..Self::default() };
+    }
+
+    /// For how long accept(2) failed by `at`, where this is not the first time.
+    pub(crate) fn failed(&mut self, at: Instant) -> Duration {
+        at.saturating_duration_since(*self.since.get_or_insert(at))
     }
 
     /// Whether an error of a connection is one too many in a row.
@@ -150,6 +166,17 @@ mod tests {
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_000, 1_000]);
         backoff.reset();
         assert_eq!(backoff.next().as_millis(), 1);
+    }
+
+    #[test]
+    fn fails_since_the_last_success() {
+        let (mut backoff, begun) = (Backoff::default(), Instant::now());
+        let second = Duration::from_secs(1);
+        assert_eq!(backoff.failed(begun), Duration::ZERO);
+        backoff.retry();
+        assert_eq!(backoff.failed(begun + second), second);
+        backoff.reset();
+        assert_eq!(backoff.failed(begun + 2 * second), Duration::ZERO);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::{
     error::Error,
-    fmt, io,
+    fmt, io, mem,
     net::{SocketAddr, TcpListener},
     sync::Arc,
     time::Duration,
@@ -16,11 +16,15 @@ use crate::{
     accept::Spare,
     close::OnShed,
     decide::Decide,
-    gate::Gate,
+    gate::{Gate, Words},
+    handover::Generation,
     limits::{Bounds, LimitError, Limits},
     linger::{self, Linger},
     listener::ShedListener,
+    owner::{self, Owner},
+    page::PageError,
     reason::Reason,
+    reuseport::Group,
     shared::{Answers, Shared},
     sys,
 };
@@ -42,6 +46,8 @@ pub struct Builder {
     linger: Linger,
     queue_max_wait: Duration,
     decide: Option<Box<dyn Decide>>,
+    give_up_after: Option<Duration>,
+    joins_others: bool,
 }
 
 impl ShedListener {
@@ -70,6 +76,8 @@ impl Builder {
             linger: Linger::default(),
             queue_max_wait: Duration::from_secs(1),
             decide: None,
+            give_up_after: None,
+            joins_others: false,
         }
     }
 
@@ -145,34 +153,137 @@ impl Builder {
         self
     }
 
+    /// When accept(2) fails for want of descriptors or memory for so long, without one success, the
+    /// listener ends with the error, for a supervisor to start the program again. Unsaid: never.
+    #[must_use]
+    pub fn give_up_after(mut self, after: Duration) -> Self {
+        self.give_up_after = Some(after);
+        self
+    }
+
+    /// Lets [`build_group`](Self::build_group) join members of another process, of the same user,
+    /// that listen on the address already. Unsaid: that is an error, since two programs that share an
+    /// address by mistake get half of the connections each.
+    #[must_use]
+    pub fn join_others(mut self) -> Self {
+        self.joins_others = true;
+        self
+    }
+
     /// Opens the listener. Raises RLIMIT_NOFILE to its hard limit.
     ///
     /// # Errors
     /// It cannot be as asked. Nothing is open then.
-    pub fn build(self) -> Result<ShedListener, BuildError> {
+    pub fn build(mut self) -> Result<ShedListener, BuildError> {
+        let bounds = self.check()?;
+        let socket = self.source.take().open(self.backlog, Reuse::No)?;
+        let local = local_addr(&socket)?;
+        self.plan(&bounds, local, Words::own())?.listener(socket)
+    }
+
+    /// Opens `members` sockets on one address, a SO_REUSEPORT group, each with an accept loop of its
+    /// own, and one pair of limits for all. 1 to 1,024.
+    ///
+    /// One socket is enough below some 30,000 connections a second, and has no member that is full
+    /// while others are idle.
+    ///
+    /// # Errors
+    /// It cannot be as asked. Nothing is open then.
+    pub fn build_group(mut self, members: usize) -> Result<(Group, Vec<ShedListener>), BuildError> {
+        if !(1..=MAX_MEMBERS).contains(&members) {
+            return Err(BuildError::Members { got: members });
+        }
+        let bounds = self.check()?;
+        let Source::Address(address) = self.source.take() else {
+            return Err(BuildError::Adopted {
+                got: "a socket, for a group that has to open its own",
+            });
+        };
+        let first = if self.joins_others { Reuse::Join } else { Reuse::Begin };
+        let socket = open(parse(&address)?, self.backlog, first)?;
+        let local = local_addr(&socket)?;
+        let backlog = self.backlog;
+        let plan = self.plan(&bounds, local, Words::own())?;
+        let mut group = Group::new(plan, local, backlog);
+        let mut listeners = vec![group.member(socket)?];
+        while listeners.len() < members {
+            listeners.push(group.grow()?);
+        }
+        Ok((group, listeners))
+    }
+
+    /// As [`build`](Self::build), for a program that is restarted without a gap: the socket is the
+    /// one of this name that the generation before had, if it had one, and the limits hold over all
+    /// generations.
+    ///
+    /// # Errors
+    /// It cannot be as asked: what was inherited listens on another address, say.
+    pub fn build_in(mut self, generation: &mut Generation) -> Result<ShedListener, BuildError> {
+        let bounds = self.check()?;
+        let source = self.source.take();
+        let name = self.name.clone().unwrap_or_else(|| source.name());
+        let socket = match generation.inherited(&name) {
+            Some(inherited) => {
+                let (got, expected) = (local_addr(&inherited)?, source.address()?);
+                if got != expected && expected.port() != 0 {
+                    return Err(BuildError::Inherited { name, got, expected });
+                }
+                adopted(inherited)?
+            }
+            None => source.open(self.backlog, Reuse::No)?,
+        };
+        let kept = socket.try_clone().map_err(|source| BuildError::call("dup", source))?;
+        let words = generation.words(&name).map_err(BuildError::Page)?;
+        self.name = Some(name);
+        let plan = self.plan(&bounds, local_addr(&socket)?, words)?;
+        plan.shared.life.keep(Some(kept));
+        generation.keep(&plan.shared);
+        plan.listener(socket)
+    }
+
+    fn check(&self) -> Result<Bounds, BuildError> {
         if runtime::Handle::try_current().is_err() {
             return Err(BuildError::NoRuntime);
         }
         let nofile = sys::raise_nofile().map_err(|source| BuildError::call("getrlimit", source))?;
-        let bounds = Bounds::new(self.limits, nofile).map_err(BuildError::Limits)?;
-        let socket = match self.source {
-            Source::Address(address) => open(&address, self.backlog)?,
-            Source::Socket(socket) => adopted(socket)?,
-        };
-        let local = socket
-            .local_addr()
-            .map_err(|source| BuildError::call("getsockname", source))?
-            .as_socket()
-            .ok_or(BuildError::Adopted { got: "a socket of another family than IPv4 and IPv6" })?;
-        let spare = Spare::new().map_err(|source| BuildError::call("open /dev/null", source))?;
+        Bounds::new(self.limits, nofile).map_err(BuildError::Limits)
+    }
+
+    /// All of a listener but its socket.
+    fn plan(self, bounds: &Bounds, local: SocketAddr, words: Words) -> Result<Plan, BuildError> {
         let most = self.linger.max.unwrap_or(bounds.hard() - bounds.soft()).max(1);
         let (sender, arrivals) = mpsc::channel(most);
         let name = self.name.unwrap_or_else(|| local.to_string()).into_boxed_str();
-        let gate = Gate::new(&bounds);
+        let gate = Gate::new(bounds, words);
         let shared = Shared::new(name, gate, self.limits, self.answers, self.decide, sender);
-        let socket = sys::watch(socket).map_err(|source| BuildError::call("epoll_ctl", source))?;
         tokio::spawn(linger::run(arrivals, self.linger));
-        Ok(ShedListener::new(socket, local, Arc::new(shared), spare, self.queue_max_wait))
+        Ok(Plan {
+            shared: Arc::new(shared),
+            queue_max_wait: self.queue_max_wait,
+            give_up_after: self.give_up_after,
+        })
+    }
+}
+
+/// A group has at most so many sockets.
+const MAX_MEMBERS: usize = 1_024;
+
+/// What accept loops of one listener are made from.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) shared: Arc<Shared>,
+    queue_max_wait: Duration,
+    give_up_after: Option<Duration>,
+}
+
+impl Plan {
+    pub(crate) fn listener(&self, socket: Socket) -> Result<ShedListener, BuildError> {
+        let local = local_addr(&socket)?;
+        let spare = Spare::new().map_err(|source| BuildError::call("open /dev/null", source))?;
+        let socket = sys::watch(socket).map_err(|source| BuildError::call("epoll_ctl", source))?;
+        let shared = Arc::clone(&self.shared);
+        let (wait, give_up) = (self.queue_max_wait, self.give_up_after);
+        Ok(ShedListener::new(socket, local, shared, spare, wait, give_up))
     }
 }
 
@@ -186,23 +297,78 @@ impl fmt::Debug for Builder {
     }
 }
 
-fn open(address: &str, backlog: i32) -> Result<Socket, BuildError> {
-    let Ok(parsed) = address.parse::<SocketAddr>() else {
-        return Err(BuildError::Address { got: address.to_owned() });
-    };
-    let failed = |call| move |source| BuildError::Call { call, address: Some(parsed), source };
+impl Source {
+    /// Leaves an address that is none.
+    fn take(&mut self) -> Self {
+        mem::replace(self, Self::Address(String::new()))
+    }
+
+    fn open(self, backlog: i32, reuse: Reuse) -> Result<Socket, BuildError> {
+        match self {
+            Self::Address(address) => open(parse(&address)?, backlog, reuse),
+            Self::Socket(socket) => adopted(socket),
+        }
+    }
+
+    fn address(&self) -> Result<SocketAddr, BuildError> {
+        match self {
+            Self::Address(address) => parse(address),
+            Self::Socket(socket) => local_addr(socket),
+        }
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Self::Address(address) => address.clone(),
+            Self::Socket(socket) => local_addr(socket).map(|it| it.to_string()).unwrap_or_default(),
+        }
+    }
+}
+
+fn parse(address: &str) -> Result<SocketAddr, BuildError> {
+    address.parse().map_err(|_| BuildError::Address { got: address.to_owned() })
+}
+
+fn local_addr(socket: &Socket) -> Result<SocketAddr, BuildError> {
+    socket
+        .local_addr()
+        .map_err(|source| BuildError::call("getsockname", source))?
+        .as_socket()
+        .ok_or(BuildError::Adopted { got: "a socket of another family than IPv4 and IPv6" })
+}
+
+/// Who else may listen on the address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reuse {
+    /// Nobody.
+    No,
+    /// Nobody before; others after.
+    Begin,
+    /// Others before and after.
+    Join,
+}
+
+pub(crate) fn open(address: SocketAddr, backlog: i32, reuse: Reuse) -> Result<Socket, BuildError> {
+    let failed = |call| move |source| BuildError::at(address, call, source);
     let socket = Socket::new(
-        Domain::for_address(parsed),
+        Domain::for_address(address),
         Type::STREAM.nonblocking().cloexec(),
         Some(Protocol::TCP),
     )
     .map_err(failed("socket"))?;
     // a server that comes back binds in spite of connections in TIME_WAIT
     socket.set_reuse_address(true).map_err(failed("SO_REUSEADDR"))?;
-    if parsed.is_ipv6() {
+    if address.is_ipv6() {
         socket.set_only_v6(false).map_err(failed("IPV6_V6ONLY"))?;
     }
-    socket.bind(&parsed.into()).map_err(failed("bind"))?;
+    if reuse == Reuse::Join {
+        socket.set_reuse_port(true).map_err(failed("SO_REUSEPORT"))?;
+    }
+    socket.bind(&address.into()).map_err(failed("bind"))?;
+    // only after bind(2): that refuses where somebody listens, be it with SO_REUSEPORT
+    if reuse == Reuse::Begin {
+        socket.set_reuse_port(true).map_err(failed("SO_REUSEPORT"))?;
+    }
     socket.listen(backlog).map_err(failed("listen"))?;
     Ok(socket)
 }
@@ -236,6 +402,31 @@ pub enum BuildError {
         /// What it is.
         got: &'static str,
     },
+    /// Somebody else listens on the address.
+    InUse {
+        /// The address.
+        address: SocketAddr,
+        /// Who that is, where it can be seen.
+        owner: Option<Owner>,
+        /// The answer.
+        source: io::Error,
+    },
+    /// A group cannot have so many members.
+    Members {
+        /// What was given.
+        got: usize,
+    },
+    /// What the generation before had by this name listens elsewhere.
+    Inherited {
+        /// The listener's name.
+        name: String,
+        /// Where it listens.
+        got: SocketAddr,
+        /// Where it should.
+        expected: SocketAddr,
+    },
+    /// The limits cannot be shared with other generations.
+    Page(PageError),
     /// It was not called from within a tokio runtime.
     NoRuntime,
     /// The kernel refused.
@@ -250,8 +441,16 @@ pub enum BuildError {
 }
 
 impl BuildError {
-    fn call(call: &'static str, source: io::Error) -> Self {
+    pub(crate) fn call(call: &'static str, source: io::Error) -> Self {
         Self::Call { call, address: None, source }
+    }
+
+    fn at(address: SocketAddr, call: &'static str, source: io::Error) -> Self {
+        if source.kind() == io::ErrorKind::AddrInUse {
+            Self::InUse { address, owner: owner::of(address), source }
+        } else {
+            Self::Call { call, address: Some(address), source }
+        }
     }
 }
 
@@ -263,6 +462,19 @@ impl fmt::Display for BuildError {
             }
             Self::Limits(err) => err.fmt(f),
             Self::Adopted { got } => write!(f, "got {got}, expected a listening TCP socket"),
+            Self::InUse { address, owner: Some(owner), .. } => {
+                write!(f, "listener {address}: the address is in use, by {owner}")
+            }
+            Self::InUse { address, owner: None, .. } => {
+                write!(f, "listener {address}: the address is in use, by a socket that is not seen")
+            }
+            Self::Members { got } => {
+                write!(f, "members of the group are {got}, expected 1 to {MAX_MEMBERS}")
+            }
+            Self::Inherited { name, got, expected } => {
+                write!(f, "the inherited socket {name:?} listens on {got}, expected {expected}")
+            }
+            Self::Page(err) => err.fmt(f),
             Self::NoRuntime => f.write_str("there is no tokio runtime, expected one to be entered"),
             Self::Call { call, address: Some(address), .. } => {
                 write!(f, "listener {address}: {call} failed")
@@ -275,8 +487,14 @@ impl fmt::Display for BuildError {
 impl Error for BuildError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::Call { source, .. } => Some(source),
-            Self::Address { .. } | Self::Limits(_) | Self::Adopted { .. } | Self::NoRuntime => None,
+            Self::Call { source, .. } | Self::InUse { source, .. } => Some(source),
+            Self::Page(err) => err.source(),
+            Self::Address { .. }
+            | Self::Limits(_)
+            | Self::Adopted { .. }
+            | Self::Members { .. }
+            | Self::Inherited { .. }
+            | Self::NoRuntime => None,
         }
     }
 }

@@ -12,12 +12,14 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::{permit::Permit, reason::Cause};
+use crate::{drain, permit::Permit, reason::Cause, registry::Registered};
 
 /// A connection: reads and writes as its socket does, errors untouched, and counts bytes.
 #[derive(Debug)]
 pub struct ShedStream {
-    // first, so that close(2) comes before the permit is given back
+    // first, so that a drain leaves the descriptor alone before close(2)
+    registered: Registered,
+    // then, so that close(2) comes before the permit is given back
     stream: TcpStream,
     peer: SocketAddr,
     permit: Permit,
@@ -25,7 +27,8 @@ pub struct ShedStream {
 
 impl ShedStream {
     pub(crate) fn new(stream: TcpStream, peer: SocketAddr, permit: Permit) -> Self {
-        Self { stream, peer, permit }
+        let registered = Registered::new(permit.shared(), &stream);
+        Self { registered, stream, peer, permit }
     }
 
     /// Whose connection it is.
@@ -53,7 +56,15 @@ impl ShedStream {
         &mut self.permit
     }
 
-    /// The socket and its permit, which has to be kept until the socket is closed.
+    /// Ends when the listener is about to close, for handlers to finish early: a server of HTTP ends
+    /// what is idle then, and says `Connection: close` to the others. Where it never
+    /// [drains](crate::Handle::drain), it ends when nothing of the listener is left.
+    pub fn draining(&self) -> impl Future<Output = ()> + Send + use<> {
+        drain::told(self.registered.shared())
+    }
+
+    /// The socket and its permit, which has to be kept until the socket is closed. The deadline of a
+    /// drain does not reset such a socket.
     pub fn into_parts(self) -> (TcpStream, Permit) {
         (self.stream, self.permit)
     }

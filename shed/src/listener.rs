@@ -9,7 +9,7 @@ use std::{
     fmt, io,
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use socket2::{SockAddr, Socket};
@@ -21,6 +21,8 @@ use crate::{
     conn::ShedStream,
     decide::{Candidate, Load, Refusal, Verdict},
     handle::Handle,
+    leave::{self, Leave},
+    life::Post,
     permit::Permit,
     reason::{Cause, Reason, Stage},
     shared::Shared,
@@ -37,9 +39,11 @@ const BATCH: usize = 8;
 /// are shed meanwhile are not seen.
 #[derive(Debug)]
 pub struct ShedListener {
-    socket: AsyncFd<Socket>,
+    /// `None`: it is closed.
+    socket: Option<AsyncFd<Socket>>,
     local: SocketAddr,
     door: Door,
+    leave: Option<Leave>,
 }
 
 /// Takes connections from the queue, and decides about them.
@@ -52,6 +56,10 @@ struct Door {
     /// It stood still, and the queue was not empty since: who waits there may have given up.
     is_recovering: bool,
     turn: u64,
+    post: Post,
+    /// All that is still accepted is shed.
+    is_draining: bool,
+    give_up_after: Option<Duration>,
 }
 
 /// What became of a few attempts to accept.
@@ -101,11 +109,25 @@ impl ShedListener {
         shared: Arc<Shared>,
         spare: Spare,
         queue_max_wait: Duration,
+        give_up_after: Option<Duration>,
     ) -> Self {
-        let backoff = Backoff::default();
-        let is_recovering = false;
-        let door = Door { shared, backoff, spare, queue_max_wait, is_recovering, turn: 0 };
-        Self { socket, local, door }
+        let post = shared.life.join();
+        let door = Door {
+            shared,
+            backoff: Backoff::default(),
+            spare,
+            queue_max_wait,
+            is_recovering: false,
+            turn: 0,
+            post,
+            is_draining: false,
+            give_up_after,
+        };
+        Self { socket: Some(socket), local, door, leave: None }
+    }
+
+    fn socket(&self) -> io::Result<&Socket> {
+        self.socket.as_ref().map(AsyncFd::get_ref).ok_or(io::ErrorKind::NotConnected.into())
     }
 
     /// The address it listens on.
@@ -123,18 +145,18 @@ impl ShedListener {
     /// Length and limit of the accept queue, as the kernel has them; at most limit + 1 wait there.
     ///
     /// # Errors
-    /// TCP_INFO fails.
+    /// TCP_INFO fails, or the listener is closed.
     pub fn accept_queue(&self) -> io::Result<(u32, u32)> {
-        sys::queue(self.socket.get_ref())
+        sys::queue(self.socket()?)
     }
 
     /// Asks the kernel for another limit of the accept queue, by listen(2) on the live socket, and
     /// gives what it granted: at most net.core.somaxconn. What is queued above stays queued.
     ///
     /// # Errors
-    /// listen(2) or TCP_INFO fails.
+    /// listen(2) or TCP_INFO fails, or the listener is closed.
     pub fn set_backlog(&self, backlog: i32) -> io::Result<u32> {
-        self.socket.get_ref().listen(backlog)?;
+        self.socket()?.listen(backlog)?;
         Ok(self.accept_queue()?.1)
     }
 
@@ -143,13 +165,20 @@ impl ShedListener {
     /// # Errors
     /// The listener was closed, or can accept nothing more.
     pub async fn accept(&mut self) -> Result<ShedStream, AcceptError> {
-        let door = &mut self.door;
         loop {
-            door.wait_for_room().await?;
+            let door = &mut self.door;
+            let Some(socket) = self.socket.as_ref() else { return Err(AcceptError::Closed) };
+            if self.leave.is_some() || door.post.is_called() {
+                return self.leave().await;
+            }
+            if !door.wait_for_room().await? {
+                continue;
+            }
             let mut ready = tokio::select! {
                 biased;
-                ready = self.socket.readable() => ready.map_err(|err| door.fatal(err))?,
+                ready = socket.readable() => ready.map_err(|err| door.fatal(err))?,
                 () = door.shared.closing() => return Err(AcceptError::Closed),
+                () = door.post.called() => continue,
             };
             match door.batch(ready.get_inner()) {
                 Batch::Admitted(socket, peer, permit) => match serve(socket, peer, permit) {
@@ -163,11 +192,61 @@ impl ShedListener {
             }
         }
     }
+
+    /// What is queued while the listener closes; then it is closed.
+    async fn leave(&mut self) -> Result<ShedStream, AcceptError> {
+        loop {
+            let Some(socket) = self.socket.as_ref().map(AsyncFd::get_ref) else {
+                return Err(AcceptError::Closed);
+            };
+            let door = &mut self.door;
+            if let Some(exit) = door.post.order() {
+                let leave = Leave::begin(exit, socket, Instant::now());
+                door.is_draining = leave.sheds();
+                self.leave = Some(leave);
+            }
+            let may_close = match &mut self.leave {
+                Some(leave) if !leave.is_free() => match door.batch(socket) {
+                    Batch::Admitted(socket, peer, permit) => match serve(socket, peer, permit) {
+                        Ok(conn) => return Ok(conn),
+                        Err(err) => {
+                            door.shared.counters.accept_failed(errno(&err));
+                            false
+                        }
+                    },
+                    Batch::Yield => {
+                        task::yield_now().await;
+                        continue;
+                    }
+                    Batch::Empty => leave.is_over(self.local.port(), Instant::now()),
+                    Batch::Backoff => leave.is_late(Instant::now()),
+                    Batch::Fatal(_) => true,
+                },
+                Some(_) | None => true,
+            };
+            if may_close {
+                self.close();
+            } else {
+                time::sleep(leave::LOOK).await;
+            }
+        }
+    }
+
+    /// Closes the socket, and the listener with its last member.
+    fn close(&mut self) {
+        if self.socket.take().is_some() {
+            let Door { shared, post, .. } = &self.door;
+            shared.life.keep(None);
+            if shared.life.left(post) == 0 {
+                shared.close();
+            }
+        }
+    }
 }
 
 impl Drop for ShedListener {
     fn drop(&mut self) {
-        self.door.shared.close();
+        self.close();
     }
 }
 
@@ -188,8 +267,9 @@ fn errno(err: &io::Error) -> i32 {
 
 impl Door {
     /// Waits while the hard limit is reached, and until there is some room again.
-    async fn wait_for_room(&mut self) -> Result<(), AcceptError> {
-        let Self { shared, is_recovering, .. } = self;
+    /// `false`: it is to leave first.
+    async fn wait_for_room(&mut self) -> Result<bool, AcceptError> {
+        let Self { shared, is_recovering, post, .. } = self;
         if shared.is_closed() {
             return Err(AcceptError::Closed);
         }
@@ -199,12 +279,12 @@ impl Door {
         if shared.gate.is_full() {
             let _paused = shared.counters.pause(Pause::Hard);
             *is_recovering = true;
-            let is_over = || shared.gate.has_room() || shared.is_closed();
+            let is_over = || shared.gate.has_room() || shared.is_closed() || post.is_called();
             while !is_over() {
                 shared.gate.changed(is_over).await;
             }
         }
-        if shared.is_closed() { Err(AcceptError::Closed) } else { Ok(()) }
+        if shared.is_closed() { Err(AcceptError::Closed) } else { Ok(!post.is_called()) }
     }
 
     /// Takes connections until one is admitted, the queue is empty, or others have their turn.
@@ -236,6 +316,7 @@ impl Door {
     /// Decides about a connection; `None`: it was shed.
     fn admit(&mut self, socket: Socket, peer: &SockAddr) -> Option<Batch> {
         self.shared.counters.accepted();
+        self.post.accepted();
         self.turn += 1;
         // accept(2) gives the address of IPv4 and IPv6 sockets in every state
         let peer = peer.as_socket().unwrap_or_else(|| (Ipv4Addr::UNSPECIFIED, 0).into());
@@ -255,6 +336,9 @@ impl Door {
     /// Takes the places of a connection that no limit refuses.
     fn decide(&self, socket: &Socket, peer: SocketAddr) -> Result<(), Refusal> {
         let gate = &self.shared.gate;
+        if self.is_draining {
+            return Err((Reason::Draining, None));
+        }
         let waited = if self.is_recovering { sys::waited(socket).ok() } else { None };
         if waited.is_some_and(|it| it.is_gone || self.queue_max_wait < it.age) {
             return Err((Reason::Stale, None));
@@ -287,6 +371,9 @@ impl Door {
     fn failed(&mut self, listener: &Socket, err: io::Error) -> Option<Batch> {
         let errno = errno(&err);
         self.shared.counters.accept_failed(errno);
+        if self.gives_up(errno) {
+            return Some(Batch::Fatal(err));
+        }
         match Class::of(errno) {
             Class::Retry => self.backoff.is_stuck().then_some(Batch::Backoff),
             Class::Backoff if [libc::EMFILE, libc::ENFILE].contains(&errno) => {
@@ -295,6 +382,13 @@ impl Door {
             Class::Backoff => Some(Batch::Backoff),
             Class::Fatal => Some(Batch::Fatal(err)),
         }
+    }
+
+    /// Whether accept(2) failed for want of something for too long.
+    fn gives_up(&mut self, errno: i32) -> bool {
+        self.give_up_after.is_some_and(|after| {
+            Class::of(errno) == Class::Backoff && after <= self.backoff.failed(Instant::now())
+        })
     }
 
     /// Sheds who is first in the queue, in the place of the spare descriptor.
@@ -306,10 +400,11 @@ impl Door {
         let batch = match taken {
             Ok((socket, _)) => {
                 self.shared.counters.accepted();
+                self.post.accepted();
                 self.shared.counters.shed(Reason::Emfile, Stage::Accept);
                 // what lingers would keep the descriptor
                 close::shed(socket, &OnShed::Rst, 0, &self.shared);
-                self.backoff.reset();
+                self.backoff.retry();
                 None
             }
             // a descriptor is taken before the queue is looked at: the queue was empty all the time
@@ -324,7 +419,8 @@ impl Door {
     async fn back_off(&mut self) {
         let delay = self.backoff.next();
         let _paused = self.shared.counters.pause(Pause::Backoff);
-        let given_back = self.shared.gate.changed(|| self.shared.is_closed());
+        let given_back =
+            self.shared.gate.changed(|| self.shared.is_closed() || self.post.is_called());
         // which of the two came first does not matter
         drop(time::timeout(delay, given_back).await);
         self.spare.refill();

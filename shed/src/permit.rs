@@ -38,6 +38,10 @@ impl Permit {
         }
     }
 
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     /// Says why the connection ends; unsaid, it is [`Cause::Handler`]. A panic counts as such
     /// whatever is said.
     pub fn ends_by(&mut self, cause: Cause) {
@@ -77,7 +81,11 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let cause = if thread::panicking() { Cause::Panic } else { self.cause };
+        let cause = match self.cause {
+            _ if thread::panicking() => Cause::Panic,
+            _ if self.shared.life.is_over() => Cause::Drain,
+            cause => cause,
+        };
         if let Some(decide) = &self.shared.decide {
             decide.closed(&Closed { after: self.since.elapsed(), cause });
         }

@@ -14,6 +14,8 @@ use crate::{
     close::OnShed,
     decide::Decide,
     gate::Gate,
+    leave::Exit,
+    life::Life,
     limits::{Bounds, Limits},
     linger::Lingering,
     reason::Reason,
@@ -52,6 +54,7 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     pub(crate) answers: Answers,
     pub(crate) decide: Option<Box<dyn Decide>>,
+    pub(crate) life: Life,
     /// As they were given last; what is in force is in the gate.
     limits: Mutex<Limits>,
     lingering: mpsc::Sender<Lingering>,
@@ -77,6 +80,7 @@ impl Shared {
             counters: Counters::new(),
             answers,
             decide,
+            life: Life::new(),
             limits: Mutex::new(limits),
             lingering,
             is_closed: AtomicBool::new(false),
@@ -106,6 +110,12 @@ impl Shared {
         self.is_closed.store(true, Ordering::SeqCst);
         self.gate.wake();
         self.has_closed.notify_waiters();
+    }
+
+    /// Has all accept loops leave.
+    pub(crate) fn leave(&self, exit: Exit) {
+        self.life.leave(exit);
+        self.gate.wake();
     }
 
     /// Ends when the listener is closed.

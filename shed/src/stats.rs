@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Mutex, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -43,7 +43,6 @@ impl Pause {
 /// The counters of one listener. Whoever accepts adds to most of them, alone.
 #[derive(Debug)]
 pub(crate) struct Counters {
-    since: Instant,
     accepted: AtomicU64,
     admitted: AtomicU64,
     exempt_admitted: AtomicU64,
@@ -56,10 +55,7 @@ pub(crate) struct Counters {
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
     accept_errors: Mutex<BTreeMap<i32, u64>>,
-    /// Nanoseconds.
-    paused: [AtomicU64; Pause::ALL.len()],
-    /// Nanoseconds from `since`; 0: it does not stand still.
-    paused_since: [AtomicU64; Pause::ALL.len()],
+    pauses: [Mutex<Pauses>; Pause::ALL.len()],
 }
 
 fn add(counter: &AtomicU64, n: u64) {
@@ -73,7 +69,6 @@ fn read(counter: &AtomicU64) -> u64 {
 impl Counters {
     pub(crate) fn new() -> Self {
         Self {
-            since: Instant::now(),
             accepted: AtomicU64::new(0),
             admitted: AtomicU64::new(0),
             exempt_admitted: AtomicU64::new(0),
@@ -86,8 +81,7 @@ impl Counters {
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
             accept_errors: Mutex::default(),
-            paused: Default::default(),
-            paused_since: Default::default(),
+            pauses: Default::default(),
         }
     }
 
@@ -134,20 +128,21 @@ impl Counters {
 
     /// Counts as standing still until the guard is dropped.
     pub(crate) fn pause(&self, cause: Pause) -> Paused<'_> {
-        self.paused_since[cause as usize].store(self.now().max(1), Ordering::Relaxed);
+        let mut pauses = self.pauses(cause);
+        pauses.n += 1;
+        pauses.since.get_or_insert_with(Instant::now);
+        drop(pauses);
         Paused { counters: self, cause }
     }
 
-    /// Nanoseconds since these counters began.
-    fn now(&self) -> u64 {
-        u64::try_from(self.since.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    fn pauses(&self, cause: Pause) -> MutexGuard<'_, Pauses> {
+        self.pauses[cause as usize].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How long it stood still, what goes on included.
     fn paused(&self, cause: Pause) -> Duration {
-        let since = read(&self.paused_since[cause as usize]);
-        let present = if since == 0 { 0 } else { self.now().saturating_sub(since) };
-        Duration::from_nanos(read(&self.paused[cause as usize]) + present)
+        let pauses = self.pauses(cause);
+        pauses.over + pauses.since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     pub(crate) fn snapshot(&self) -> Stats {
@@ -178,14 +173,23 @@ impl Counters {
             bytes_out: read(&self.bytes_out),
             accept_errors: errors.clone(),
             paused: Pause::ALL.map(|cause| (cause, self.paused(cause))).into(),
-            is_paused: Pause::ALL
-                .into_iter()
-                .find(|&cause| read(&self.paused_since[cause as usize]) != 0),
+            is_paused: Pause::ALL.into_iter().find(|&cause| self.pauses(cause).since.is_some()),
+            members: Vec::new(),
         }
     }
 }
 
-/// While it lives, the accept loop stands still.
+/// Accept loops that stand still, for one cause.
+#[derive(Debug, Default)]
+struct Pauses {
+    n: usize,
+    /// When the first of them began.
+    since: Option<Instant>,
+    /// How long there was one, before.
+    over: Duration,
+}
+
+/// While it lives, an accept loop stands still.
 #[derive(Debug)]
 pub(crate) struct Paused<'a> {
     counters: &'a Counters,
@@ -194,8 +198,12 @@ pub(crate) struct Paused<'a> {
 
 impl Drop for Paused<'_> {
     fn drop(&mut self) {
-        let since = self.counters.paused_since[self.cause as usize].swap(0, Ordering::Relaxed);
-        add(&self.counters.paused[self.cause as usize], self.counters.now().saturating_sub(since));
+        let mut pauses = self.counters.pauses(self.cause);
+        pauses.n -= 1;
+        if pauses.n == 0 {
+            let over = pauses.since.take().map_or(Duration::ZERO, |since| since.elapsed());
+            pauses.over += over;
+        }
     }
 }
 
@@ -231,6 +239,8 @@ pub struct Stats {
     pub paused: Vec<(Pause, Duration)>,
     /// Why nothing is accepted at this moment.
     pub is_paused: Option<Pause>,
+    /// What each member of a [`Group`](crate::Group) accepted, of those that are there.
+    pub members: Vec<u64>,
 }
 
 impl Stats {
