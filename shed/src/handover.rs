@@ -41,7 +41,7 @@ const VARIABLES: [&str; 4] = [LISTEN_FDS, LISTEN_PID, LISTEN_FDNAMES, SHED_GENER
 /// More cannot be inherited.
 const MAX_FDS: u32 = 1_024;
 
-/// A child that does not say within this time that it accepts is killed.
+/// A child that does not say within this time that it accepts is killed, unless another is set.
 const LONGEST: Duration = Duration::from_secs(30);
 
 /// This process, as one in a row that serve the same addresses.
@@ -54,6 +54,7 @@ pub struct Generation {
     listeners: BTreeMap<String, Weak<Shared>>,
     handovers: Handovers,
     is_watching: bool,
+    longest: Duration,
 }
 
 /// How handovers ended.
@@ -64,7 +65,7 @@ pub struct Handovers {
     pub ok: u64,
     /// It could not be started, or ended.
     pub child_failed: u64,
-    /// It said nothing for 30 s.
+    /// It did not say in time that it accepts.
     pub timeout: u64,
 }
 
@@ -137,8 +138,11 @@ pub enum HandoverError {
     Start(io::Error),
     /// The child ended before it accepted.
     Ended(Option<ExitStatus>),
-    /// The child said nothing for 30 s, and was killed.
-    Hung,
+    /// The child did not say in time that it accepts, and was killed.
+    Hung {
+        /// How long it had.
+        after: Duration,
+    },
 }
 
 impl fmt::Display for HandoverError {
@@ -150,11 +154,9 @@ impl fmt::Display for HandoverError {
                 write!(f, "the next generation ended before it accepted: {status}")
             }
             Self::Ended(None) => f.write_str("the next generation ended before it accepted"),
-            Self::Hung => write!(
-                f,
-                "the next generation did not accept within {} s, and was killed",
-                LONGEST.as_secs()
-            ),
+            Self::Hung { after } => {
+                write!(f, "the next generation did not accept within {after:?}, and was killed")
+            }
         }
     }
 }
@@ -163,7 +165,7 @@ impl Error for HandoverError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Start(err) => Some(err),
-            Self::Closed | Self::Ended(_) | Self::Hung => None,
+            Self::Closed | Self::Ended(_) | Self::Hung { .. } => None,
         }
     }
 }
@@ -202,6 +204,7 @@ impl Generation {
             listeners: BTreeMap::new(),
             handovers: Handovers::default(),
             is_watching: false,
+            longest: LONGEST,
         })
     }
 
@@ -210,6 +213,11 @@ impl Generation {
         for name in VARIABLES {
             command.env_remove(name);
         }
+    }
+
+    /// How long a child may take until it is [ready](Self::ready). Unsaid: 30 s.
+    pub fn ready_within(&mut self, longest: Duration) {
+        self.longest = longest;
     }
 
     /// How many generations there were before this one.
@@ -270,7 +278,7 @@ impl Generation {
         let result = self.try_hand_over(command).await;
         match &result {
             Ok(_) => self.handovers.ok += 1,
-            Err(HandoverError::Hung) => self.handovers.timeout += 1,
+            Err(HandoverError::Hung { .. }) => self.handovers.timeout += 1,
             Err(_) => self.handovers.child_failed += 1,
         }
         result
@@ -296,10 +304,10 @@ impl Generation {
         let child = start(command, &names, &fds).map_err(HandoverError::Start)?;
         let mut child = Starting(Some(child));
         drop(theirs);
-        match time::timeout(LONGEST, says_ready(ours)).await {
+        match time::timeout(self.longest, says_ready(ours)).await {
             Ok(Ok(())) => {}
-            Ok(Err(_)) => return Err(HandoverError::Ended(child.end())),
-            Err(_) => return Err(HandoverError::Hung),
+            Ok(Err(_)) => return Err(HandoverError::Ended(child.ended().await)),
+            Err(_) => return Err(HandoverError::Hung { after: self.longest }),
         }
         for (_, _, shared) in &listeners {
             shared.life.hand_over();
@@ -315,20 +323,29 @@ const READY: u8 = b'R';
 struct Starting(Option<Child>);
 
 impl Starting {
-    fn end(&mut self) -> Option<ExitStatus> {
-        let mut child = self.0.take()?;
-        // one that ended by itself keeps its status
-        let ended = child.try_wait().ok().flatten();
-        if ended.is_none() {
-            drop(child.kill());
+    /// How it ended, after its descriptors were closed: its exit is soon, or it is killed.
+    async fn ended(&mut self) -> Option<ExitStatus> {
+        for _ in 0..100 {
+            if let Some(status) = self.0.as_mut()?.try_wait().ok()? {
+                self.0 = None;
+                return Some(status);
+            }
+            time::sleep(Duration::from_millis(5)).await;
         }
-        ended.or_else(|| child.wait().ok())
+        self.kill()
+    }
+
+    fn kill(&mut self) -> Option<ExitStatus> {
+        let mut child = self.0.take()?;
+        // where it fails, it ended
+        drop(child.kill());
+        child.wait().ok()
     }
 }
 
 impl Drop for Starting {
     fn drop(&mut self) {
-        self.end();
+        self.kill();
     }
 }
 
