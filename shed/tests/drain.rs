@@ -3,7 +3,13 @@
 mod load;
 
 use std::{
-    io,
+    env,
+    io::{self, Write as _},
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -13,7 +19,7 @@ use socket2::{SockFilter, SockRef};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
-    time,
+    task, time,
 };
 
 const AT_ONCE: Drain =
@@ -205,7 +211,81 @@ async fn a_second_request_ends_everything_at_once() {
     check_identities(&until(&handle, |stats| stats.open == 0).await);
 }
 
-/// T32: most are idle, some work, and all permits come back.
+/// The address that the process of clients connects to, and how many they are.
+const ADDRESS: &str = "SHED_TEST_ADDRESS";
+const CLIENTS: &str = "SHED_TEST_CLIENTS";
+
+/// 1 % have work done, the others say nothing.
+#[tokio::test]
+#[ignore = "no test: clients, in a process with descriptors of its own"]
+async fn clients() {
+    let Ok(address) = env::var(ADDRESS) else { return };
+    let n: usize = env::var(CLIENTS).expect("a number").parse().expect("a number");
+    let mut clients = Vec::new();
+    for _ in 0..n {
+        clients.push(TcpStream::connect(&address).await.expect("connected"));
+    }
+    for client in &mut clients[..n / 100] {
+        client.write_u8(b'w').await.expect("connected");
+    }
+    let (mut done, mut reset, mut other) = (0, 0, 0);
+    for mut client in clients {
+        match client.read_u8().await.map_err(|err| err.kind()) {
+            Ok(b'd') => done += 1,
+            Err(io::ErrorKind::ConnectionReset) => reset += 1,
+            _ => other += 1,
+        }
+    }
+    writeln!(io::stdout(), "\n@{done} {reset} {other}").expect("somebody reads");
+}
+
+/// T32: in-flight work is done inside the deadline, the rest is reset, and all permits come back.
+async fn drain_many(n: usize) {
+    let mut listener = ShedListener::bind("127.0.0.1:0").soft(n).build().expect("a listener");
+    let (address, handle) = (listener.local_addr(), listener.handle());
+    let working = Arc::<AtomicU64>::default();
+    let at_work = Arc::clone(&working);
+    tokio::spawn(async move {
+        while let Ok(mut conn) = listener.accept().await {
+            let at_work = Arc::clone(&at_work);
+            tokio::spawn(async move {
+                if matches!(conn.read_u8().await, Ok(b'w')) {
+                    at_work.fetch_add(1, Ordering::SeqCst);
+                    conn.draining().await;
+                    time::sleep(Duration::from_millis(300)).await;
+                    drop(conn.write_u8(b'd').await);
+                }
+            });
+        }
+    });
+    let clients = task::spawn_blocking(move || {
+        Command::new(env::current_exe().expect("a path"))
+            .args(["--exact", "clients", "--ignored", "--nocapture"])
+            .env(ADDRESS, address.to_string())
+            .env(CLIENTS, n.to_string())
+            .output()
+            .expect("clients")
+    });
+    let n_working = n as u64 / 100;
+    until(&handle, |stats| stats.open == n as u64).await;
+    while working.load(Ordering::SeqCst) < n_working {
+        time::sleep(Duration::from_millis(1)).await;
+    }
+    let begun = Instant::now();
+    let deadline = Duration::from_secs(2);
+    let drained = handle.drain(Drain { deadline, ..AT_ONCE }).await;
+    let took = begun.elapsed();
+    assert!(deadline <= took && took < deadline + Duration::from_secs(1), "{took:?}");
+    assert_eq!(drained.reset, n as u64 - n_working);
+    let stats = until(&handle, |stats| stats.open == 0).await;
+    assert_eq!(stats.closed_for(Cause::Drain), drained.reset);
+    check_identities(&stats);
+    let said = clients.await.expect("clients").stdout;
+    let said = String::from_utf8_lossy(&said).into_owned();
+    let expected = format!("@{n_working} {} 0", drained.reset);
+    assert!(said.contains(&expected), "expected {expected} in {said}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "slow: 10,000 connections"]
 async fn ten_thousand_connections_drain() {
@@ -215,44 +295,4 @@ async fn ten_thousand_connections_drain() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn some_hundred_connections_drain() {
     drain_many(300).await;
-}
-
-async fn drain_many(n: usize) {
-    let mut listener = ShedListener::bind("127.0.0.1:0").soft(2 * n).build().expect("a listener");
-    let (address, handle) = (listener.local_addr(), listener.handle());
-    tokio::spawn(async move {
-        while let Ok(mut conn) = listener.accept().await {
-            tokio::spawn(async move {
-                if matches!(conn.read_u8().await, Ok(b'w')) {
-                    time::sleep(Duration::from_millis(500)).await;
-                    drop(conn.write_u8(b'd').await);
-                }
-            });
-        }
-    });
-    let mut clients = Vec::new();
-    for _ in 0..n {
-        clients.push(TcpStream::connect(address).await.expect("connected"));
-    }
-    until(&handle, |stats| stats.open == n as u64).await;
-    let (working, idle) = clients.split_at_mut(n / 100);
-    for client in working.iter_mut() {
-        client.write_u8(b'w').await.expect("connected");
-    }
-    until(&handle, |stats| stats.bytes_in + stats.open > 0).await;
-    let begun = Instant::now();
-    let deadline = Duration::from_secs(1);
-    let drained = handle.drain(Drain { deadline, ..AT_ONCE }).await;
-    assert!(begun.elapsed() < deadline + Duration::from_secs(1), "{:?}", begun.elapsed());
-    assert_eq!(drained.reset, idle.len() as u64);
-    for client in working {
-        assert_eq!(client.read_u8().await.expect("its work is done"), b'd');
-    }
-    for client in idle {
-        let ended = client.read_u8().await.expect_err("reset");
-        assert_eq!(ended.kind(), io::ErrorKind::ConnectionReset);
-    }
-    let stats = until(&handle, |stats| stats.open == 0).await;
-    assert_eq!(stats.closed_for(Cause::Drain), drained.reset);
-    check_identities(&stats);
 }
