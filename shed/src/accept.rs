@@ -5,6 +5,8 @@
 //! since the connection stays at the head of the queue; and errors of the listener itself.
 
 use std::{
+    error::Error,
+    fmt,
     fs::File,
     io,
     time::{Duration, Instant},
@@ -53,6 +55,34 @@ impl Class {
             | libc::ETIMEDOUT => Self::Retry,
             libc::EBADF | libc::ENOTSOCK | libc::EFAULT | libc::EINVAL => Self::Fatal,
             _ => Self::Backoff,
+        }
+    }
+}
+
+/// Why nothing more is accepted.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum AcceptError {
+    /// It was [closed](crate::Handle::close), by this program.
+    Closed,
+    /// accept(2) fails for ever.
+    Fatal(io::Error),
+}
+
+impl fmt::Display for AcceptError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Closed => "the listener is closed",
+            Self::Fatal(_) => "accept failed, and would fail again",
+        })
+    }
+}
+
+impl Error for AcceptError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Closed => None,
+            Self::Fatal(err) => Some(err),
         }
     }
 }

@@ -3,13 +3,13 @@
 
 use std::{
     error::Error,
-    fmt, io, mem,
+    fmt, io,
     net::{SocketAddr, TcpListener},
     sync::Arc,
     time::Duration,
 };
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::Socket;
 use tokio::{runtime, sync::mpsc};
 
 use crate::{
@@ -26,15 +26,9 @@ use crate::{
     reason::Reason,
     reuseport::Group,
     shared::{Answers, Shared},
+    socket::{self, Reuse, Source},
     sys,
 };
-
-/// Where the listening socket comes from.
-#[derive(Debug)]
-enum Source {
-    Address(String),
-    Socket(Socket),
-}
 
 /// A listener to be.
 pub struct Builder {
@@ -177,7 +171,7 @@ impl Builder {
     pub fn build(mut self) -> Result<ShedListener, BuildError> {
         let bounds = self.check()?;
         let socket = self.source.take().open(self.backlog, Reuse::No)?;
-        let local = local_addr(&socket)?;
+        let local = socket::local_addr(&socket)?;
         self.plan(&bounds, local, Words::own())?.listener(socket)
     }
 
@@ -200,8 +194,8 @@ impl Builder {
             });
         };
         let first = if self.joins_others { Reuse::Join } else { Reuse::Begin };
-        let socket = open(parse(&address)?, self.backlog, first)?;
-        let local = local_addr(&socket)?;
+        let socket = socket::open(socket::parse(&address)?, self.backlog, first)?;
+        let local = socket::local_addr(&socket)?;
         let backlog = self.backlog;
         let plan = self.plan(&bounds, local, Words::own())?;
         let mut group = Group::new(plan, local, backlog);
@@ -224,18 +218,19 @@ impl Builder {
         let name = self.name.clone().unwrap_or_else(|| source.name());
         let socket = match generation.inherited(&name) {
             Some(inherited) => {
-                let (got, expected) = (local_addr(&inherited)?, source.address()?);
+                let inherited = socket::adopted(inherited)?;
+                let (got, expected) = (socket::local_addr(&inherited)?, source.address()?);
                 if got != expected && expected.port() != 0 {
                     return Err(BuildError::Inherited { name, got, expected });
                 }
-                adopted(inherited)?
+                inherited
             }
             None => source.open(self.backlog, Reuse::No)?,
         };
         let kept = socket.try_clone().map_err(|source| BuildError::call("dup", source))?;
         let words = generation.words(&name).map_err(BuildError::Page)?;
         self.name = Some(name);
-        let plan = self.plan(&bounds, local_addr(&socket)?, words)?;
+        let plan = self.plan(&bounds, socket::local_addr(&socket)?, words)?;
         plan.shared.life.keep(Some(kept));
         generation.keep(&plan.shared);
         plan.listener(socket)
@@ -278,7 +273,7 @@ pub(crate) struct Plan {
 
 impl Plan {
     pub(crate) fn listener(&self, socket: Socket) -> Result<ShedListener, BuildError> {
-        let local = local_addr(&socket)?;
+        let local = socket::local_addr(&socket)?;
         let spare = Spare::new().map_err(|source| BuildError::call("open /dev/null", source))?;
         let socket = sys::watch(socket).map_err(|source| BuildError::call("epoll_ctl", source))?;
         let shared = Arc::clone(&self.shared);
@@ -295,95 +290,6 @@ impl fmt::Debug for Builder {
             .field("backlog", &self.backlog)
             .finish_non_exhaustive()
     }
-}
-
-impl Source {
-    /// Leaves an address that is none.
-    fn take(&mut self) -> Self {
-        mem::replace(self, Self::Address(String::new()))
-    }
-
-    fn open(self, backlog: i32, reuse: Reuse) -> Result<Socket, BuildError> {
-        match self {
-            Self::Address(address) => open(parse(&address)?, backlog, reuse),
-            Self::Socket(socket) => adopted(socket),
-        }
-    }
-
-    fn address(&self) -> Result<SocketAddr, BuildError> {
-        match self {
-            Self::Address(address) => parse(address),
-            Self::Socket(socket) => local_addr(socket),
-        }
-    }
-
-    fn name(&self) -> String {
-        match self {
-            Self::Address(address) => address.clone(),
-            Self::Socket(socket) => local_addr(socket).map(|it| it.to_string()).unwrap_or_default(),
-        }
-    }
-}
-
-fn parse(address: &str) -> Result<SocketAddr, BuildError> {
-    address.parse().map_err(|_| BuildError::Address { got: address.to_owned() })
-}
-
-fn local_addr(socket: &Socket) -> Result<SocketAddr, BuildError> {
-    socket
-        .local_addr()
-        .map_err(|source| BuildError::call("getsockname", source))?
-        .as_socket()
-        .ok_or(BuildError::Adopted { got: "a socket of another family than IPv4 and IPv6" })
-}
-
-/// Who else may listen on the address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reuse {
-    /// Nobody.
-    No,
-    /// Nobody before; others after.
-    Begin,
-    /// Others before and after.
-    Join,
-}
-
-pub(crate) fn open(address: SocketAddr, backlog: i32, reuse: Reuse) -> Result<Socket, BuildError> {
-    let failed = |call| move |source| BuildError::at(address, call, source);
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM.nonblocking().cloexec(),
-        Some(Protocol::TCP),
-    )
-    .map_err(failed("socket"))?;
-    // a server that comes back binds in spite of connections in TIME_WAIT
-    socket.set_reuse_address(true).map_err(failed("SO_REUSEADDR"))?;
-    if address.is_ipv6() {
-        socket.set_only_v6(false).map_err(failed("IPV6_V6ONLY"))?;
-    }
-    if reuse == Reuse::Join {
-        socket.set_reuse_port(true).map_err(failed("SO_REUSEPORT"))?;
-    }
-    socket.bind(&address.into()).map_err(failed("bind"))?;
-    // only after bind(2): that refuses where somebody listens, be it with SO_REUSEPORT
-    if reuse == Reuse::Begin {
-        socket.set_reuse_port(true).map_err(failed("SO_REUSEPORT"))?;
-    }
-    socket.listen(backlog).map_err(failed("listen"))?;
-    Ok(socket)
-}
-
-fn adopted(socket: Socket) -> Result<Socket, BuildError> {
-    let call = |name| move |source| BuildError::call(name, source);
-    if socket.r#type().map_err(call("SO_TYPE"))? != Type::STREAM {
-        return Err(BuildError::Adopted { got: "a socket of another kind than TCP" });
-    }
-    if !socket.is_listener().map_err(call("SO_ACCEPTCONN"))? {
-        return Err(BuildError::Adopted { got: "a TCP socket that does not listen" });
-    }
-    socket.set_nonblocking(true).map_err(call("O_NONBLOCK"))?;
-    socket.set_cloexec(true).map_err(call("FD_CLOEXEC"))?;
-    Ok(socket)
 }
 
 /// Why there is no listener.
@@ -445,7 +351,7 @@ impl BuildError {
         Self::Call { call, address: None, source }
     }
 
-    fn at(address: SocketAddr, call: &'static str, source: io::Error) -> Self {
+    pub(crate) fn at(address: SocketAddr, call: &'static str, source: io::Error) -> Self {
         if source.kind() == io::ErrorKind::AddrInUse {
             Self::InUse { address, owner: owner::of(address), source }
         } else {

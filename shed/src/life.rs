@@ -80,6 +80,8 @@ pub(crate) struct Life {
     /// In the order of the kernel's group: that of listen(2), but for one that left, in whose place
     /// the last one is (`__reuseport_detach_sock`, net/core/sock_reuseport.c).
     members: Mutex<Vec<Member>>,
+    /// What all were ordered.
+    exit: Mutex<Option<Exit>>,
     has_left: watch::Sender<usize>,
     /// The drain's deadline passed.
     is_over: AtomicBool,
@@ -96,6 +98,7 @@ impl Life {
             registry: Registry::new(),
             progress: watch::Sender::new(begun),
             members: Mutex::default(),
+            exit: Mutex::default(),
             has_left: watch::Sender::new(0),
             is_over: AtomicBool::new(false),
             is_handed_over: AtomicBool::new(false),
@@ -107,11 +110,19 @@ impl Life {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn exit(&self) -> MutexGuard<'_, Option<Exit>> {
+        self.exit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// One more accept loop.
     pub(crate) fn join(&self) -> Post {
         let (sender, orders) = watch::channel(None);
         let accepted = Arc::<AtomicU64>::default();
-        self.members().push(Member { orders: sender, accepted: Arc::clone(&accepted) });
+        let mut members = self.members();
+        if let Some(exit) = *self.exit() {
+            sender.send_replace(Some(exit));
+        }
+        members.push(Member { orders: sender, accepted: Arc::clone(&accepted) });
         Post { orders, accepted }
     }
 
@@ -144,7 +155,9 @@ impl Life {
 
     /// Has all leave.
     pub(crate) fn leave(&self, exit: Exit) {
-        for member in self.members().iter() {
+        let members = self.members();
+        *self.exit() = Some(exit);
+        for member in members.iter() {
             member.orders.send_replace(Some(exit));
         }
     }
@@ -188,7 +201,7 @@ impl Life {
     }
 
     pub(crate) fn is_over(&self) -> bool {
-        self.is_over.load(Ordering::Relaxed)
+        self.is_over.load(Ordering::SeqCst)
     }
 
     pub(crate) fn hand_over(&self) {

@@ -5,8 +5,7 @@
 //! is too much on the raw descriptor, before the runtime knows it.
 
 use std::{
-    error::Error,
-    fmt, io,
+    io,
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
@@ -16,7 +15,7 @@ use socket2::{SockAddr, Socket};
 use tokio::{io::unix::AsyncFd, net::TcpStream, task, time};
 
 use crate::{
-    accept::{self, Backoff, Class, Spare},
+    accept::{self, AcceptError, Backoff, Class, Spare},
     close::{self, OnShed},
     conn::ShedStream,
     decide::{Candidate, Load, Refusal, Verdict},
@@ -72,34 +71,6 @@ enum Batch {
     /// No descriptors or no memory.
     Backoff,
     Fatal(io::Error),
-}
-
-/// Why nothing more is accepted.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum AcceptError {
-    /// It was [closed](Handle::close), by this program.
-    Closed,
-    /// accept(2) fails for ever.
-    Fatal(io::Error),
-}
-
-impl fmt::Display for AcceptError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Closed => "the listener is closed",
-            Self::Fatal(_) => "accept failed, and would fail again",
-        })
-    }
-}
-
-impl Error for AcceptError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self {
-            Self::Closed => None,
-            Self::Fatal(err) => Some(err),
-        }
-    }
 }
 
 impl ShedListener {

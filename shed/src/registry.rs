@@ -47,7 +47,8 @@ impl Registry {
 
     fn insert(&self, fd: RawFd) {
         if let Some(slot) = self.slot(fd) {
-            slot.store(OPEN, Ordering::Release);
+            // SeqCst, as below: either the drain sees it, or it sees the drain's end
+            slot.store(OPEN, Ordering::SeqCst);
         }
     }
 
@@ -63,20 +64,21 @@ impl Registry {
 
     /// Resets all that are open; how many those were.
     pub(crate) fn end_all(&self) -> u64 {
-        let chunks = self.chunks.iter().zip(0..).filter_map(|(it, n)| it.get().map(|it| (n, it)));
-        let mut ended = 0;
-        for (chunk, slots) in chunks {
-            for (slot, place) in slots.iter().zip(0..) {
-                let busy = slot.compare_exchange(OPEN, BUSY, Ordering::AcqRel, Ordering::Relaxed);
-                if busy.is_ok() {
-                    // where it fails, the peer was quicker
-                    ended += u64::from(sys::abort(chunk * CHUNK_FDS + place).is_ok());
-                    slot.store(ENDED, Ordering::Release);
-                }
-            }
-        }
-        ended
+        let chunks = (0..).zip(&self.chunks).filter_map(|(n, it)| it.get().map(|it| (n, it)));
+        let slots = chunks.flat_map(|(n, slots)| (n * CHUNK_FDS..).zip(slots));
+        slots.map(|(fd, slot)| u64::from(end(fd, slot))).sum()
     }
+}
+
+/// Resets one that is open; whether it was.
+fn end(fd: RawFd, slot: &AtomicU8) -> bool {
+    if slot.compare_exchange(OPEN, BUSY, Ordering::SeqCst, Ordering::Relaxed).is_err() {
+        return false;
+    }
+    let aborted = sys::abort(fd);
+    slot.store(ENDED, Ordering::Release);
+    // where it failed, the peer was quicker
+    aborted.is_ok()
 }
 
 const CHUNK_FDS: RawFd = 4_096;
@@ -92,6 +94,11 @@ impl Registered {
     pub(crate) fn new(shared: &Arc<Shared>, stream: &TcpStream) -> Self {
         let fd = stream.as_raw_fd();
         shared.life.registry.insert(fd);
+        if shared.life.is_over()
+            && let Some(slot) = shared.life.registry.slot(fd)
+        {
+            end(fd, slot);
+        }
         Self { shared: Arc::clone(shared), fd }
     }
 

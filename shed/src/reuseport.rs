@@ -10,10 +10,11 @@ use std::{net::SocketAddr, sync::Arc};
 use socket2::Socket;
 
 use crate::{
-    builder::{self, BuildError, Plan, Reuse},
+    builder::{BuildError, Plan},
     handle::Handle,
     leave,
     listener::ShedListener,
+    socket::{self, Reuse},
 };
 
 /// Members of one listener. Made by [`Builder::build_group`](crate::Builder::build_group).
@@ -53,7 +54,7 @@ impl Group {
     /// # Errors
     /// There is no socket for it, or the listener was closed.
     pub fn grow(&mut self) -> Result<ShedListener, BuildError> {
-        let socket = builder::open(self.address, self.backlog, Reuse::Join)?;
+        let socket = socket::open(self.address, self.backlog, Reuse::Join)?;
         if self.is_steered {
             let members = u32::try_from(self.members() + 1).unwrap_or(u32::MAX);
             leave::steer(&socket, members)

@@ -64,7 +64,10 @@ async fn half_done(listener: &std::net::TcpListener) -> TcpStream {
         .attach_filter(&only_syns.map(|(code, jt, jf, k)| SockFilter::new(code, jt, jf, k)))
         .expect("a filter");
     let address = listener.local_addr().expect("an address");
-    TcpStream::connect(address).await.expect("connected, as the client sees it")
+    let mut client = TcpStream::connect(address).await.expect("connected, as the client sees it");
+    // sent again after 0.2 s, and then it is the ACK that is missing
+    client.write_all(b"x").await.expect("connected");
+    client
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -78,8 +81,6 @@ async fn the_close_waits_for_handshakes_that_go_on() {
         let handle = handle.clone();
         async move { handle.drain(AT_ONCE).await }
     });
-    // sent again after 0.2 s, and then it is the ACK that is missing
-    client.write_all(b"x").await.expect("connected");
     assert_eq!(client.read_u8().await.expect("served"), b'x');
     drop(client);
     assert_eq!(drain.await.expect("a drain").reset, 0);
@@ -206,8 +207,8 @@ async fn a_second_request_ends_everything_at_once() {
     assert_eq!(first.await.expect("a drain"), second);
     assert_eq!(second.reset, 1);
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
-    let ended = client.read_u8().await.expect_err("reset");
-    assert_eq!(ended.kind(), io::ErrorKind::ConnectionReset);
+    let ended = time::timeout(Duration::from_secs(5), client.read_u8()).await.expect("it ends");
+    assert_eq!(ended.expect_err("reset").kind(), io::ErrorKind::ConnectionReset);
     check_identities(&until(&handle, |stats| stats.open == 0).await);
 }
 
