@@ -170,9 +170,15 @@ impl Builder {
     /// It cannot be as asked. Nothing is open then.
     pub fn build(mut self) -> Result<ShedListener, BuildError> {
         let bounds = self.check()?;
-        let socket = self.source.take().open(self.backlog, Reuse::No)?;
+        let source = self.source.take();
+        let is_borrowed = matches!(source, Source::Socket(_));
+        let socket = source.open(self.backlog, Reuse::No)?;
         let local = socket::local_addr(&socket)?;
-        self.plan(&bounds, local, Words::own())?.listener(socket)
+        let plan = self.plan(&bounds, local, Words::own())?;
+        if is_borrowed {
+            plan.shared.life.borrows();
+        }
+        plan.listener(socket)
     }
 
     /// Opens `members` sockets on one address, a SO_REUSEPORT group, each with an accept loop of its
@@ -216,9 +222,13 @@ impl Builder {
         let bounds = self.check()?;
         let source = self.source.take();
         let name = self.name.clone().unwrap_or_else(|| source.name());
-        let socket = match generation.inherited(&name) {
+        let inherited = generation.inherited(&name);
+        let is_inherited = inherited.is_some();
+        let socket = match inherited {
             Some(inherited) => {
                 let inherited = socket::adopted(inherited)?;
+                // of somebody before us that was killed while it closed; where it fails, there is none
+                drop(inherited.detach_filter());
                 let (got, expected) = (socket::local_addr(&inherited)?, source.address()?);
                 if got != expected && expected.port() != 0 {
                     return Err(BuildError::Inherited { name, got, expected });
@@ -228,10 +238,14 @@ impl Builder {
             None => source.open(self.backlog, Reuse::No)?,
         };
         let kept = socket.try_clone().map_err(|source| BuildError::call("dup", source))?;
-        let words = generation.words(&name).map_err(BuildError::Page)?;
+        let (words, is_borrowed) =
+            generation.words(&name, is_inherited).map_err(BuildError::Page)?;
         self.name = Some(name);
         let plan = self.plan(&bounds, socket::local_addr(&socket)?, words)?;
         plan.shared.life.keep(Some(kept));
+        if is_borrowed {
+            plan.shared.life.borrows();
+        }
         generation.keep(&plan.shared);
         plan.listener(socket)
     }

@@ -44,6 +44,7 @@ pub struct Generation {
     memory: File,
     inherited: Vec<(String, Socket)>,
     parent: Option<UnixStream>,
+    is_first: bool,
     listeners: BTreeMap<String, Weak<Shared>>,
     handovers: Handovers,
     is_watching: bool,
@@ -135,6 +136,7 @@ impl Generation {
             memory,
             inherited,
             parent,
+            is_first: !given.is_successor,
             listeners: BTreeMap::new(),
             handovers: Handovers::default(),
             is_watching: false,
@@ -172,14 +174,23 @@ impl Generation {
         Some(self.inherited.remove(place).1)
     }
 
-    /// Where the limits of the listener `name` are counted.
-    pub(crate) fn words(&mut self, name: &str) -> Result<Words, PageError> {
+    /// Where the limits of the listener `name` are counted, and whether somebody who is no generation
+    /// has its socket, too.
+    pub(crate) fn words(
+        &mut self,
+        name: &str,
+        is_inherited: bool,
+    ) -> Result<(Words, bool), PageError> {
         let entry = self.page.entry(name)?;
+        if is_inherited && self.is_first {
+            self.page.borrows(entry);
+        }
+        let is_borrowed = self.page.is_borrowed(entry);
         if !self.is_watching {
             self.is_watching = true;
             tokio::spawn(page::watch(Arc::downgrade(&self.page)));
         }
-        Ok(Words::Page { page: Arc::clone(&self.page), entry })
+        Ok((Words::Page { page: Arc::clone(&self.page), entry }, is_borrowed))
     }
 
     pub(crate) fn keep(&mut self, shared: &Arc<Shared>) {

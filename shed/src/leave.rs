@@ -59,6 +59,14 @@ impl Leave {
         Self { exit, until: at + LONGEST, awaited: None, quiet_looks: 0 }
     }
 
+    /// Lets others come again, for somebody else who has the socket.
+    pub(crate) fn undo(&self, socket: &Socket) {
+        if let Exit::Filter { .. } = self.exit {
+            // where it fails, there is none
+            drop(socket.detach_filter());
+        }
+    }
+
     /// Whether those that are still accepted are shed.
     pub(crate) fn sheds(&self) -> bool {
         self.exit == (Exit::Filter { queued: Queued::Shed })

@@ -86,6 +86,7 @@ pub(crate) struct Life {
     /// The drain's deadline passed.
     is_over: AtomicBool,
     is_handed_over: AtomicBool,
+    is_borrowed: AtomicBool,
     /// The listening socket, where it may be handed over.
     kept: Mutex<Option<Socket>>,
 }
@@ -102,6 +103,7 @@ impl Life {
             has_left: watch::Sender::new(0),
             is_over: AtomicBool::new(false),
             is_handed_over: AtomicBool::new(false),
+            is_borrowed: AtomicBool::new(false),
             kept: Mutex::default(),
         }
     }
@@ -210,6 +212,15 @@ impl Life {
 
     pub(crate) fn is_handed_over(&self) -> bool {
         self.is_handed_over.load(Ordering::SeqCst)
+    }
+
+    /// Somebody else has the listening socket, too, for later.
+    pub(crate) fn borrows(&self) {
+        self.is_borrowed.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_borrowed(&self) -> bool {
+        self.is_borrowed.load(Ordering::SeqCst)
     }
 
     /// Keeps the listening socket for a successor, or, `None`, closes it.

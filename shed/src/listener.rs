@@ -205,8 +205,15 @@ impl ShedListener {
 
     /// Closes the socket, and the listener with its last member.
     fn close(&mut self) {
-        if self.socket.take().is_some() {
+        if let Some(socket) = self.socket.take() {
             let Door { shared, post, .. } = &self.door;
+            // a filter is of the socket, not of our descriptor
+            if let Some(leave) = &self.leave
+                && shared.life.is_borrowed()
+            {
+                leave.undo(socket.get_ref());
+            }
+            drop(socket);
             shared.life.keep(None);
             if shared.life.left(post) == 0 {
                 shared.close();

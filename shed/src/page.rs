@@ -1,7 +1,8 @@
 //! What generations of a server share: a page of memory with the words of their limits.
 //!
 //! Words of it: what it is, its layout, how many generations there were, who has each lane, and for
-//! each listener its name's hash and its two [limits](crate::slots). A lane belongs to a process; one
+//! each listener its name's hash, its two [limits](crate::slots) and whether somebody else has its
+//! socket. A lane belongs to a process; one
 //! that died has its lane cleared by whoever sees it, and only then can another have it.
 
 use std::{
@@ -34,8 +35,8 @@ const AT_LAYOUT: usize = 1;
 const AT_GENERATION: usize = 2;
 const AT_LANES: usize = 3;
 const AT_ENTRIES: usize = 8;
-/// Words of an entry: the hash of a name, soft, hard.
-const ENTRY: usize = 3;
+/// Words of an entry: the hash of a name, soft, hard, whether the socket is borrowed.
+const ENTRY: usize = 4;
 const ENTRIES: usize = (WORDS - AT_ENTRIES) / ENTRY;
 
 /// How often it is looked whether a generation died.
@@ -159,6 +160,15 @@ impl Page {
 
     pub(crate) fn hard(&self, entry: usize) -> &AtomicU64 {
         &self.words[entry + 2]
+    }
+
+    /// Somebody who is no generation has the socket, too: systemd.
+    pub(crate) fn borrows(&self, entry: usize) {
+        self.words[entry + 3].store(1, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_borrowed(&self, entry: usize) -> bool {
+        self.words[entry + 3].load(Ordering::SeqCst) == 1
     }
 
     /// Clears the lanes of processes that died.

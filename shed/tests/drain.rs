@@ -189,6 +189,20 @@ async fn what_is_queued_may_be_shed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_socket_of_somebody_else_is_left_as_it_was() {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a socket");
+    let address = socket.local_addr().expect("an address");
+    let copy = socket.try_clone().expect("a copy");
+    let listener = ShedListener::adopt(copy).build().expect("a listener");
+    let handle = listener.handle();
+    let served = tokio::spawn(serve(listener));
+    handle.drain(AT_ONCE).await;
+    served.await.expect("it ends");
+    let connected = time::timeout(Duration::from_millis(500), TcpStream::connect(address)).await;
+    connected.expect("a SYN is answered").expect("queued, for the one who has it");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_request_ends_everything_at_once() {
     let listener = ShedListener::bind("127.0.0.1:0").build().expect("a listener");
     let (address, handle) = (listener.local_addr(), listener.handle());

@@ -157,6 +157,8 @@ impl Server {
     fn end(&self, number: usize) {
         self.signal("-TERM");
         assert_eq!(self.says(&format!("ends {number} ")), "0", "connections that were left");
+        // their output ends when all generations have
+        while self.lines.recv_timeout(Duration::from_secs(10)).is_ok() {}
     }
 }
 
