@@ -19,6 +19,10 @@
 //! }
 //! # }
 //! ```
+//!
+//! It ends by a [drain](Handle::drain), which resets nobody who finished a handshake before its
+//! deadline; a program that is [restarted](Generation) leaves its socket, and its limits, to the next
+//! one; several sockets on one address are a [`Group`].
 
 mod accept;
 mod builder;

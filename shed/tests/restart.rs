@@ -170,8 +170,10 @@ impl Drop for Server {
     }
 }
 
-/// T31: restarts under load, above the limit, so that it is always reached; and connections per second.
-async fn restart_under_load(times: usize, n_clients: usize, pause: Duration) -> u64 {
+/// T31: restarts under load, above the limit, so that it is always
+/// reached, each generation serving so many; gives connections per second.
+async fn restart_under_load(times: usize, n_clients: usize, n_served: u64) -> u64 {
+    let pause = Duration::from_millis(5);
     let soft = n_clients / 2;
     let mut server = task::spawn_blocking(move || Server::start(soft, "serves")).await.expect("it");
     let hold = Duration::from_millis(20);
@@ -195,7 +197,7 @@ async fn restart_under_load(times: usize, n_clients: usize, pause: Duration) -> 
             assert_eq!(long.read_u8().await.expect("served"), b'y');
             long.shutdown().await.expect("connected");
         }
-        load.until_served(100).await;
+        load.until_served(n_served).await;
     }
     let after = load.counts.all();
     let n: u64 = after[0] + after[1] - before[0] - before[1];
@@ -212,13 +214,13 @@ async fn restart_under_load(times: usize, n_clients: usize, pause: Duration) -> 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn restarts_lose_nobody_and_keep_the_limit() {
-    restart_under_load(3, 40, Duration::from_millis(5)).await;
+    restart_under_load(3, 40, 100).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "slow: 20 restarts under some 5,000 connections a second"]
 async fn twenty_restarts_lose_nobody_and_keep_the_limit() {
-    let rate = restart_under_load(20, 150, Duration::from_millis(5)).await;
+    let rate = restart_under_load(20, 150, 2_500).await;
     writeln!(std::io::stderr(), "{rate} connections a second").expect("somebody reads");
 }
 
