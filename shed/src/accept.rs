@@ -4,7 +4,13 @@
 //! is asked for; want of descriptors or memory, where asking again at once would turn for ever,
 //! since the connection stays at the head of the queue; and errors of the listener itself.
 
-use std::{fs::File, io, time::Duration};
+use std::{
+    error::Error,
+    fmt,
+    fs::File,
+    io,
+    time::{Duration, Instant},
+};
 
 use socket2::{SockAddr, Socket};
 
@@ -53,11 +59,41 @@ impl Class {
     }
 }
 
+/// Why nothing more is accepted.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum AcceptError {
+    /// It was [closed](crate::Handle::close), by this program.
+    Closed,
+    /// accept(2) fails for ever.
+    Fatal(io::Error),
+}
+
+impl fmt::Display for AcceptError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Closed => "the listener is closed",
+            Self::Fatal(_) => "accept failed, and would fail again",
+        })
+    }
+}
+
+impl Error for AcceptError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Closed => None,
+            Self::Fatal(err) => Some(err),
+        }
+    }
+}
+
 /// How long to wait after failures in a row, and when those of connections are too many.
 #[derive(Debug, Default)]
 pub(crate) struct Backoff {
     retries: u32,
     delay: Option<Duration>,
+    /// When accept(2) failed that way first, since the last success.
+    since: Option<Instant>,
 }
 
 impl Backoff {
@@ -69,6 +105,16 @@ impl Backoff {
     /// accept(2) succeeded.
     pub(crate) fn reset(&mut self) {
         *self = Self::default();
+    }
+
+    /// The head of the queue was shed: no need to wait, though it goes on to fail.
+    pub(crate) fn retry(&mut self) {
+        *self = Self { since: self.since, ..Self::default() };
+    }
+
+    /// For how long accept(2) failed by `at`, where this is not the first time.
+    pub(crate) fn failed(&mut self, at: Instant) -> Duration {
+        at.saturating_duration_since(*self.since.get_or_insert(at))
     }
 
     /// Whether an error of a connection is one too many in a row.
@@ -150,6 +196,17 @@ mod tests {
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_000, 1_000]);
         backoff.reset();
         assert_eq!(backoff.next().as_millis(), 1);
+    }
+
+    #[test]
+    fn fails_since_the_last_success() {
+        let (mut backoff, begun) = (Backoff::default(), Instant::now());
+        let second = Duration::from_secs(1);
+        assert_eq!(backoff.failed(begun), Duration::ZERO);
+        backoff.retry();
+        assert_eq!(backoff.failed(begun + second), second);
+        backoff.reset();
+        assert_eq!(backoff.failed(begun + 2 * second), Duration::ZERO);
     }
 
     #[test]

@@ -3,13 +3,13 @@
 
 use std::{
     error::Error,
-    fmt, io,
+    fmt, io, mem,
     net::{SocketAddr, TcpListener},
     sync::Arc,
     time::Duration,
 };
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::Socket;
 use tokio::{runtime, sync::mpsc};
 
 use crate::{
@@ -19,25 +19,23 @@ use crate::{
     close::OnShed,
     deadline::{DeadlineError, Deadlines, ticker::Watcher},
     decide::Decide,
-    gate::Gate,
+    gate::{Gate, Words},
+    handover::Generation,
     limits::{Bounds, LimitError, Limits},
     linger::{self, Linger},
-    listener::ShedListener,
+    listener::{Door, ShedListener},
+    owner::{self, Owner},
+    page::PageError,
     peer_map::PerIp,
-    policy::{ProxyProtocol, Settings},
+    policy::{Policy, ProxyProtocol, Settings},
     range::OutOfRange,
     rate::Rate,
     reason::Reason,
+    reuseport::Group,
     shared::{Answers, Shared},
+    socket::{self, Reuse, Source},
     sys,
 };
-
-/// Where the listening socket comes from.
-#[derive(Debug)]
-enum Source {
-    Address(String),
-    Socket(Socket),
-}
 
 /// A listener to be.
 pub struct Builder {
@@ -53,6 +51,8 @@ pub struct Builder {
     max_request: u64,
     decide: Option<Box<dyn Decide>>,
     adaptive: Option<Adaptive>,
+    give_up_after: Option<Duration>,
+    joins_others: bool,
 }
 
 impl ShedListener {
@@ -85,6 +85,8 @@ impl Builder {
             max_request: u64::MAX,
             decide: None,
             adaptive: None,
+            give_up_after: None,
+            joins_others: false,
         }
     }
 
@@ -212,17 +214,116 @@ impl Builder {
         self
     }
 
+    /// When accept(2) fails for want of descriptors or memory for so long, without one success, the
+    /// listener ends with the error, for a supervisor to start the program again. Unsaid: never.
+    #[must_use]
+    pub fn give_up_after(mut self, after: Duration) -> Self {
+        self.give_up_after = Some(after);
+        self
+    }
+
+    /// Lets [`build_group`](Self::build_group) join members of another process, of the same user,
+    /// that listen on the address already. Unsaid: that is an error, since two programs that share an
+    /// address by mistake get half of the connections each.
+    #[must_use]
+    pub fn join_others(mut self) -> Self {
+        self.joins_others = true;
+        self
+    }
+
     /// Opens the listener. Raises RLIMIT_NOFILE to its hard limit.
     ///
     /// # Errors
     /// It cannot be as asked. Nothing is open then.
-    pub fn build(self) -> Result<ShedListener, BuildError> {
+    pub fn build(mut self) -> Result<ShedListener, BuildError> {
+        let checked = self.check()?;
+        let source = self.source.take();
+        let is_borrowed = matches!(source, Source::Socket(_));
+        let socket = source.open(self.backlog, Reuse::No)?;
+        let local = socket::local_addr(&socket)?;
+        let plan = self.plan(checked, local, Words::own());
+        if is_borrowed {
+            plan.shared.life.borrows();
+        }
+        plan.listener(socket)
+    }
+
+    /// Opens `members` sockets on one address, a SO_REUSEPORT group, each with an accept loop of its
+    /// own, and one pair of limits for all. 1 to 1,024.
+    ///
+    /// One socket is enough below some 30,000 connections a second, and has no member that is full
+    /// while others are idle.
+    ///
+    /// # Errors
+    /// It cannot be as asked. Nothing is open then.
+    pub fn build_group(mut self, members: usize) -> Result<(Group, Vec<ShedListener>), BuildError> {
+        if !(1..=MAX_MEMBERS).contains(&members) {
+            return Err(BuildError::Members { got: members });
+        }
+        let checked = self.check()?;
+        let Source::Address(address) = self.source.take() else {
+            return Err(BuildError::Adopted {
+                got: "a socket, for a group that has to open its own",
+            });
+        };
+        let first = if self.joins_others { Reuse::Join } else { Reuse::Begin };
+        let socket = socket::open(socket::parse(&address)?, self.backlog, first)?;
+        let local = socket::local_addr(&socket)?;
+        let backlog = self.backlog;
+        let plan = self.plan(checked, local, Words::own());
+        let mut group = Group::new(plan, local, backlog);
+        let mut listeners = vec![group.member(socket)?];
+        while listeners.len() < members {
+            listeners.push(group.grow()?);
+        }
+        Ok((group, listeners))
+    }
+
+    /// As [`build`](Self::build), for a program that is restarted without a gap: the socket is the
+    /// one of this name that the generation before had, if it had one, and the limits hold over all
+    /// generations.
+    ///
+    /// # Errors
+    /// It cannot be as asked: what was inherited listens on another address, say.
+    pub fn build_in(mut self, generation: &mut Generation) -> Result<ShedListener, BuildError> {
+        let checked = self.check()?;
+        let source = self.source.take();
+        let name = self.name.clone().unwrap_or_else(|| source.name());
+        let inherited = generation.inherited(&name);
+        let is_inherited = inherited.is_some();
+        let socket = match inherited {
+            Some(inherited) => {
+                let inherited = socket::adopted(inherited)?;
+                // of somebody before us that was killed while it closed; where it fails, there is none
+                drop(inherited.detach_filter());
+                let (got, expected) = (socket::local_addr(&inherited)?, source.address()?);
+                if got != expected && expected.port() != 0 {
+                    return Err(BuildError::Inherited { name, got, expected });
+                }
+                inherited
+            }
+            None => source.open(self.backlog, Reuse::No)?,
+        };
+        let kept = socket.try_clone().map_err(|source| BuildError::call("dup", source))?;
+        let (words, is_borrowed) =
+            generation.words(&name, is_inherited).map_err(BuildError::Page)?;
+        self.name = Some(name);
+        let plan = self.plan(checked, socket::local_addr(&socket)?, words);
+        plan.shared.life.keep(Some(kept));
+        if is_borrowed {
+            plan.shared.life.borrows();
+        }
+        generation.keep(&plan.shared);
+        plan.listener(socket)
+    }
+
+    fn check(&mut self) -> Result<Checked, BuildError> {
         if runtime::Handle::try_current().is_err() {
             return Err(BuildError::NoRuntime);
         }
         let nofile = sys::raise_nofile().map_err(|source| BuildError::call("getrlimit", source))?;
         let bounds = Bounds::new(self.limits, nofile).map_err(BuildError::Limits)?;
-        let policy = self.policy.check().map_err(BuildError::OutOfRange)?;
+        let policy = mem::take(&mut self.policy).check().map_err(BuildError::OutOfRange)?;
         self.deadlines.check().map_err(BuildError::Deadlines)?;
         if self.max_request == 0 {
             return Err(BuildError::MaxRequestBytes);
@@ -230,36 +331,64 @@ impl Builder {
         if let Some(adaptive) = &self.adaptive {
             adaptive.check(bounds.soft()).map_err(BuildError::Adaptive)?;
         }
-        let socket = match self.source {
-            Source::Address(address) => open(&address, self.backlog)?,
-            Source::Socket(socket) => adopted(socket)?,
-        };
-        if let Some(write_stall) = self.deadlines.write_stall {
-            // accepted sockets have it from the listening one
-            socket
-                .set_tcp_user_timeout(Some(write_stall))
-                .map_err(|source| BuildError::call("TCP_USER_TIMEOUT", source))?;
-        }
-        let local = socket
-            .local_addr()
-            .map_err(|source| BuildError::call("getsockname", source))?
-            .as_socket()
-            .ok_or(BuildError::Adopted { got: "a socket of another family than IPv4 and IPv6" })?;
-        let spare = Spare::new().map_err(|source| BuildError::call("open /dev/null", source))?;
+        Ok(Checked { bounds, policy })
+    }
+
+    /// All of a listener but its socket.
+    fn plan(self, checked: Checked, local: SocketAddr, words: Words) -> Plan {
+        let Checked { bounds, policy } = checked;
         let most = self.linger.max.unwrap_or(bounds.hard() - bounds.soft()).max(1);
         let (sender, arrivals) = mpsc::channel(most);
         let name = self.name.unwrap_or_else(|| local.to_string()).into_boxed_str();
-        let gate = Gate::new(&bounds);
+        let gate = Gate::new(&bounds, words);
         let mut shared =
             Shared::new(name, gate, self.limits, self.answers, policy, self.decide, sender);
         shared.watcher = (!self.deadlines.is_off()).then(|| Watcher::new(self.deadlines));
         shared.max_request = self.max_request;
         shared.adaptive = self.adaptive.map(|it| Controller::new(it, bounds.soft()));
         let shared = Arc::new(shared);
-        let socket = sys::watch(socket).map_err(|source| BuildError::call("epoll_ctl", source))?;
         tokio::spawn(linger::run(arrivals, self.linger));
         Watcher::start(&shared);
-        Ok(ShedListener::new(socket, local, shared, spare, self.queue_max_wait))
+        Plan {
+            shared,
+            queue_max_wait: self.queue_max_wait,
+            give_up_after: self.give_up_after,
+            write_stall: self.deadlines.write_stall,
+        }
+    }
+}
+
+/// What was found to hold, before a socket is opened.
+struct Checked {
+    bounds: Bounds,
+    policy: Policy,
+}
+
+/// A group has at most so many sockets.
+const MAX_MEMBERS: usize = 1_024;
+
+/// What accept loops of one listener are made from.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) shared: Arc<Shared>,
+    queue_max_wait: Duration,
+    give_up_after: Option<Duration>,
+    write_stall: Option<Duration>,
+}
+
+impl Plan {
+    pub(crate) fn listener(&self, socket: Socket) -> Result<ShedListener, BuildError> {
+        if let Some(write_stall) = self.write_stall {
+            // accepted sockets have it from the listening one
+            socket
+                .set_tcp_user_timeout(Some(write_stall))
+                .map_err(|source| BuildError::call("TCP_USER_TIMEOUT", source))?;
+        }
+        let local = socket::local_addr(&socket)?;
+        let spare = Spare::new().map_err(|source| BuildError::call("open /dev/null", source))?;
+        let socket = sys::watch(socket).map_err(|source| BuildError::call("epoll_ctl", source))?;
+        let door = Door::new(&self.shared, spare, self.queue_max_wait, self.give_up_after);
+        Ok(ShedListener::new(socket, local, door))
     }
 }
 
@@ -271,40 +400,6 @@ impl fmt::Debug for Builder {
             .field("backlog", &self.backlog)
             .finish_non_exhaustive()
     }
-}
-
-fn open(address: &str, backlog: i32) -> Result<Socket, BuildError> {
-    let Ok(parsed) = address.parse::<SocketAddr>() else {
-        return Err(BuildError::Address { got: address.to_owned() });
-    };
-    let failed = |call| move |source| BuildError::Call { call, address: Some(parsed), source };
-    let socket = Socket::new(
-        Domain::for_address(parsed),
-        Type::STREAM.nonblocking().cloexec(),
-        Some(Protocol::TCP),
-    )
-    .map_err(failed("socket"))?;
-    // a server that comes back binds in spite of connections in TIME_WAIT
-    socket.set_reuse_address(true).map_err(failed("SO_REUSEADDR"))?;
-    if parsed.is_ipv6() {
-        socket.set_only_v6(false).map_err(failed("IPV6_V6ONLY"))?;
-    }
-    socket.bind(&parsed.into()).map_err(failed("bind"))?;
-    socket.listen(backlog).map_err(failed("listen"))?;
-    Ok(socket)
-}
-
-fn adopted(socket: Socket) -> Result<Socket, BuildError> {
-    let call = |name| move |source| BuildError::call(name, source);
-    if socket.r#type().map_err(call("SO_TYPE"))? != Type::STREAM {
-        return Err(BuildError::Adopted { got: "a socket of another kind than TCP" });
-    }
-    if !socket.is_listener().map_err(call("SO_ACCEPTCONN"))? {
-        return Err(BuildError::Adopted { got: "a TCP socket that does not listen" });
-    }
-    socket.set_nonblocking(true).map_err(call("O_NONBLOCK"))?;
-    socket.set_cloexec(true).map_err(call("FD_CLOEXEC"))?;
-    Ok(socket)
 }
 
 /// Why there is no listener.
@@ -331,6 +426,31 @@ pub enum BuildError {
         /// What it is.
         got: &'static str,
     },
+    /// Somebody else listens on the address.
+    InUse {
+        /// The address.
+        address: SocketAddr,
+        /// Who that is, where it can be seen.
+        owner: Option<Owner>,
+        /// The answer.
+        source: io::Error,
+    },
+    /// A group cannot have so many members.
+    Members {
+        /// What was given.
+        got: usize,
+    },
+    /// What the generation before had by this name listens elsewhere.
+    Inherited {
+        /// The listener's name.
+        name: String,
+        /// Where it listens.
+        got: SocketAddr,
+        /// Where it should.
+        expected: SocketAddr,
+    },
+    /// The limits cannot be shared with other generations.
+    Page(PageError),
     /// It was not called from within a tokio runtime.
     NoRuntime,
     /// The kernel refused.
@@ -345,8 +465,16 @@ pub enum BuildError {
 }
 
 impl BuildError {
-    fn call(call: &'static str, source: io::Error) -> Self {
+    pub(crate) fn call(call: &'static str, source: io::Error) -> Self {
         Self::Call { call, address: None, source }
+    }
+
+    pub(crate) fn at(address: SocketAddr, call: &'static str, source: io::Error) -> Self {
+        if source.kind() == io::ErrorKind::AddrInUse {
+            Self::InUse { address, owner: owner::of(address), source }
+        } else {
+            Self::Call { call, address: Some(address), source }
+        }
     }
 }
 
@@ -362,6 +490,19 @@ impl fmt::Display for BuildError {
             Self::MaxRequestBytes => f.write_str("max_request_bytes is 0, expected at least 1"),
             Self::Adaptive(err) => err.fmt(f),
             Self::Adopted { got } => write!(f, "got {got}, expected a listening TCP socket"),
+            Self::InUse { address, owner: Some(owner), .. } => {
+                write!(f, "listener {address}: the address is in use, by {owner}")
+            }
+            Self::InUse { address, owner: None, .. } => {
+                write!(f, "listener {address}: the address is in use, by a socket that is not seen")
+            }
+            Self::Members { got } => {
+                write!(f, "members of the group are {got}, expected 1 to {MAX_MEMBERS}")
+            }
+            Self::Inherited { name, got, expected } => {
+                write!(f, "the inherited socket {name:?} listens on {got}, expected {expected}")
+            }
+            Self::Page(err) => err.fmt(f),
             Self::NoRuntime => f.write_str("there is no tokio runtime, expected one to be entered"),
             Self::Call { call, address: Some(address), .. } => {
                 write!(f, "listener {address}: {call} failed")
@@ -374,7 +515,8 @@ impl fmt::Display for BuildError {
 impl Error for BuildError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::Call { source, .. } => Some(source),
+            Self::Call { source, .. } | Self::InUse { source, .. } => Some(source),
+            Self::Page(err) => err.source(),
             Self::Address { .. }
             | Self::Limits(_)
             | Self::OutOfRange(_)
@@ -382,6 +524,8 @@ impl Error for BuildError {
             | Self::MaxRequestBytes
             | Self::Adaptive(_)
             | Self::Adopted { .. }
+            | Self::Members { .. }
+            | Self::Inherited { .. }
             | Self::NoRuntime => None,
         }
     }

@@ -17,8 +17,10 @@ use tokio::{
 use crate::{
     budget::Budget,
     deadline::cell::Loan,
+    drain,
     permit::{Moved, Permit},
     reason::Cause,
+    registry::Registered,
 };
 
 /// A connection: reads and writes as its socket does, errors untouched, and counts bytes. It is ended
@@ -29,7 +31,8 @@ use crate::{
 /// and at its end: what was read while whoever serves it is busy is all that may be missing there.
 #[derive(Debug)]
 pub struct ShedStream {
-    // first, so that the wheel has done with the socket before it is closed
+    // these first, so that a drain and the wheel have done with the socket before it is closed
+    registered: Registered,
     loan: Option<Loan>,
     // before the permit, so that close(2) comes before that is given back
     stream: TcpStream,
@@ -59,9 +62,10 @@ impl Error for OversizedRequest {}
 
 impl ShedStream {
     pub(crate) fn new(stream: TcpStream, peer: SocketAddr, mut permit: Permit) -> Self {
+        let registered = Registered::new(permit.shared(), &stream);
         let loan = permit.watch(&stream);
-        let raw_peer = peer;
-        Self { loan, stream, peer, raw_peer, request: 0, budget: Budget::ENDLESS, permit }
+        let (raw_peer, budget) = (peer, Budget::ENDLESS);
+        Self { registered, loan, stream, peer, raw_peer, request: 0, budget, permit }
     }
 
     /// The connection, passed on by a proxy for `peer`.
@@ -100,11 +104,19 @@ impl ShedStream {
         &mut self.permit
     }
 
+    /// Ends when the listener is about to close, for handlers to finish early: a server of HTTP ends
+    /// what is idle then, and says `Connection: close` to the others. Where it never
+    /// [drains](crate::Handle::drain), it ends when nothing of the listener is left.
+    pub fn draining(&self) -> impl Future<Output = ()> + Send + use<> {
+        drain::told(self.registered.shared())
+    }
+
     /// The socket and its permit, which has to be kept until the socket is closed. Its deadlines end
-    /// here, but that of the kernel for a stalled write, and bytes are counted no longer.
+    /// here, but that of the kernel for a stalled write, and bytes are counted no longer; the
+    /// deadline of a drain does not reset such a socket.
     pub fn into_parts(self) -> (TcpStream, Permit) {
-        let Self { loan, stream, mut permit, .. } = self;
-        drop(loan);
+        let Self { registered, loan, stream, mut permit, .. } = self;
+        drop((registered, loan));
         permit.unwatch();
         (stream, permit)
     }

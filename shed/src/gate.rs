@@ -1,18 +1,66 @@
 //! What may be open, and the wait for room at the hard limit.
 //!
 //! A slot is taken before a connection is served, or lingers, and given back after its close(2). The
-//! accept loop waits here; whoever gives back wakes it. No wake-up is lost: the loop says that it
+//! accept loops wait here; whoever gives back wakes them. No wake-up is lost: a loop says that it
 //! waits and then looks at the count, the other side counts down and then looks whether anybody
 //! waits, all in one order (SeqCst).
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time};
 
 use crate::{
     limits::Bounds,
+    page::Page,
     slots::{self, Lane},
 };
+
+/// Another process gives back without a word: so often is looked whether it did.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Where it is counted what is taken.
+#[derive(Debug)]
+pub(crate) enum Words {
+    /// Here, for one generation of a server.
+    Own { soft: AtomicU64, hard: AtomicU64 },
+    /// In memory that generations share.
+    Page { page: Arc<Page>, entry: usize },
+}
+
+impl Words {
+    pub(crate) fn own() -> Self {
+        Self::Own { soft: AtomicU64::new(0), hard: AtomicU64::new(0) }
+    }
+
+    /// Connections that are served, without exempt ones.
+    fn soft(&self) -> &AtomicU64 {
+        match self {
+            Self::Own { soft, .. } => soft,
+            Self::Page { page, entry } => page.soft(*entry),
+        }
+    }
+
+    /// Descriptors of connections: served, exempt, lingering.
+    fn hard(&self) -> &AtomicU64 {
+        match self {
+            Self::Own { hard, .. } => hard,
+            Self::Page { page, entry } => page.hard(*entry),
+        }
+    }
+
+    fn lane(&self) -> Lane {
+        match self {
+            Self::Own { .. } => Lane::FIRST,
+            Self::Page { page, .. } => page.lane(),
+        }
+    }
+}
 
 /// The limits in force, what is taken of them, and who waits.
 #[derive(Debug)]
@@ -23,26 +71,22 @@ pub(crate) struct Gate {
     /// The soft limit that was found by [`adaptive`](crate::adaptive); above the given one, it is not
     /// in force.
     adaptive: AtomicUsize,
-    /// Connections that are served, without exempt ones.
-    soft: AtomicU64,
-    /// Descriptors of connections: served, exempt, lingering.
-    hard: AtomicU64,
+    words: Words,
     lane: Lane,
-    waits: AtomicBool,
+    waits: AtomicUsize,
     wake: Notify,
 }
 
 impl Gate {
-    pub(crate) fn new(bounds: &Bounds) -> Self {
+    pub(crate) fn new(bounds: &Bounds, words: Words) -> Self {
         Self {
             soft_limit: bounds.soft().into(),
             hard_limit: bounds.hard().into(),
             resume: bounds.resume().into(),
             adaptive: usize::MAX.into(),
-            soft: AtomicU64::new(0),
-            hard: AtomicU64::new(0),
-            lane: Lane::FIRST,
-            waits: AtomicBool::new(false),
+            lane: words.lane(),
+            words,
+            waits: AtomicUsize::new(0),
             wake: Notify::new(),
         }
     }
@@ -75,29 +119,29 @@ impl Gate {
 
     /// Connections that count towards the soft limit.
     pub(crate) fn soft_taken(&self) -> usize {
-        slots::taken(&self.soft)
+        slots::taken(self.words.soft())
     }
 
     /// Connections that count towards the hard limit.
     pub(crate) fn hard_taken(&self) -> usize {
-        slots::taken(&self.hard)
+        slots::taken(self.words.hard())
     }
 
     pub(crate) fn take_soft(&self) -> bool {
-        slots::take(&self.soft, self.lane, self.soft_in_force())
+        slots::take(self.words.soft(), self.lane, self.soft_in_force())
     }
 
     pub(crate) fn give_back_soft(&self) {
-        slots::give_back(&self.soft, self.lane);
+        slots::give_back(self.words.soft(), self.lane);
     }
 
     pub(crate) fn take_hard(&self) -> bool {
-        slots::take(&self.hard, self.lane, self.hard_limit())
+        slots::take(self.words.hard(), self.lane, self.hard_limit())
     }
 
     pub(crate) fn give_back_hard(&self) {
-        slots::give_back(&self.hard, self.lane);
-        if self.waits.load(Ordering::SeqCst) {
+        slots::give_back(self.words.hard(), self.lane);
+        if self.waits.load(Ordering::SeqCst) != 0 {
             self.wake();
         }
     }
@@ -112,18 +156,45 @@ impl Gate {
         self.hard_taken() <= self.resume.load(Ordering::Relaxed)
     }
 
-    /// Has the accept loop look at what it waits for.
-    pub(crate) fn wake(&self) {
-        self.wake.notify_one();
+    /// Connections of this process that count towards the hard limit.
+    pub(crate) fn own_taken(&self) -> usize {
+        slots::taken_by(self.words.hard(), self.lane)
     }
 
-    /// Ends when something was given back, limits changed or [`wake`](Self::wake) was called, since
-    /// the last call; at once, if `is_over` is true already. For one waiter.
+    /// Has all that wait look at what they wait for.
+    pub(crate) fn wake(&self) {
+        self.wake.notify_waiters();
+    }
+
+    /// Ends when something was given back, limits changed or [`wake`](Self::wake) was called; at
+    /// once, if `is_over` is true already. Where generations share the limit, it may end for nothing.
     pub(crate) async fn changed(&self, is_over: impl Fn() -> bool) {
-        self.waits.store(true, Ordering::SeqCst);
-        if !is_over() {
-            self.wake.notified().await;
+        let _waiting = Waiting::new(&self.waits);
+        // has all that is told from here on, even before it is polled
+        let told = self.wake.notified();
+        if is_over() {
+            return;
         }
-        self.waits.store(false, Ordering::SeqCst);
+        match self.words {
+            Words::Own { .. } => told.await,
+            // which of the two came first does not matter
+            Words::Page { .. } => drop(time::timeout(LOOK, told).await),
+        }
+    }
+}
+
+/// Somebody waits at the gate, while it lives.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(waits: &'a AtomicUsize) -> Self {
+        waits.fetch_add(1, Ordering::SeqCst);
+        Self(waits)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }

@@ -4,6 +4,7 @@ use std::{error::Error, fmt, io, sync::Arc};
 
 use crate::{
     adaptive::AdaptiveStats,
+    drain::{self, Drain, Drained, Stage},
     limits::{Bounds, LimitError, Limits},
     shared::Shared,
     stats::Stats,
@@ -66,7 +67,9 @@ impl Handle {
         let gate = &self.shared.gate;
         let adaptive_limit = self.shared.adaptive.as_ref().map(|_| gate.soft_in_force());
         let probes = self.shared.probe.accepted();
-        let mut stats = Stats { adaptive_limit, probes, ..self.shared.counters.snapshot() };
+        let members = self.shared.life.spread();
+        let counted = self.shared.counters.snapshot();
+        let mut stats = Stats { adaptive_limit, probes, members, ..counted };
         self.shared.policy.count(&mut stats);
         stats
     }
@@ -99,6 +102,36 @@ impl Handle {
     /// [`AcceptError::Closed`](crate::AcceptError::Closed). What is open stays open.
     pub fn close(&self) {
         self.shared.close();
+    }
+
+    /// Whether more connections are welcome: it is open, and does not drain.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.stage() == Stage::Serving
+            && !self.shared.is_closed()
+            && self.shared.failure().is_none()
+    }
+
+    /// How far its drain is.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        self.shared.life.stage()
+    }
+
+    /// Ends the listener: first it is not [ready](Self::is_ready), then it accepts nobody new, and
+    /// nobody who finished a handshake is lost by that; then connections have until the deadline.
+    /// Ends when all of them ended, or with the deadline; those that are left are reset, and count as
+    /// [`Cause::Drain`](crate::Cause::Drain). Called again, it ends everything at once.
+    ///
+    /// It has to be polled to its end, and [`accept`](crate::ShedListener::accept) has to be called
+    /// until it ends with [`AcceptError::Closed`](crate::AcceptError::Closed).
+    pub async fn drain(&self, drain: Drain) -> Drained {
+        drain::run(&self.shared, &drain).await
+    }
+
+    /// Ends when the listener is about to close, in a drain.
+    pub fn draining(&self) -> impl Future<Output = ()> + Send + use<> {
+        drain::told(&self.shared)
     }
 
     /// Ends when the listener can accept nothing more, for an error of its own.

@@ -41,6 +41,11 @@ impl Handshakes {
         self.tasks.spawn(name(pending, deadline));
     }
 
+    /// Sheds all whose header is still awaited.
+    pub(crate) async fn shed(&mut self) {
+        self.tasks.shutdown().await;
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.tasks.is_empty()
     }

@@ -5,8 +5,8 @@
 //! - `/healthz`: whether the accept loop accepts. The server asks itself, by a connection through
 //!   its own socket that takes no place in the limits; no answer for 5 s is a no, unless the loop
 //!   stands still at the hard limit, or for want of descriptors.
-//! - `/readyz`: that, and that it is neither [draining](Health::drain) nor closed, nor without
-//!   descriptors for more than a second, nor overloaded, where [`HealthConfig::fail_at`] says so. It
+//! - `/readyz`: that, and that it neither [drains](crate::Handle::drain), from the announcement on,
+//!   nor is closed, nor [said to](Health::drain) end, nor without descriptors for more than a second, nor overloaded, where [`HealthConfig::fail_at`] says so. It
 //!   comes back only after [`HealthConfig::recover_after`] below 90 % of the soft limit.
 //!
 //! There is no task but the one that the owner spawns, or awaits.
@@ -47,6 +47,7 @@ use tokio::{
 
 use crate::{
     accept::{self, Spare},
+    drain::Stage,
     listener::ShedListener,
     shared::Shared,
     stats::Pause,
@@ -239,7 +240,8 @@ async fn check(stream: &TcpStream, inner: &Inner) -> io::Result<()> {
 }
 
 impl Health {
-    /// Fails readiness from now on: what comes first when a server is to end.
+    /// Fails readiness from now on, for a server that ends in another way than by a
+    /// [drain](crate::Handle::drain) of the listener, which fails it by itself.
     pub fn drain(&self) {
         self.inner.is_draining.store(true, Ordering::Relaxed);
     }
@@ -268,7 +270,9 @@ impl Inner {
     fn answers(&self) -> Answers {
         let (shared, now) = (&self.shared, Instant::now());
         let paused = shared.counters.is_paused();
-        let is_draining = self.is_draining.load(Ordering::Relaxed) || shared.is_closed();
+        let is_draining = self.is_draining.load(Ordering::Relaxed)
+            || shared.is_closed()
+            || shared.life.stage() != Stage::Serving;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let probed = shared.probe.accepted();
         // who stands still for a reason that is known cannot answer, and need not

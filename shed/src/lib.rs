@@ -20,6 +20,10 @@
 //! }
 //! # }
 //! ```
+//!
+//! It ends by a [drain](Handle::drain), which resets nobody who finished a handshake before its
+//! deadline; a program that is [restarted](Generation) leaves its socket, and its limits, to the next
+//! one; several sockets on one address are a [`Group`].
 
 mod accept;
 pub mod adaptive;
@@ -30,13 +34,21 @@ mod close;
 mod conn;
 mod deadline;
 mod decide;
+mod diag;
+mod drain;
 mod gate;
 mod handle;
+mod handover;
 mod handshake;
 pub mod health;
+mod inherit;
+mod leave;
+mod life;
 mod limits;
 mod linger;
 mod listener;
+mod owner;
+mod page;
 mod peer_map;
 mod permit;
 mod places;
@@ -46,14 +58,17 @@ pub mod proxy_protocol;
 mod range;
 mod rate;
 mod reason;
+mod registry;
+mod reuseport;
 mod shared;
 mod slots;
+mod socket;
 mod stats;
 #[expect(unsafe_code, reason = "calls that neither std, tokio nor socket2 have")]
 mod sys;
 pub mod udp;
 
-pub use accept::Class;
+pub use accept::{AcceptError, Class};
 pub use budget::{Budget, Spent};
 pub use builder::{BuildError, Builder};
 pub use cidr::{Cidr, CidrError};
@@ -61,14 +76,20 @@ pub use close::{Answer, OnShed};
 pub use conn::{OversizedRequest, ShedStream};
 pub use deadline::{Deadline, DeadlineError, Deadlines, MinRate, TimedOut};
 pub use decide::{Candidate, Closed, Decide, Load, Verdict};
+pub use drain::{Drain, Drained, Queued, Stage as DrainStage};
 pub use handle::{Handle, SetError};
+pub use handover::{Generation, HandoverError, Handovers};
+pub use inherit::GenerationError;
 pub use limits::{Bound, Bounds, LimitError, Limits, MAX_LIMIT};
 pub use linger::Linger;
-pub use listener::{AcceptError, ShedListener};
+pub use listener::ShedListener;
+pub use owner::Owner;
+pub use page::PageError;
 pub use peer_map::{PerIp, WhenFull};
 pub use permit::{Moved, Permit};
 pub use policy::ProxyProtocol;
 pub use range::OutOfRange;
 pub use rate::Rate;
 pub use reason::{Cause, Reason, Stage};
+pub use reuseport::Group;
 pub use stats::{Pause, Stats};

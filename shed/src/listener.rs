@@ -5,24 +5,26 @@
 //! is too much on the raw descriptor, before the runtime knows it.
 
 use std::{
-    error::Error,
-    fmt, io,
+    io,
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use socket2::{SockAddr, Socket};
 use tokio::{io::unix::AsyncFd, net::TcpStream, task, time};
 
 use crate::{
-    accept::{self, Backoff, Class, Spare},
+    accept::{self, AcceptError, Backoff, Class, Spare},
     adaptive::{Codel, Controller},
     close::{self, OnShed},
     conn::ShedStream,
     decide::Refusal,
+    drain,
     handle::Handle,
     handshake::{Handshakes, Named, Pending},
+    leave::Leave,
+    life::Post,
     peer_map::Place,
     permit::Permit,
     places::Places,
@@ -33,7 +35,7 @@ use crate::{
 };
 
 /// So many connections are shed, or begin a handshake, in a row before other tasks have their turn.
-const BATCH: usize = 8;
+pub(crate) const BATCH: usize = 8;
 
 /// A listening socket that sheds what is above its limits.
 ///
@@ -41,140 +43,46 @@ const BATCH: usize = 8;
 /// are shed meanwhile are not seen.
 #[derive(Debug)]
 pub struct ShedListener {
-    socket: AsyncFd<Socket>,
-    local: SocketAddr,
-    door: Door,
+    listening: Listening,
     handshakes: Handshakes,
 }
 
-/// Takes connections from the queue, and decides about them.
-#[derive(Debug)]
-struct Door {
-    shared: Arc<Shared>,
-    backoff: Backoff,
-    spare: Spare,
-    queue_max_wait: Duration,
-    /// It stood still, and the queue was not empty since: who waits there may have given up.
-    is_recovering: bool,
-    /// The hard limit was reached, and there was no room since.
-    is_paused: bool,
-    codel: Option<Codel>,
-    turn: u64,
-}
-
-/// A connection that was admitted.
-struct Arrival {
-    socket: Socket,
-    peer: SocketAddr,
-    permit: Permit,
-    /// How long it was queued, where that was asked.
-    waited: Option<Duration>,
-    has_header: bool,
-}
-
-/// What a connection has that no limit refused.
-struct Entry {
-    is_exempt: bool,
-    has_header: bool,
-    waited: Option<Duration>,
-    place: Option<Place>,
-}
-
-/// What became of a few attempts to accept.
-enum Batch {
-    Admitted(Arrival),
-    /// The queue is empty.
-    Empty,
-    /// The queue may have more, but others have their turn.
-    Yield,
-    /// No descriptors or no memory.
-    Backoff,
-    Fatal(io::Error),
-}
-
-/// Why nothing more is accepted.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum AcceptError {
-    /// It was [closed](Handle::close), by this program.
-    Closed,
-    /// accept(2) fails for ever.
-    Fatal(io::Error),
-}
-
-impl fmt::Display for AcceptError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Closed => "the listener is closed",
-            Self::Fatal(_) => "accept failed, and would fail again",
-        })
-    }
-}
-
-impl Error for AcceptError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self {
-            Self::Closed => None,
-            Self::Fatal(err) => Some(err),
-        }
-    }
-}
-
 impl ShedListener {
-    pub(crate) fn new(
-        socket: AsyncFd<Socket>,
-        local: SocketAddr,
-        shared: Arc<Shared>,
-        spare: Spare,
-        queue_max_wait: Duration,
-    ) -> Self {
-        let backoff = Backoff::default();
-        let (is_recovering, is_paused) = (false, false);
-        let codel = shared.adaptive.as_ref().and_then(Controller::codel);
-        let door = Door {
-            shared,
-            backoff,
-            spare,
-            queue_max_wait,
-            is_recovering,
-            is_paused,
-            codel,
-            turn: 0,
-        };
-        Self { socket, local, door, handshakes: Handshakes::default() }
+    pub(crate) fn new(socket: AsyncFd<Socket>, local: SocketAddr, door: Door) -> Self {
+        Self { listening: Listening::new(socket, local, door), handshakes: Handshakes::default() }
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
-        &self.door.shared
+        self.listening.shared()
     }
 
     /// The address it listens on.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
-        self.local
+        self.listening.local
     }
 
     /// What watches and steers it from elsewhere.
     #[must_use]
     pub fn handle(&self) -> Handle {
-        Handle::new(Arc::clone(&self.door.shared))
+        Handle::new(Arc::clone(self.shared()))
     }
 
     /// Length and limit of the accept queue, as the kernel has them; at most limit + 1 wait there.
     ///
     /// # Errors
-    /// TCP_INFO fails.
+    /// TCP_INFO fails, or the listener is closed.
     pub fn accept_queue(&self) -> io::Result<(u32, u32)> {
-        sys::queue(self.socket.get_ref())
+        sys::queue(self.listening.socket()?)
     }
 
     /// Asks the kernel for another limit of the accept queue, by listen(2) on the live socket, and
     /// gives what it granted: at most net.core.somaxconn. What is queued above stays queued.
     ///
     /// # Errors
-    /// listen(2) or TCP_INFO fails.
+    /// listen(2) or TCP_INFO fails, or the listener is closed.
     pub fn set_backlog(&self, backlog: i32) -> io::Result<u32> {
-        self.socket.get_ref().listen(backlog)?;
+        self.listening.socket()?.listen(backlog)?;
         Ok(self.accept_queue()?.1)
     }
 
@@ -183,7 +91,7 @@ impl ShedListener {
     /// # Errors
     /// The listener was closed, or can accept nothing more.
     pub async fn accept(&mut self) -> Result<ShedStream, AcceptError> {
-        let Self { socket, door, handshakes, .. } = self;
+        let Self { listening, handshakes } = self;
         loop {
             let arrival = tokio::select! {
                 biased;
@@ -193,37 +101,42 @@ impl ShedListener {
                         None => continue,
                     }
                 }
-                arrival = door.next(socket) => arrival,
+                arrival = listening.next() => arrival,
             };
+            let shared = listening.shared();
             match arrival {
                 Ok(arrival) => {
-                    let (has_header, waited) = (arrival.has_header, arrival.waited);
+                    let Arrival { waited, has_header, turn, .. } = arrival;
                     match serve(arrival) {
                         Ok(conn) if has_header => {
-                            handshakes.begin(Pending::new(conn, waited, door.turn, &door.shared));
+                            handshakes.begin(Pending::new(conn, waited, turn, shared));
                             // tasks that read headers have to run, too
-                            if door.turn.is_multiple_of(BATCH as u64) {
+                            if turn.is_multiple_of(BATCH as u64) {
                                 task::yield_now().await;
                             }
                         }
                         Ok(conn) => return Ok(conn),
-                        Err(err) => door.shared.counters.accept_failed(errno(&err)),
+                        Err(err) => shared.counters.accept_failed(errno(&err)),
                     }
                 }
-                // who was accepted before still has its turn
-                Err(err) => match handshakes.next().await.map(Named::admit) {
-                    Some(Some(conn)) => return Ok(conn),
-                    Some(None) => {}
-                    None => return Err(err),
-                },
+                // who was accepted before still has its turn, until a drain is over
+                Err(err) => {
+                    let named = tokio::select! {
+                        biased;
+                        () = drain::over(shared) => {
+                            handshakes.shed().await;
+                            None
+                        }
+                        named = handshakes.next() => named,
+                    };
+                    match named.map(Named::admit) {
+                        Some(Some(conn)) => return Ok(conn),
+                        Some(None) => {}
+                        None => return Err(err),
+                    }
+                }
             }
         }
-    }
-}
-
-impl Drop for ShedListener {
-    fn drop(&mut self) {
-        self.door.shared.close();
     }
 }
 
@@ -239,33 +152,196 @@ fn serve(arrival: Arrival) -> io::Result<ShedStream> {
     }
 }
 
-fn errno(err: &io::Error) -> i32 {
-    err.raw_os_error().unwrap_or(libc::EIO)
+/// The listening socket of one accept loop, until it is closed.
+#[derive(Debug)]
+pub(crate) struct Listening {
+    /// `None`: it is closed.
+    socket: Option<AsyncFd<Socket>>,
+    pub(crate) local: SocketAddr,
+    door: Door,
+    leave: Option<Leave>,
 }
 
-impl Door {
+impl Listening {
+    pub(crate) fn new(socket: AsyncFd<Socket>, local: SocketAddr, door: Door) -> Self {
+        Self { socket: Some(socket), local, door, leave: None }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.door.shared
+    }
+
+    pub(crate) fn socket(&self) -> io::Result<&Socket> {
+        self.socket.as_ref().map(AsyncFd::get_ref).ok_or(io::ErrorKind::NotConnected.into())
+    }
+
     /// The next connection that is admitted. It may be cancelled: nothing is lost.
-    async fn next(&mut self, listener: &AsyncFd<Socket>) -> Result<Arrival, AcceptError> {
+    pub(crate) async fn next(&mut self) -> Result<Arrival, AcceptError> {
         loop {
-            self.wait_for_room().await?;
+            let door = &mut self.door;
+            let Some(socket) = self.socket.as_ref() else { return Err(AcceptError::Closed) };
+            if self.leave.is_some() || door.post.is_called() {
+                return self.leave().await;
+            }
+            if !door.wait_for_room().await? {
+                continue;
+            }
             let mut ready = tokio::select! {
                 biased;
-                ready = listener.readable() => ready.map_err(|err| self.fatal(err))?,
-                () = self.shared.closing() => return Err(AcceptError::Closed),
+                ready = socket.readable() => ready.map_err(|err| door.fatal(err))?,
+                () = door.shared.closing() => return Err(AcceptError::Closed),
+                () = door.post.called() => continue,
             };
-            match self.batch(ready.get_inner()) {
+            match door.batch(ready.get_inner()) {
                 Batch::Admitted(arrival) => return Ok(arrival),
                 Batch::Empty => ready.clear_ready(),
                 Batch::Yield => task::yield_now().await,
-                Batch::Backoff => self.back_off().await,
-                Batch::Fatal(err) => return Err(self.fatal(err)),
+                Batch::Backoff => door.back_off().await,
+                Batch::Fatal(err) => return Err(door.fatal(err)),
             }
         }
     }
 
+    /// What is queued while the listener closes; then it is closed.
+    async fn leave(&mut self) -> Result<Arrival, AcceptError> {
+        loop {
+            let Some(socket) = self.socket.as_ref().map(AsyncFd::get_ref) else {
+                return Err(AcceptError::Closed);
+            };
+            let door = &mut self.door;
+            if let Some(exit) = door.post.order() {
+                let leave = Leave::begin(exit, socket, Instant::now());
+                door.is_draining = leave.sheds();
+                self.leave = Some(leave);
+            }
+            let may_close = match &mut self.leave {
+                Some(leave) if !leave.is_free() => {
+                    leave.rest().await;
+                    match door.batch(socket) {
+                        Batch::Admitted(arrival) => return Ok(arrival),
+                        Batch::Yield => {
+                            task::yield_now().await;
+                            continue;
+                        }
+                        Batch::Empty => leave.is_over(self.local.port(), Instant::now()),
+                        Batch::Backoff => leave.is_late(Instant::now()),
+                        Batch::Fatal(_) => true,
+                    }
+                }
+                Some(_) | None => true,
+            };
+            if may_close {
+                self.close();
+            }
+        }
+    }
+
+    /// Closes the socket, and the listener with its last member.
+    fn close(&mut self) {
+        if let Some(socket) = self.socket.take() {
+            let Door { shared, post, .. } = &self.door;
+            // a filter is of the socket, not of our descriptor
+            if let Some(leave) = &self.leave
+                && shared.life.is_borrowed()
+            {
+                leave.undo(socket.get_ref());
+            }
+            drop(socket);
+            shared.life.keep(None);
+            if shared.life.left(post) == 0 {
+                shared.close();
+            }
+        }
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Takes connections from the queue, and decides about them.
+#[derive(Debug)]
+pub(crate) struct Door {
+    pub(crate) shared: Arc<Shared>,
+    backoff: Backoff,
+    spare: Spare,
+    queue_max_wait: Duration,
+    /// It stood still, and the queue was not empty since: who waits there may have given up.
+    is_recovering: bool,
+    /// The hard limit was reached, and there was no room since.
+    is_paused: bool,
+    codel: Option<Codel>,
+    turn: u64,
+    pub(crate) post: Post,
+    /// All that is still accepted is shed.
+    pub(crate) is_draining: bool,
+    give_up_after: Option<Duration>,
+}
+
+/// A connection that was admitted.
+pub(crate) struct Arrival {
+    pub(crate) socket: Socket,
+    pub(crate) peer: SocketAddr,
+    pub(crate) permit: Permit,
+    /// How long it was queued, where that was asked.
+    pub(crate) waited: Option<Duration>,
+    pub(crate) has_header: bool,
+    /// How many were accepted before, and it.
+    pub(crate) turn: u64,
+}
+
+/// What a connection has that no limit refused.
+struct Entry {
+    is_exempt: bool,
+    has_header: bool,
+    waited: Option<Duration>,
+    place: Option<Place>,
+}
+
+/// What became of a few attempts to accept.
+pub(crate) enum Batch {
+    Admitted(Arrival),
+    /// The queue is empty.
+    Empty,
+    /// The queue may have more, but others have their turn.
+    Yield,
+    /// No descriptors or no memory.
+    Backoff,
+    Fatal(io::Error),
+}
+
+pub(crate) fn errno(err: &io::Error) -> i32 {
+    err.raw_os_error().unwrap_or(libc::EIO)
+}
+
+impl Door {
+    pub(crate) fn new(
+        shared: &Arc<Shared>,
+        spare: Spare,
+        queue_max_wait: Duration,
+        give_up_after: Option<Duration>,
+    ) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            backoff: Backoff::default(),
+            spare,
+            queue_max_wait,
+            is_recovering: false,
+            is_paused: false,
+            codel: shared.adaptive.as_ref().and_then(Controller::codel),
+            turn: 0,
+            post: shared.life.join(),
+            is_draining: false,
+            give_up_after,
+        }
+    }
+
     /// Waits while the hard limit is reached, and until there is some room again.
-    async fn wait_for_room(&mut self) -> Result<(), AcceptError> {
-        let Self { shared, is_recovering, is_paused, .. } = self;
+    /// `false`: it is to leave first.
+    pub(crate) async fn wait_for_room(&mut self) -> Result<bool, AcceptError> {
+        let Self { shared, is_recovering, is_paused, post, .. } = self;
         if shared.is_closed() {
             return Err(AcceptError::Closed);
         }
@@ -275,17 +351,17 @@ impl Door {
         if *is_paused || shared.gate.is_full() {
             let _paused = shared.counters.pause(Pause::Hard);
             (*is_recovering, *is_paused) = (true, true);
-            let is_over = || shared.gate.has_room() || shared.is_closed();
+            let is_over = || shared.gate.has_room() || shared.is_closed() || post.is_called();
             while !is_over() {
                 shared.gate.changed(is_over).await;
             }
             *is_paused = false;
         }
-        if shared.is_closed() { Err(AcceptError::Closed) } else { Ok(()) }
+        if shared.is_closed() { Err(AcceptError::Closed) } else { Ok(!post.is_called()) }
     }
 
     /// Takes connections until one is admitted, the queue is empty, or others have their turn.
-    fn batch(&mut self, listener: &Socket) -> Batch {
+    pub(crate) fn batch(&mut self, listener: &Socket) -> Batch {
         for _ in 0..BATCH {
             match accept::accept(listener) {
                 Ok((socket, peer)) => {
@@ -320,13 +396,15 @@ impl Door {
             return None;
         }
         self.shared.counters.accepted();
+        self.post.accepted();
         self.turn += 1;
         match self.decide(&socket, peer) {
             Ok(entry) => {
                 let Entry { is_exempt, has_header, waited, place } = entry;
                 let mut permit = Permit::new(Arc::clone(&self.shared), is_exempt);
                 permit.hold(place);
-                Some(Batch::Admitted(Arrival { socket, peer, permit, waited, has_header }))
+                let turn = self.turn;
+                Some(Batch::Admitted(Arrival { socket, peer, permit, waited, has_header, turn }))
             }
             Err((reason, answer)) => {
                 self.shared.counters.shed(reason, Stage::Accept);
@@ -340,6 +418,9 @@ impl Door {
     /// Takes the places of a connection that no limit refuses. What its peer may have, and what the
     /// user says, waits for its header where it has one.
     fn decide(&mut self, socket: &Socket, peer: SocketAddr) -> Result<Entry, Refusal> {
+        if self.is_draining {
+            return Err((Reason::Draining, None));
+        }
         let asks = self.is_recovering || self.codel.is_some();
         let waited = if asks { sys::waited(socket).ok() } else { None };
         let is_stale = |it: sys::Waited| it.is_gone || self.queue_max_wait < it.age;
@@ -392,6 +473,9 @@ impl Door {
     fn failed(&mut self, listener: &Socket, err: io::Error) -> Option<Batch> {
         let errno = errno(&err);
         self.shared.counters.accept_failed(errno);
+        if self.gives_up(errno) {
+            return Some(Batch::Fatal(err));
+        }
         match Class::of(errno) {
             Class::Retry => self.backoff.is_stuck().then_some(Batch::Backoff),
             Class::Backoff if [libc::EMFILE, libc::ENFILE].contains(&errno) => {
@@ -400,6 +484,13 @@ impl Door {
             Class::Backoff => Some(Batch::Backoff),
             Class::Fatal => Some(Batch::Fatal(err)),
         }
+    }
+
+    /// Whether accept(2) failed for want of something for too long.
+    fn gives_up(&mut self, errno: i32) -> bool {
+        self.give_up_after.is_some_and(|after| {
+            Class::of(errno) == Class::Backoff && after <= self.backoff.failed(Instant::now())
+        })
     }
 
     /// Sheds who is first in the queue, in the place of the spare descriptor.
@@ -411,10 +502,11 @@ impl Door {
         let batch = match taken {
             Ok((socket, _)) => {
                 self.shared.counters.accepted();
+                self.post.accepted();
                 self.shared.counters.shed(Reason::Emfile, Stage::Accept);
                 // what lingers would keep the descriptor
                 close::shed(socket, &OnShed::Rst, 0, &self.shared);
-                self.backoff.reset();
+                self.backoff.retry();
                 None
             }
             // a descriptor is taken before the queue is looked at: the queue was empty all the time
@@ -426,17 +518,18 @@ impl Door {
     }
 
     /// Waits for descriptors or memory, at most until a connection gives some back.
-    async fn back_off(&mut self) {
+    pub(crate) async fn back_off(&mut self) {
         self.is_recovering = true;
         let delay = self.backoff.next();
         let _paused = self.shared.counters.pause(Pause::Backoff);
-        let given_back = self.shared.gate.changed(|| self.shared.is_closed());
+        let given_back =
+            self.shared.gate.changed(|| self.shared.is_closed() || self.post.is_called());
         // which of the two came first does not matter
         drop(time::timeout(delay, given_back).await);
         self.spare.refill();
     }
 
-    fn fatal(&self, err: io::Error) -> AcceptError {
+    pub(crate) fn fatal(&self, err: io::Error) -> AcceptError {
         self.shared.fail(&err);
         AcceptError::Fatal(err)
     }

@@ -73,6 +73,10 @@ impl Permit {
         }
     }
 
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     /// Says why the connection ends; unsaid, it is [`Cause::Handler`]. A panic counts as such
     /// whatever is said.
     pub fn ends_by(&mut self, cause: Cause) {
@@ -199,7 +203,13 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         self.unwatch();
-        let cause = if thread::panicking() { Cause::Panic } else { self.cause };
+        let cause = match self.cause {
+            _ if thread::panicking() => Cause::Panic,
+            // shed by a listener that ends, with its own answer
+            Cause::Shed => Cause::Shed,
+            _ if self.shared.life.is_over() => Cause::Drain,
+            cause => cause,
+        };
         if let Some(decide) = &self.shared.decide {
             decide.closed(&Closed { after: self.since.elapsed(), cause });
         }

@@ -75,7 +75,7 @@ mod tests {
     use super::*;
     use crate::{
         close::OnShed,
-        gate::Gate,
+        gate::{Gate, Words},
         limits::{Bounds, Limits},
         peer_map::PerIp,
         policy::Settings,
@@ -94,7 +94,7 @@ mod tests {
             per_ip: Some(PerIp { rate, capacity: 64, ..PerIp::connections(2) }),
             ..Settings::default()
         };
-        let (gate, answers) = (Gate::new(&bounds), Answers::new(OnShed::Rst));
+        let (gate, answers) = (Gate::new(&bounds, Words::own()), Answers::new(OnShed::Rst));
         let policy = settings.check().expect("it holds");
         Shared::new("".into(), gate, limits, answers, policy, None, mpsc::channel(1).0)
     }

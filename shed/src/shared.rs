@@ -19,6 +19,8 @@ use crate::{
     decide::{Candidate, Decide, Load, Refusal, Verdict},
     gate::Gate,
     health::Probe,
+    leave::Exit,
+    life::Life,
     limits::{Bounds, Limits},
     linger::Lingering,
     policy::Policy,
@@ -65,6 +67,7 @@ pub(crate) struct Shared {
     pub(crate) max_request: u64,
     pub(crate) adaptive: Option<Controller>,
     pub(crate) probe: Probe,
+    pub(crate) life: Life,
     /// As they were given last; what is in force is in the gate.
     limits: Mutex<Limits>,
     lingering: mpsc::Sender<Lingering>,
@@ -96,6 +99,7 @@ impl Shared {
             max_request: u64::MAX,
             adaptive: None,
             probe: Probe::default(),
+            life: Life::new(),
             limits: Mutex::new(limits),
             lingering,
             is_closed: AtomicBool::new(false),
@@ -142,6 +146,12 @@ impl Shared {
         self.is_closed.store(true, Ordering::SeqCst);
         self.gate.wake();
         self.has_closed.notify_waiters();
+    }
+
+    /// Has all accept loops leave.
+    pub(crate) fn leave(&self, exit: Exit) {
+        self.life.leave(exit);
+        self.gate.wake();
     }
 
     /// Ends when the listener is closed.

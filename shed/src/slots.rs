@@ -17,6 +17,8 @@ pub(crate) struct Lane(u32);
 
 impl Lane {
     pub(crate) const FIRST: Self = Self(0);
+    /// All of a word.
+    pub(crate) const ALL: [Self; 3] = [Self(0), Self(1), Self(2)];
 
     const fn shift(self) -> u32 {
         self.0 * BITS
@@ -44,6 +46,17 @@ pub(crate) fn taken(word: &AtomicU64) -> usize {
     sum(word.load(Ordering::SeqCst))
 }
 
+/// How many are taken by the generation of `lane`.
+pub(crate) fn taken_by(word: &AtomicU64, lane: Lane) -> usize {
+    let taken = word.load(Ordering::SeqCst) >> lane.shift() & LANE;
+    usize::try_from(taken).expect("a number of 21 bits")
+}
+
+/// Gives back all that the generation of `lane` took: it is dead.
+pub(crate) fn clear(word: &AtomicU64, lane: Lane) {
+    word.fetch_and(!(LANE << lane.shift()), Ordering::SeqCst);
+}
+
 fn sum(lanes: u64) -> usize {
     let sum = (lanes & LANE) + (lanes >> BITS & LANE) + (lanes >> (2 * BITS) & LANE);
     usize::try_from(sum).expect("three numbers of 21 bits")
@@ -63,6 +76,8 @@ mod tests {
         give_back(&word, Lane(0));
         assert!(take(&word, Lane(1), 2));
         assert_eq!(word.load(Ordering::Relaxed), 1 << 21 | 1 << 42);
+        clear(&word, Lane(2));
+        assert_eq!(Lane::ALL.map(|lane| taken_by(&word, lane)), [0, 1, 0]);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Mutex, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -44,7 +44,6 @@ impl Pause {
 /// The counters of one listener. Whoever accepts adds to most of them, alone.
 #[derive(Debug)]
 pub(crate) struct Counters {
-    since: Instant,
     accepted: AtomicU64,
     admitted: AtomicU64,
     exempt_admitted: AtomicU64,
@@ -60,10 +59,7 @@ pub(crate) struct Counters {
     timeouts: [AtomicU64; Deadline::ALL.len()],
     oversized: AtomicU64,
     accept_errors: Mutex<BTreeMap<i32, u64>>,
-    /// Nanoseconds.
-    paused: [AtomicU64; Pause::ALL.len()],
-    /// Nanoseconds from `since`; 0: it does not stand still.
-    paused_since: [AtomicU64; Pause::ALL.len()],
+    pauses: [Mutex<Pauses>; Pause::ALL.len()],
 }
 
 fn add(counter: &AtomicU64, n: u64) {
@@ -77,7 +73,6 @@ fn read(counter: &AtomicU64) -> u64 {
 impl Counters {
     pub(crate) fn new() -> Self {
         Self {
-            since: Instant::now(),
             accepted: AtomicU64::new(0),
             admitted: AtomicU64::new(0),
             exempt_admitted: AtomicU64::new(0),
@@ -93,8 +88,7 @@ impl Counters {
             timeouts: Default::default(),
             oversized: AtomicU64::new(0),
             accept_errors: Mutex::default(),
-            paused: Default::default(),
-            paused_since: Default::default(),
+            pauses: Default::default(),
         }
     }
 
@@ -160,25 +154,26 @@ impl Counters {
 
     /// Counts as standing still until the guard is dropped.
     pub(crate) fn pause(&self, cause: Pause) -> Paused<'_> {
-        self.paused_since[cause as usize].store(self.now().max(1), Ordering::Relaxed);
+        let mut pauses = self.pauses(cause);
+        pauses.n += 1;
+        pauses.since.get_or_insert_with(Instant::now);
+        drop(pauses);
         Paused { counters: self, cause }
     }
 
-    /// Nanoseconds since these counters began.
-    fn now(&self) -> u64 {
-        u64::try_from(self.since.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    fn pauses(&self, cause: Pause) -> MutexGuard<'_, Pauses> {
+        self.pauses[cause as usize].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How long it stood still, what goes on included.
     fn paused(&self, cause: Pause) -> Duration {
-        let since = read(&self.paused_since[cause as usize]);
-        let present = if since == 0 { 0 } else { self.now().saturating_sub(since) };
-        Duration::from_nanos(read(&self.paused[cause as usize]) + present)
+        let pauses = self.pauses(cause);
+        pauses.over + pauses.since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// Why it stands still.
     pub(crate) fn is_paused(&self) -> Option<Pause> {
-        Pause::ALL.into_iter().find(|&cause| read(&self.paused_since[cause as usize]) != 0)
+        Pause::ALL.into_iter().find(|&cause| self.pauses(cause).since.is_some())
     }
 
     pub(crate) fn snapshot(&self) -> Stats {
@@ -220,11 +215,22 @@ impl Counters {
             is_paused: self.is_paused(),
             adaptive_limit: None,
             probes: 0,
+            members: Vec::new(),
         }
     }
 }
 
-/// While it lives, the accept loop stands still.
+/// Accept loops that stand still, for one cause.
+#[derive(Debug, Default)]
+struct Pauses {
+    n: usize,
+    /// When the first of them began.
+    since: Option<Instant>,
+    /// How long there was one, before.
+    over: Duration,
+}
+
+/// While it lives, an accept loop stands still.
 #[derive(Debug)]
 pub(crate) struct Paused<'a> {
     counters: &'a Counters,
@@ -233,8 +239,12 @@ pub(crate) struct Paused<'a> {
 
 impl Drop for Paused<'_> {
     fn drop(&mut self) {
-        let since = self.counters.paused_since[self.cause as usize].swap(0, Ordering::Relaxed);
-        add(&self.counters.paused[self.cause as usize], self.counters.now().saturating_sub(since));
+        let mut pauses = self.counters.pauses(self.cause);
+        pauses.n -= 1;
+        if pauses.n == 0 {
+            let over = pauses.since.take().map_or(Duration::ZERO, |since| since.elapsed());
+            pauses.over += over;
+        }
     }
 }
 
@@ -287,6 +297,8 @@ pub struct Stats {
     /// Connections by which the listener asked itself whether it accepts
     /// ([`health`](crate::health)); they are not among the accepted ones.
     pub probes: u64,
+    /// What each member of a [`Group`](crate::Group) accepted, of those that are there.
+    pub members: Vec<u64>,
 }
 
 impl Stats {

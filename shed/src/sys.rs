@@ -1,12 +1,21 @@
 //! The calls that neither std, tokio nor socket2 have.
 
 use std::{
-    array, io, mem,
+    array,
+    ffi::c_void,
+    fs::File,
+    io, mem,
     mem::ManuallyDrop,
     net::SocketAddr,
-    os::fd::{AsRawFd, FromRawFd as _, RawFd},
-    ptr,
-    sync::{Mutex, MutexGuard, PoisonError},
+    ops::Deref,
+    os::{
+        fd::{AsFd, AsRawFd, FromRawFd as _, OwnedFd, RawFd},
+        unix::process::CommandExt as _,
+    },
+    process::Command,
+    ptr::{self, NonNull},
+    slice,
+    sync::{Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -40,15 +49,16 @@ fn ioctl_int(socket: &Socket, request: libc::Ioctl) -> io::Result<usize> {
     }
 }
 
-/// Resets a connection at once, and throws away what was to be sent; its descriptor stays open
-/// (`tcp_disconnect`, net/ipv4/tcp.c). Whoever waits for it wakes: it is at its end.
-pub(crate) fn disconnect(socket: &Socket) -> io::Result<()> {
-    // SAFETY: it is made of integers, for which all bits 0 are a value.
-    let mut address: libc::sockaddr = unsafe { mem::zeroed() };
-    address.sa_family = libc::sa_family_t::try_from(libc::AF_UNSPEC).expect("it is 0");
-    let size = libc::socklen_t::try_from(size_of_val(&address)).expect("16 bytes");
-    // SAFETY: the descriptor is open, and it reads a live local of that size.
-    match unsafe { libc::connect(socket.as_raw_fd(), &raw const address, size) } {
+/// Resets the connection at once, whoever reads or writes it meanwhile, and throws away what was to
+/// be sent: connect(2) to AF_UNSPEC (`tcp_disconnect`, net/ipv4/tcp.c). Its descriptor stays open, and
+/// whoever waits for it wakes: it is at its end.
+pub(crate) fn disconnect(socket: &impl AsRawFd) -> io::Result<()> {
+    // SAFETY: it is made of integers, for which all bits 0 are a value; AF_UNSPEC is 0.
+    let nowhere: libc::sockaddr = unsafe { mem::zeroed() };
+    let size = libc::socklen_t::try_from(size_of_val(&nowhere)).expect("16 bytes");
+    // SAFETY: it reads a live local of that size; whatever the descriptor is, no other memory is
+    // touched.
+    match unsafe { libc::connect(socket.as_raw_fd(), &raw const nowhere, size) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
@@ -152,6 +162,147 @@ fn rlimit() -> io::Result<libc::rlimit> {
     match unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } {
         0 => Ok(limit),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Chooses among the members of a SO_REUSEPORT group by the program (socket(7)), which gives an
+/// index.
+pub(crate) fn steer(member: &Socket, program: &mut [libc::sock_filter]) -> io::Result<()> {
+    let len = libc::c_ushort::try_from(program.len()).expect("a few instructions");
+    let program = libc::sock_fprog { len, filter: program.as_mut_ptr() };
+    let size = libc::socklen_t::try_from(size_of_val(&program)).expect("16 bytes");
+    let (fd, value) = (member.as_raw_fd(), (&raw const program).cast());
+    // SAFETY: it reads a live local of that size, and as many live instructions as it says.
+    match unsafe {
+        libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_CBPF, value, size)
+    } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// A descriptor that exec(2) left open for us; it is closed on the next one.
+///
+/// # Errors
+/// It is not open, or it is closed on exec, so that somebody of this program has it.
+pub(crate) fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: it touches no memory.
+    match unsafe { libc::fcntl(fd, libc::F_GETFD) } {
+        -1 => return Err(io::Error::last_os_error()),
+        flags if flags & libc::FD_CLOEXEC != 0 => return Err(io::ErrorKind::ResourceBusy.into()),
+        _ => {}
+    }
+    // SAFETY: it touches no memory.
+    if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open, our environment says that it is for us, and whoever took it here before
+    // would have set FD_CLOEXEC, as all that std, tokio and this crate open have.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Has `command` give these descriptors to the program it starts, as 3 and the following.
+pub(crate) fn pass(command: &mut Command, fds: &[&dyn AsFd]) -> io::Result<()> {
+    let after = 3 + RawFd::try_from(fds.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // above their places, so that none is put where another one is
+    let moved = fds
+        .iter()
+        .map(|fd| duplicate(fd.as_fd().as_raw_fd(), after))
+        .collect::<io::Result<Vec<_>>>()?;
+    let place = move || {
+        for (place, fd) in (3..).zip(&moved) {
+            // SAFETY: it touches no memory, and may be called between fork(2) and exec(2).
+            if unsafe { libc::dup2(fd.as_raw_fd(), place) } == -1 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: the closure calls dup2(2) and nothing that allocates or locks.
+    unsafe { command.pre_exec(place) };
+    Ok(())
+}
+
+fn duplicate(fd: RawFd, least: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: it touches no memory.
+    match unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, least) } {
+        -1 => Err(io::Error::last_os_error()),
+        // SAFETY: it was just made, for us alone.
+        fd => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+    }
+}
+
+/// Memory that processes share: of `size` bytes, all 0, and of that size for ever.
+pub(crate) fn memory(size: u64) -> io::Result<File> {
+    // SAFETY: the name is a string that ends with 0.
+    let fd = match unsafe {
+        libc::memfd_create(c"shed".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING)
+    } {
+        -1 => return Err(io::Error::last_os_error()),
+        // SAFETY: it was just made, for us alone.
+        fd => unsafe { OwnedFd::from_raw_fd(fd) },
+    };
+    let memory = File::from(fd);
+    memory.set_len(size)?;
+    // SAFETY: it touches no memory.
+    match unsafe { libc::fcntl(memory.as_raw_fd(), libc::F_ADD_SEALS, SIZE_SEALS) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(memory),
+    }
+}
+
+const SIZE_SEALS: libc::c_int = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
+
+/// Words of a [`memory`], mapped.
+#[derive(Debug)]
+pub(crate) struct Map {
+    first: NonNull<AtomicU64>,
+    len: usize,
+}
+
+// SAFETY: it owns its mapping, and gives shared atomics only.
+unsafe impl Send for Map {}
+// SAFETY: as above.
+unsafe impl Sync for Map {}
+
+impl Map {
+    /// Maps `len` words of `memory`.
+    pub(crate) fn new(memory: &File, len: usize) -> io::Result<Self> {
+        let size = len * size_of::<AtomicU64>();
+        // SAFETY: it touches no memory.
+        let seals = unsafe { libc::fcntl(memory.as_raw_fd(), libc::F_GET_SEALS) };
+        // what could shrink would end us with SIGBUS
+        if seals == -1 || seals & SIZE_SEALS != SIZE_SEALS || memory.metadata()?.len() < size as u64
+        {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let fd = memory.as_raw_fd();
+        // SAFETY: a mapping at an address that the kernel chooses replaces no other.
+        let first =
+            unsafe { libc::mmap(ptr::null_mut(), size, protection, libc::MAP_SHARED, fd, 0) };
+        match NonNull::new(first.cast()) {
+            Some(mapped) if first != libc::MAP_FAILED => Ok(Self { first: mapped, len }),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+impl Deref for Map {
+    type Target = [AtomicU64];
+
+    fn deref(&self) -> &[AtomicU64] {
+        // SAFETY: the mapping has as many words, aligned to a page, and lives as long as `self`;
+        // other processes change them as atomics, too.
+        unsafe { slice::from_raw_parts(self.first.as_ptr(), self.len) }
+    }
+}
+
+impl Drop for Map {
+    fn drop(&mut self) {
+        let first: *mut c_void = self.first.as_ptr().cast();
+        // SAFETY: it is our mapping, of that size, and nobody borrows from it.
+        unsafe { libc::munmap(first, self.len * size_of::<AtomicU64>()) };
     }
 }
 
