@@ -10,10 +10,11 @@ use std::{net::SocketAddr, sync::Arc};
 use socket2::Socket;
 
 use crate::{
-    builder::{BuildError, Plan},
+    build_error::BuildError,
     handle::Handle,
     leave,
     listener::ShedListener,
+    plan::Plan,
     socket::{self, Reuse},
 };
 

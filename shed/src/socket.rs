@@ -4,7 +4,7 @@ use std::{mem, net::SocketAddr};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::builder::BuildError;
+use crate::build_error::BuildError;
 
 /// Where the listening socket comes from.
 #[derive(Debug)]
