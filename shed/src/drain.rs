@@ -70,7 +70,7 @@ pub enum Stage {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Drained {
-    /// Connections that were open at the deadline, and were reset.
+    /// Connections that were served at the deadline, and were reset.
     pub reset: u64,
 }
 

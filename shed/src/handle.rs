@@ -121,7 +121,8 @@ impl Handle {
     /// Ends the listener: first it is not [ready](Self::is_ready), then it accepts nobody new, and
     /// nobody who finished a handshake is lost by that; then connections have until the deadline.
     /// Ends when all of them ended, or with the deadline; those that are left are reset, and count as
-    /// [`Cause::Drain`](crate::Cause::Drain). Called again, it ends everything at once.
+    /// [`Cause::Drain`](crate::Cause::Drain); whose PROXY header is awaited by then, is shed for
+    /// [`Reason::Draining`](crate::Reason::Draining). Called again, it ends everything at once.
     ///
     /// It has to be polled to its end, and [`accept`](crate::ShedListener::accept) has to be called
     /// until it ends with [`AcceptError::Closed`](crate::AcceptError::Closed).
