@@ -207,7 +207,8 @@ impl Builder {
 
     /// Lets [`build_group`](Self::build_group) join members of another process, of the same user,
     /// that listen on the address already. Unsaid: that is an error, since two programs that share an
-    /// address by mistake get half of the connections each.
+    /// address by mistake get half of the connections each. The others may get a
+    /// [probe](crate::health::HealthConfig::probe), too, which is to be off then.
     #[must_use]
     pub fn join_others(mut self) -> Self {
         self.joins_others = true;

@@ -161,6 +161,14 @@ impl Gate {
         slots::taken_by(self.words.hard(), self.lane)
     }
 
+    /// Whether another generation may accept what comes.
+    pub(crate) fn is_shared(&self) -> bool {
+        match &self.words {
+            Words::Own { .. } => false,
+            Words::Page { page, .. } => page.has_others(),
+        }
+    }
+
     /// Has all that wait look at what they wait for.
     pub(crate) fn wake(&self) {
         self.wake.notify_waiters();

@@ -4,7 +4,8 @@
 //! falls. So `/healthz` and `/readyz` are answered here, in HTTP/1, with 200 or 503:
 //! - `/healthz`: whether the accept loop accepts. The server asks itself, by a connection through
 //!   its own socket that takes no place in the limits; no answer for 5 s is a no, unless the loop
-//!   stands still at the hard limit, or for want of descriptors.
+//!   stands still at the hard limit, or for want of descriptors, or another
+//!   [generation](crate::Generation) has the socket, too, which would be the one to answer.
 //! - `/readyz`: that, and that it neither [drains](crate::Handle::drain), from the announcement on,
 //!   nor is closed, nor [said to](Health::drain) end, nor without descriptors for more than a second, nor overloaded, where [`HealthConfig::fail_at`] says so. It
 //!   comes back only after [`HealthConfig::recover_after`] below 90 % of the soft limit.
@@ -276,8 +277,11 @@ impl Inner {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let probed = shared.probe.accepted();
         // who stands still for a reason that is known cannot answer, and need not
-        if state.probed != probed || paused.is_some() || is_draining || self.config.probe.is_none()
-        {
+        let is_excused = paused.is_some()
+            || is_draining
+            || shared.gate.is_shared()
+            || self.config.probe.is_none();
+        if is_excused || state.probed != probed {
             (state.probed, state.fresh) = (probed, now);
         }
         let silent = now.saturating_duration_since(state.fresh);
@@ -292,5 +296,47 @@ impl Inner {
         };
         let readiness = state.readiness.next(&seen, now.saturating_duration_since(self.since));
         Answers { is_alive: silent <= policy::SILENCE, readiness }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::{
+        close::OnShed,
+        gate::{Gate, Words},
+        limits::{Bounds, Limits},
+        page::Page,
+        policy::Settings,
+        shared::Answers,
+    };
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_none_while_another_generation_may_answer() {
+        let (page, memory) = Page::create().expect("a page");
+        let (entry, page) = (page.entry("web").expect("a place"), Arc::new(page));
+        let limits = Limits::soft(4);
+        let bounds = Bounds::new(limits, 1_024).expect("they hold");
+        let (gate, answers) =
+            (Gate::new(&bounds, Words::Page { page, entry }), Answers::new(OnShed::Rst));
+        let policy = Settings::default().check().expect("it holds");
+        let shared =
+            Shared::new("web".into(), gate, limits, answers, policy, None, mpsc::channel(1).0);
+        let (config, since) = (HealthConfig::default(), Instant::now());
+        let readiness = Readiness::new(&config);
+        let state = Mutex::new(State { readiness, probed: 0, fresh: since });
+        let shared = Arc::new(shared);
+        let inner = Inner { shared, config, since, is_draining: AtomicBool::new(false), state };
+        let after = async |secs| {
+            time::advance(Duration::from_secs(secs)).await;
+            inner.answers().is_alive
+        };
+        let other = Page::open(&memory).expect("a lane");
+        assert!(after(60).await);
+        drop(other);
+        assert!(after(5).await);
+        assert!(!after(1).await);
     }
 }

@@ -171,6 +171,12 @@ impl Page {
         self.words[entry + 3].load(Ordering::SeqCst) == 1
     }
 
+    /// Whether other generations are there.
+    pub(crate) fn has_others(&self) -> bool {
+        let is_there = |lane| owner_of(&self.words, lane).load(Ordering::SeqCst) != 0;
+        Lane::ALL.into_iter().any(|lane| lane != self.lane && is_there(lane))
+    }
+
     /// Clears the lanes of processes that died.
     fn reap(&self) {
         for lane in Lane::ALL.into_iter().filter(|&lane| lane != self.lane) {
