@@ -17,7 +17,7 @@ use crate::{
     close::OnShed,
     decide::Decide,
     gate::Gate,
-    limits::{Bounds, LimitError, Limits},
+    limits::{Bounds, LimitError, Limits, MAX_LIMIT},
     linger::{self, Linger},
     listener::ShedListener,
     reason::Reason,
@@ -236,6 +236,11 @@ pub enum BuildError {
         /// What it is.
         got: &'static str,
     },
+    /// What the channel of an accept thread holds is out of range.
+    Capacity {
+        /// What was given.
+        got: usize,
+    },
     /// It was not called from within a tokio runtime.
     NoRuntime,
     /// The kernel refused.
@@ -250,7 +255,7 @@ pub enum BuildError {
 }
 
 impl BuildError {
-    fn call(call: &'static str, source: io::Error) -> Self {
+    pub(crate) fn call(call: &'static str, source: io::Error) -> Self {
         Self::Call { call, address: None, source }
     }
 }
@@ -263,6 +268,9 @@ impl fmt::Display for BuildError {
             }
             Self::Limits(err) => err.fmt(f),
             Self::Adopted { got } => write!(f, "got {got}, expected a listening TCP socket"),
+            Self::Capacity { got } => {
+                write!(f, "capacity is {got}, expected 1 to {MAX_LIMIT} connections")
+            }
             Self::NoRuntime => f.write_str("there is no tokio runtime, expected one to be entered"),
             Self::Call { call, address: Some(address), .. } => {
                 write!(f, "listener {address}: {call} failed")
@@ -276,7 +284,11 @@ impl Error for BuildError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Call { source, .. } => Some(source),
-            Self::Address { .. } | Self::Limits(_) | Self::Adopted { .. } | Self::NoRuntime => None,
+            Self::Address { .. }
+            | Self::Limits(_)
+            | Self::Adopted { .. }
+            | Self::Capacity { .. }
+            | Self::NoRuntime => None,
         }
     }
 }

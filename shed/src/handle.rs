@@ -4,6 +4,7 @@ use std::{error::Error, fmt, io, sync::Arc};
 
 use crate::{
     limits::{Bounds, LimitError, Limits},
+    listener::AcceptError,
     shared::Shared,
     stats::Stats,
     sys,
@@ -82,6 +83,22 @@ impl Handle {
     /// [`AcceptError::Closed`](crate::AcceptError::Closed). What is open stays open.
     pub fn close(&self) {
         self.shared.close();
+    }
+
+    /// Whether it accepts: it was not closed, and did not fail for ever.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        !self.shared.is_closed() && self.shared.failure().is_none()
+    }
+
+    /// Ends when the listener accepts nothing more, and says why. For servers that are told so only
+    /// by a signal to shut down.
+    pub async fn ended(&self) -> AcceptError {
+        tokio::select! {
+            biased;
+            err = self.shared.failed() => AcceptError::Fatal(err),
+            () = self.shared.closing() => AcceptError::Closed,
+        }
     }
 
     /// Ends when the listener can accept nothing more, for an error of its own.

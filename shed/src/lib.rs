@@ -19,8 +19,19 @@
 //! }
 //! # }
 //! ```
+//!
+//! # Whose thread accepts
+//! The loop runs where [`ShedListener::accept`] is called. A handler that blocks that runtime stops
+//! it; [`Builder::build_threaded`] gives it a thread of its own, and what is admitted comes by
+//! [`Accepted::accept`].
+//!
+//! # When it ends
+//! [`Handle::close`] ends it, and so does a failure of accept(2) that will not pass. `accept` says
+//! so by its error; elsewhere, [`Handle::ended`] and [`Handle::fatal`] wait for it, and
+//! [`Handle::is_ready`] is false.
 
 mod accept;
+mod admitted;
 mod builder;
 mod close;
 mod conn;
@@ -37,6 +48,7 @@ mod slots;
 mod stats;
 #[expect(unsafe_code, reason = "calls that neither std, tokio nor socket2 have")]
 mod sys;
+mod thread;
 
 pub use accept::Class;
 pub use builder::{BuildError, Builder};
@@ -50,3 +62,4 @@ pub use listener::{AcceptError, ShedListener};
 pub use permit::Permit;
 pub use reason::{Cause, Reason, Stage};
 pub use stats::{Pause, Stats};
+pub use thread::Accepted;

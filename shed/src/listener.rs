@@ -13,16 +13,17 @@ use std::{
 };
 
 use socket2::{SockAddr, Socket};
-use tokio::{io::unix::AsyncFd, net::TcpStream, task, time};
+use tokio::{io::unix::AsyncFd, sync::mpsc, task, time};
 
 use crate::{
     accept::{self, Backoff, Class, Spare},
+    admitted::Admitted,
     close::{self, OnShed},
     conn::ShedStream,
     decide::{Candidate, Load, Refusal, Verdict},
     handle::Handle,
     permit::Permit,
-    reason::{Cause, Reason, Stage},
+    reason::{Reason, Stage},
     shared::Shared,
     stats::Pause,
     sys,
@@ -52,11 +53,13 @@ struct Door {
     /// It stood still, and the queue was not empty since: who waits there may have given up.
     is_recovering: bool,
     turn: u64,
+    /// Where those who are admitted wait for another runtime, if they do: full, it takes no more.
+    handoff: Option<mpsc::Sender<Admitted>>,
 }
 
 /// What became of a few attempts to accept.
 enum Batch {
-    Admitted(Socket, SocketAddr, Permit),
+    Admitted(Admitted),
     /// The queue is empty.
     Empty,
     /// The queue may have more, but others have their turn.
@@ -103,8 +106,8 @@ impl ShedListener {
         queue_max_wait: Duration,
     ) -> Self {
         let backoff = Backoff::default();
-        let is_recovering = false;
-        let door = Door { shared, backoff, spare, queue_max_wait, is_recovering, turn: 0 };
+        let (is_recovering, turn, handoff) = (false, 0, None);
+        let door = Door { shared, backoff, spare, queue_max_wait, is_recovering, turn, handoff };
         Self { socket, local, door }
     }
 
@@ -143,6 +146,15 @@ impl ShedListener {
     /// # Errors
     /// The listener was closed, or can accept nothing more.
     pub async fn accept(&mut self) -> Result<ShedStream, AcceptError> {
+        loop {
+            if let Ok(conn) = self.admit().await?.serve(&self.door.shared) {
+                return Ok(conn);
+            }
+        }
+    }
+
+    /// The next connection that is admitted, for whichever runtime. It may be cancelled, too.
+    pub(crate) async fn admit(&mut self) -> Result<Admitted, AcceptError> {
         let door = &mut self.door;
         loop {
             door.wait_for_room().await?;
@@ -152,10 +164,7 @@ impl ShedListener {
                 () = door.shared.closing() => return Err(AcceptError::Closed),
             };
             match door.batch(ready.get_inner()) {
-                Batch::Admitted(socket, peer, permit) => match serve(socket, peer, permit) {
-                    Ok(conn) => return Ok(conn),
-                    Err(err) => door.shared.counters.accept_failed(errno(&err)),
-                },
+                Batch::Admitted(admitted) => return Ok(admitted),
                 Batch::Empty => ready.clear_ready(),
                 Batch::Yield => task::yield_now().await,
                 Batch::Backoff => door.back_off().await,
@@ -163,22 +172,20 @@ impl ShedListener {
             }
         }
     }
+
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.door.shared)
+    }
+
+    /// Sheds while `handoff`, to which nobody else sends, has no room.
+    pub(crate) fn hands_to(&mut self, handoff: mpsc::Sender<Admitted>) {
+        self.door.handoff = Some(handoff);
+    }
 }
 
 impl Drop for ShedListener {
     fn drop(&mut self) {
         self.door.shared.close();
-    }
-}
-
-/// Gives an admitted socket to the runtime.
-fn serve(socket: Socket, peer: SocketAddr, mut permit: Permit) -> io::Result<ShedStream> {
-    match TcpStream::from_std(socket.into()) {
-        Ok(stream) => Ok(ShedStream::new(stream, peer, permit)),
-        Err(err) => {
-            permit.ends_by(Cause::Error);
-            Err(err)
-        }
     }
 }
 
@@ -241,7 +248,8 @@ impl Door {
         let peer = peer.as_socket().unwrap_or_else(|| (Ipv4Addr::UNSPECIFIED, 0).into());
         match self.decide(&socket, peer) {
             Ok(()) => {
-                Some(Batch::Admitted(socket, peer, Permit::new(Arc::clone(&self.shared), false)))
+                let permit = Permit::new(Arc::clone(&self.shared), false);
+                Some(Batch::Admitted(Admitted::new(socket, peer, permit)))
             }
             Err((reason, answer)) => {
                 self.shared.counters.shed(reason, Stage::Accept);
@@ -258,6 +266,9 @@ impl Door {
         let waited = if self.is_recovering { sys::waited(socket).ok() } else { None };
         if waited.is_some_and(|it| it.is_gone || self.queue_max_wait < it.age) {
             return Err((Reason::Stale, None));
+        }
+        if self.handoff.as_ref().is_some_and(|handoff| handoff.capacity() == 0) {
+            return Err((Reason::Handoff, None));
         }
         if !gate.take_hard() {
             return Err((Reason::Hard, None));
