@@ -85,6 +85,12 @@ impl Handle {
         self.shared.close();
     }
 
+    /// Whether any who is shed gets a text.
+    #[cfg(feature = "tls")]
+    pub(crate) fn answers_with_text(&self) -> bool {
+        self.shared.answers.has_text()
+    }
+
     /// Whether it accepts: it was not closed, and did not fail for ever.
     #[must_use]
     pub fn is_ready(&self) -> bool {

@@ -29,6 +29,14 @@
 //! [`Handle::close`] ends it, and so does a failure of accept(2) that will not pass. `accept` says
 //! so by its error; elsewhere, [`Handle::ended`] and [`Handle::fatal`] wait for it, and
 //! [`Handle::is_ready`] is false.
+//!
+//! # Features
+//! None is on by default, and then the crate needs tokio alone. Each server below is an example that
+//! runs: `cargo run -p backlogd-shed --all-features --example NAME`.
+//!
+//! | feature | what there is | for | example |
+//! |---|---|---|---|
+//! | `tls` | `TlsListener`: handshakes by rustls or by any function, bounded, with a deadline | TLS | `tls` |
 
 mod accept;
 mod admitted;
@@ -45,10 +53,14 @@ mod permit;
 mod reason;
 mod shared;
 mod slots;
+#[cfg(feature = "tls")]
+mod stage;
 mod stats;
 #[expect(unsafe_code, reason = "calls that neither std, tokio nor socket2 have")]
 mod sys;
 mod thread;
+#[cfg(feature = "tls")]
+mod tls;
 
 pub use accept::Class;
 pub use builder::{BuildError, Builder};
@@ -61,5 +73,9 @@ pub use linger::Linger;
 pub use listener::{AcceptError, ShedListener};
 pub use permit::Permit;
 pub use reason::{Cause, Reason, Stage};
+#[cfg(feature = "tls")]
+pub use stage::Staged;
 pub use stats::{Pause, Stats};
 pub use thread::Accepted;
+#[cfg(feature = "tls")]
+pub use tls::{AnyListener, Handshakes, TlsError, TlsListener, rustls_config};

@@ -2,6 +2,11 @@
 
 use std::{mem, sync::Arc, thread, time::Instant};
 
+#[cfg(feature = "tls")]
+use crate::{
+    close::Answer,
+    reason::{Reason, Stage},
+};
 use crate::{decide::Closed, reason::Cause, shared::Shared};
 
 /// Holds a connection's place in the limits, and gives it back when it is dropped: by return, by an
@@ -42,6 +47,14 @@ impl Permit {
     /// whatever is said.
     pub fn ends_by(&mut self, cause: Cause) {
         self.cause = cause;
+    }
+
+    /// Counts the connection as shed for `reason` after it was admitted; the caller resets it.
+    #[cfg(feature = "tls")]
+    pub(crate) fn shed(&mut self, reason: Reason) {
+        self.cause = Cause::Shed;
+        self.shared.counters.shed(reason, Stage::Handshake);
+        self.shared.counters.answered(Answer::Rst, false);
     }
 
     /// When the connection was admitted.
