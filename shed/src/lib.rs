@@ -36,10 +36,17 @@
 //!
 //! | feature | what there is | for | example |
 //! |---|---|---|---|
+//! | | [`ShedListener::accept`] | any tokio server | `echo` |
+//! | | the same, in hyper-util's `TokioIo` | hyper | `hyper` |
+//! | `axum` | `impl axum::serve::Listener` for all listeners; `PeerAddr` for `ConnectInfo` | axum | `axum` |
+//! | `stream` | `ShedListener::into_stream()`; `Accepted` is a `Stream` | whatever takes one | |
+//! | `tonic` | `stream`, and `Connected` for [`ShedStream`] | tonic | `tonic` |
 //! | `tls` | `TlsListener`: handshakes by rustls or by any function, bounded, with a deadline | TLS | `tls` |
 
 mod accept;
 mod admitted;
+#[cfg(feature = "axum")]
+mod axum;
 mod builder;
 mod close;
 mod conn;
@@ -56,12 +63,18 @@ mod slots;
 #[cfg(feature = "tls")]
 mod stage;
 mod stats;
+#[cfg(feature = "stream")]
+mod stream;
 #[expect(unsafe_code, reason = "calls that neither std, tokio nor socket2 have")]
 mod sys;
 mod thread;
 #[cfg(feature = "tls")]
 mod tls;
+#[cfg(feature = "tonic")]
+mod tonic;
 
+#[cfg(feature = "axum")]
+pub use self::axum::PeerAddr;
 pub use accept::Class;
 pub use builder::{BuildError, Builder};
 pub use close::{Answer, OnShed};
@@ -76,6 +89,8 @@ pub use reason::{Cause, Reason, Stage};
 #[cfg(feature = "tls")]
 pub use stage::Staged;
 pub use stats::{Pause, Stats};
+#[cfg(feature = "stream")]
+pub use stream::ShedIncoming;
 pub use thread::Accepted;
 #[cfg(feature = "tls")]
 pub use tls::{AnyListener, Handshakes, TlsError, TlsListener, rustls_config};

@@ -12,6 +12,8 @@ use std::{
     time::Duration,
 };
 
+#[cfg(feature = "axum")]
+use socket2::{Domain, Type};
 use socket2::{SockAddr, Socket};
 use tokio::{io::unix::AsyncFd, sync::mpsc, task, time};
 
@@ -180,6 +182,16 @@ impl ShedListener {
     /// Sheds while `handoff`, to which nobody else sends, has no room.
     pub(crate) fn hands_to(&mut self, handoff: mpsc::Sender<Admitted>) {
         self.door.handoff = Some(handoff);
+    }
+
+    /// Closes its socket, so that clients are refused and do not queue where nobody accepts. Where
+    /// there is no descriptor for another one in its place, it stays.
+    #[cfg(feature = "axum")]
+    pub(crate) fn stop_listening(&mut self) {
+        let other = Socket::new(Domain::IPV4, Type::STREAM, None);
+        if let Ok(socket) = other.and_then(sys::watch) {
+            self.socket = socket;
+        }
     }
 }
 

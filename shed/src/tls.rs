@@ -183,6 +183,15 @@ impl<S: Send + 'static> TlsListener<S> {
             }
         }
     }
+
+    #[cfg(feature = "axum")]
+    pub(crate) fn stop_listening(&mut self) {
+        match &mut self.listener {
+            AnyListener::Here(listener) => listener.stop_listening(),
+            // its thread has closed the socket
+            AnyListener::Threaded(_) => {}
+        }
+    }
 }
 
 impl<S> fmt::Debug for TlsListener<S> {
