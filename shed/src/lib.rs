@@ -28,7 +28,9 @@
 //! # When it ends
 //! [`Handle::close`] ends it, and so does a failure of accept(2) that will not pass. `accept` says
 //! so by its error; elsewhere, [`Handle::ended`] and [`Handle::fatal`] wait for it, and
-//! [`Handle::is_ready`] is false.
+//! [`Handle::is_ready`] is false. axum's listeners have no errors: one that ended closes its socket,
+//! so that clients are refused, and waits for ever, so axum has to be told to shut down by
+//! `with_graceful_shutdown(async move { drop(handle.ended().await) })`. Streams end.
 //!
 //! # Features
 //! None is on by default, and then the crate needs tokio alone. Each server below is an example that

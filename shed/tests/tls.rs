@@ -226,6 +226,28 @@ async fn any_function_can_be_the_handshake() {
 }
 
 #[tokio::test]
+async fn closed_it_finishes_what_was_begun() {
+    let listener = ShedListener::bind("127.0.0.1:0").soft(20).build().expect("a listener");
+    let mut listener =
+        TlsListener::new(listener, Handshakes::default(), async |mut conn: Staged| {
+            conn.read_u8().await.map(|_| conn)
+        })
+        .expect("in range");
+    let handle = listener.handle();
+    let mut client = connect(listener.local_addr());
+    let begun = time::timeout(Duration::from_millis(50), listener.accept()).await;
+    assert!(begun.is_err(), "silent");
+    handle.close();
+    let begun = time::timeout(Duration::from_millis(50), listener.accept()).await;
+    assert!(begun.is_err(), "still silent");
+    client.write_all(b"!").expect("room");
+    assert!(listener.accept().await.is_ok());
+    assert!(listener.accept().await.is_err());
+    assert!(listener.accept().await.is_err());
+    assert_eq!(check_rest(&handle).await.closed_for(Cause::Handler), 1);
+}
+
+#[tokio::test]
 async fn dropped_it_ends_the_handshakes() {
     let (config, _) = configured();
     let listener = ShedListener::bind("127.0.0.1:0").soft(20).build().expect("a listener");
