@@ -3,12 +3,14 @@
 use std::{
     fs,
     io::{self, Read as _},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     thread,
     time::{Duration, Instant},
 };
 
-use backlogd_shed::{AcceptError, Cause, Handle, OnShed, Reason, ShedListener, Stage, Stats};
+use backlogd_shed::{
+    AcceptError, Cause, Handle, Linger, OnShed, Reason, ShedListener, Stage, Stats,
+};
 use tokio::{io::AsyncReadExt as _, runtime, task, time};
 
 /// Waits until `is_so`, at most 5 s.
@@ -90,28 +92,31 @@ fn a_blocked_runtime_stops_neither_accept_nor_shedding() {
     check_rest(&stats);
 }
 
-#[tokio::test]
-async fn dropped_it_closes_the_socket_after_its_answers_arrived() {
+#[test]
+fn dropped_it_refuses_and_waits_for_its_answers_to_arrive() {
     let accepted = ShedListener::bind("127.0.0.1:0")
         .soft(1)
         .on_shed(OnShed::http_503())
+        .linger(Linger { time: Duration::from_secs(5), ..Linger::default() })
         .build_threaded(1)
         .expect("a listener");
     let (address, handle) = (accepted.local_addr(), accepted.handle());
-    let clients = [(); 2].map(|()| TcpStream::connect(address).expect("queued"));
+    let [_admitted, mut shed] = [(); 2].map(|()| TcpStream::connect(address).expect("queued"));
     until(&handle, |stats| stats.accepted == 2);
     drop(accepted);
-    let [_, mut shed] = clients;
-    let mut got = String::new();
-    shed.read_to_string(&mut got).expect("an answer");
-    assert!(got.starts_with("HTTP/1.1 503 "), "{got:?}");
-    drop(shed);
-    check_rest(&until(&handle, |stats| stats.lingering == 0 && stats.open == 0));
     let end = Instant::now() + Duration::from_secs(5);
     while TcpStream::connect(address).is_ok() {
         assert!(Instant::now() < end, "still there");
-        time::sleep(Duration::from_millis(1)).await;
+        thread::sleep(Duration::from_millis(1));
     }
+    let mut got = String::new();
+    shed.read_to_string(&mut got).expect("an answer");
+    assert!(got.starts_with("HTTP/1.1 503 "), "{got:?}");
+    // long enough for a thread to end
+    thread::sleep(Duration::from_millis(30));
+    assert_eq!(handle.stats().lingering, 1);
+    drop(shed);
+    check_rest(&until(&handle, |stats| stats.lingering == 0 && stats.open == 0));
 }
 
 #[tokio::test]
@@ -123,7 +128,7 @@ async fn who_was_admitted_comes_before_the_end() {
     let handle = accepted.handle();
     let client = TcpStream::connect(address).expect("queued");
     until(&handle, |stats| stats.admitted == 1);
-    other.shutdown(std::net::Shutdown::Read).expect("it listens");
+    other.shutdown(Shutdown::Read).expect("it listens");
     let err = time::timeout(Duration::from_secs(5), handle.fatal()).await.expect("it fails");
     assert_eq!(err.raw_os_error(), Some(libc::EINVAL));
     drop(accepted.accept().await.expect("the one"));
@@ -132,6 +137,19 @@ async fn who_was_admitted_comes_before_the_end() {
     drop(client);
     task::yield_now().await;
     check_rest(&until(&handle, |stats| stats.open == 0));
+}
+
+#[tokio::test]
+async fn who_failed_for_ever_is_not_ready() {
+    let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let other = socket2::Socket::from(socket.try_clone().expect("a descriptor"));
+    let mut listener = ShedListener::adopt(socket).soft(4).build().expect("a listener");
+    let handle = listener.handle();
+    assert!(handle.is_ready());
+    other.shutdown(Shutdown::Read).expect("it listens");
+    assert!(matches!(listener.accept().await, Err(AcceptError::Fatal(_))));
+    assert!(!handle.is_ready());
+    assert!(matches!(handle.ended().await, AcceptError::Fatal(_)));
 }
 
 #[test]

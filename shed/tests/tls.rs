@@ -304,6 +304,45 @@ async fn what_cannot_be_is_an_error_at_build() {
     );
 }
 
+#[cfg(feature = "axum")]
+#[tokio::test]
+async fn axum_serves_who_is_done_and_shuts_down() {
+    use axum::{Router, extract::ConnectInfo};
+    use backlogd_shed::PeerAddr;
+
+    let (config, connector) = configured();
+    let listener = ShedListener::bind("127.0.0.1:0").soft(2).build().expect("a listener");
+    let listener = TlsListener::rustls(listener, Handshakes::default(), config).expect("in range");
+    let (address, handle) = (listener.local_addr(), listener.handle());
+    let app = Router::new()
+        .fallback(|ConnectInfo(PeerAddr(it)): ConnectInfo<PeerAddr>| async move { it.to_string() })
+        .into_make_service_with_connect_info::<PeerAddr>();
+    let ended = {
+        let handle = handle.clone();
+        async move { drop(handle.ended().await) }
+    };
+    let client = async {
+        let name = ServerName::try_from("localhost").expect("a name");
+        let conn = net::TcpStream::connect(address).await.expect("queued");
+        let own = conn.local_addr().expect("connected").to_string();
+        let mut stream = connector.connect(name, conn).await.expect("served");
+        let request = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        stream.write_all(request).await.expect("room");
+        let mut got = String::new();
+        stream.read_to_string(&mut got).await.expect("an answer");
+        assert!(got.ends_with(&own), "{got:?}, expected {own}");
+        handle.close();
+    };
+    let serving = axum::serve(listener, app).with_graceful_shutdown(ended);
+    let (served, ()) = time::timeout(Duration::from_secs(5), async {
+        tokio::join!(serving.into_future(), client)
+    })
+    .await
+    .expect("both end");
+    served.expect("closed");
+    assert_eq!(check_rest(&handle).await.admitted, 1);
+}
+
 #[tokio::test]
 async fn the_example_serves() {
     let (config, connector) = configured();
