@@ -5,7 +5,7 @@ use std::{error::Error, fmt, io, net::SocketAddr};
 use crate::{
     adaptive::AdaptiveError,
     deadline::DeadlineError,
-    limits::LimitError,
+    limits::{LimitError, MAX_LIMIT},
     owner::{self, Owner},
     page::PageError,
     plan::MAX_MEMBERS,
@@ -47,6 +47,11 @@ pub enum BuildError {
     },
     /// A group cannot have so many members.
     Members {
+        /// What was given.
+        got: usize,
+    },
+    /// The channel of an accept thread cannot hold so many connections.
+    Capacity {
         /// What was given.
         got: usize,
     },
@@ -109,6 +114,9 @@ impl fmt::Display for BuildError {
             Self::Members { got } => {
                 write!(f, "members of the group are {got}, expected 1 to {MAX_MEMBERS}")
             }
+            Self::Capacity { got } => {
+                write!(f, "capacity is {got}, expected 1 to {MAX_LIMIT} connections")
+            }
             Self::Inherited { name, got, expected } => {
                 write!(f, "the inherited socket {name:?} listens on {got}, expected {expected}")
             }
@@ -135,6 +143,7 @@ impl Error for BuildError {
             | Self::Adaptive(_)
             | Self::Adopted { .. }
             | Self::Members { .. }
+            | Self::Capacity { .. }
             | Self::Inherited { .. }
             | Self::NoRuntime => None,
         }

@@ -8,11 +8,12 @@ use std::{
 };
 
 use socket2::{SockAddr, Socket};
-use tokio::time;
+use tokio::{sync::mpsc, time};
 
 use crate::{
     accept::{self, AcceptError, Backoff, Class, Spare},
     adaptive::{Codel, Controller},
+    arrival::Arrival,
     close::{self, OnShed},
     decide::Refusal,
     life::Post,
@@ -45,18 +46,8 @@ pub(crate) struct Door {
     /// All that is still accepted is shed.
     pub(crate) is_draining: bool,
     give_up_after: Option<Duration>,
-}
-
-/// A connection that was admitted.
-pub(crate) struct Arrival {
-    pub(crate) socket: Socket,
-    pub(crate) peer: SocketAddr,
-    pub(crate) permit: Permit,
-    /// How long it was queued, where that was asked.
-    pub(crate) waited: Option<Duration>,
-    pub(crate) has_header: bool,
-    /// How many were accepted before, and it.
-    pub(crate) turn: u64,
+    /// Where those who are admitted wait for another runtime, if they do: full, it takes no more.
+    handoff: Option<mpsc::Sender<Arrival>>,
 }
 
 /// What a connection has that no limit refused.
@@ -102,7 +93,13 @@ impl Door {
             post: shared.life.join(),
             is_draining: false,
             give_up_after,
+            handoff: None,
         }
+    }
+
+    /// Sheds while `handoff`, to which nobody else sends, has no room.
+    pub(crate) fn hands_to(&mut self, handoff: mpsc::Sender<Arrival>) {
+        self.handoff = Some(handoff);
     }
 
     /// Waits while the hard limit is reached, and until there is some room again.
@@ -232,6 +229,9 @@ impl Door {
             if !has_header {
                 places.peer(peer.ip())?;
             }
+        }
+        if self.handoff.as_ref().is_some_and(|handoff| handoff.capacity() == 0) {
+            return Err(Reason::Handoff);
         }
         Ok(places)
     }

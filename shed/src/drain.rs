@@ -207,10 +207,12 @@ pub(crate) fn told(shared: &Arc<Shared>) -> impl Future<Output = ()> + Send + us
 }
 
 /// Ends when a drain is over; where there is none, never.
-pub(crate) async fn over(shared: &Shared) {
+pub(crate) fn over(shared: &Shared) -> impl Future<Output = ()> + Send + use<> {
     let mut progress = shared.life.progress.subscribe();
-    // no error: `shared` has the other end
-    drop(progress.wait_for(Progress::is_done).await);
+    async move {
+        // an error: the listener is gone
+        drop(progress.wait_for(Progress::is_done).await);
+    }
 }
 
 #[cfg(test)]

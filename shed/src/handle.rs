@@ -3,6 +3,7 @@
 use std::{error::Error, fmt, io, sync::Arc};
 
 use crate::{
+    accept::AcceptError,
     adaptive::AdaptiveStats,
     drain::{self, Drain, Drained, Stage},
     limits::{Bounds, LimitError, Limits},
@@ -133,6 +134,22 @@ impl Handle {
     /// Ends when the listener is about to close, in a drain.
     pub fn draining(&self) -> impl Future<Output = ()> + Send + use<> {
         drain::told(&self.shared)
+    }
+
+    /// Whether any who is shed gets a text.
+    #[cfg(feature = "tls")]
+    pub(crate) fn answers_with_text(&self) -> bool {
+        self.shared.answers.has_text()
+    }
+
+    /// Ends when the listener accepts nothing more, and says why. For servers that are told so only
+    /// by a signal to shut down.
+    pub async fn ended(&self) -> AcceptError {
+        tokio::select! {
+            biased;
+            err = self.shared.failed() => AcceptError::Fatal(err),
+            () = self.shared.closing() => AcceptError::Closed,
+        }
     }
 
     /// Ends when the listener can accept nothing more, for an error of its own.

@@ -5,7 +5,13 @@
 //! is taken from the socket to its last byte and not further, so that what comes after it is read by
 //! whoever serves.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use socket2::Socket;
 use tokio::{
@@ -15,6 +21,7 @@ use tokio::{
 };
 
 use crate::{
+    arrival::Arrival,
     close,
     conn::ShedStream,
     decide::Refusal,
@@ -31,8 +38,19 @@ pub(crate) struct Handshakes {
 }
 
 impl Handshakes {
+    /// Serves `arrival`, where it has no header; `None`: that is awaited, or it was closed.
+    pub(crate) fn take(&mut self, arrival: Arrival, shared: &Arc<Shared>) -> Option<ShedStream> {
+        let Arrival { waited, has_header, turn, .. } = arrival;
+        let conn = arrival.serve(shared)?;
+        if !has_header {
+            return Some(conn);
+        }
+        self.begin(Pending::new(conn, waited, turn, shared));
+        None
+    }
+
     /// Awaits the header of `pending`, unless as many are awaited as may.
-    pub(crate) fn begin(&mut self, pending: Pending) {
+    fn begin(&mut self, pending: Pending) {
         let Some(settings) = pending.shared.policy.proxy_protocol() else { return };
         if settings.max <= self.tasks.len() {
             return pending.shed((Reason::ProxyHeader, None));
@@ -42,8 +60,10 @@ impl Handshakes {
     }
 
     /// Sheds all whose header is still awaited.
-    pub(crate) async fn shed(&mut self) {
-        self.tasks.shutdown().await;
+    pub(crate) fn poll_shed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.tasks.abort_all();
+        while ready!(self.tasks.poll_join_next(cx)).is_some() {}
+        Poll::Ready(())
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -51,13 +71,14 @@ impl Handshakes {
     }
 
     /// The next connection whose header came; `None`: none is awaited. It may be cancelled.
-    pub(crate) async fn next(&mut self) -> Option<Named> {
-        loop {
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Named>> {
+        while let Some(ended) = ready!(self.tasks.poll_join_next(cx)) {
             // a task that was shed, or panicked, gives nothing
-            if let Ok(Some(named)) = self.tasks.join_next().await? {
-                return Some(named);
+            if let Ok(Some(named)) = ended {
+                return Poll::Ready(Some(named));
             }
         }
+        Poll::Ready(None)
     }
 }
 

@@ -24,9 +24,37 @@
 //! It ends by a [drain](Handle::drain), which resets nobody who finished a handshake before its
 //! deadline; a program that is [restarted](Generation) leaves its socket, and its limits, to the next
 //! one; several sockets on one address are a [`Group`].
+//!
+//! # Whose thread accepts
+//! The loop runs where [`ShedListener::accept`] is called. A handler that blocks that runtime stops
+//! it; [`Builder::build_threaded`] gives it a thread of its own, and what is admitted comes by
+//! [`Accepted::accept`].
+//!
+//! # When it ends
+//! [`Handle::close`] ends it, and so does a failure of accept(2) that will not pass. `accept` says
+//! so by its error; elsewhere, [`Handle::ended`] and [`Handle::fatal`] wait for it, and
+//! [`Handle::is_ready`] is false. axum's listeners have no errors: one that ended closes its socket,
+//! so that clients are refused, and waits for ever, so axum has to be told to shut down by
+//! `with_graceful_shutdown(async move { drop(handle.ended().await) })`. Streams end.
+//!
+//! # Features
+//! None is on by default, and then the crate needs tokio alone. Each server below is an example that
+//! runs: `cargo run -p backlogd-shed --all-features --example NAME`.
+//!
+//! | feature | what there is | for | example |
+//! |---|---|---|---|
+//! | | [`ShedListener::accept`] | any tokio server | `echo` |
+//! | | the same, in hyper-util's `TokioIo` | hyper | `hyper` |
+//! | `axum` | `impl axum::serve::Listener` for all listeners; `PeerAddr` for `ConnectInfo` | axum | `axum` |
+//! | `stream` | `ShedListener::into_stream()`; `Accepted` is a `Stream` | whatever takes one | |
+//! | `tonic` | `stream`, and `Connected` for [`ShedStream`] | tonic | `tonic` |
+//! | `tls` | `TlsListener`: handshakes by rustls or by any function, bounded, with a deadline | TLS | `tls` |
 
 mod accept;
 pub mod adaptive;
+mod arrival;
+#[cfg(feature = "axum")]
+mod axum;
 mod budget;
 mod build_error;
 mod builder;
@@ -67,11 +95,22 @@ mod reuseport;
 mod shared;
 mod slots;
 mod socket;
+#[cfg(feature = "tls")]
+mod stage;
 mod stats;
+#[cfg(feature = "stream")]
+mod stream;
 #[expect(unsafe_code, reason = "calls that neither std, tokio nor socket2 have")]
 mod sys;
+mod thread;
+#[cfg(feature = "tls")]
+mod tls;
+#[cfg(feature = "tonic")]
+mod tonic;
 pub mod udp;
 
+#[cfg(feature = "axum")]
+pub use self::axum::PeerAddr;
 pub use accept::{AcceptError, Class};
 pub use budget::{Budget, Spent};
 pub use build_error::BuildError;
@@ -97,4 +136,11 @@ pub use range::OutOfRange;
 pub use rate::Rate;
 pub use reason::{Cause, Reason, Stage};
 pub use reuseport::Group;
+#[cfg(feature = "tls")]
+pub use stage::Staged;
 pub use stats::{Pause, Stats};
+#[cfg(feature = "stream")]
+pub use stream::ShedIncoming;
+pub use thread::Accepted;
+#[cfg(feature = "tls")]
+pub use tls::{AnyListener, Handshakes, TlsError, TlsListener, rustls_config};

@@ -6,7 +6,7 @@
 
 use std::{error::Error, fmt};
 
-/// The most that a limit can be: what fits into 21 bits, three times into a word.
+/// The most that a limit can be: 2^21 - 1.
 pub const MAX_LIMIT: usize = (1 << 21) - 1;
 
 /// How many connections may be open.

@@ -4,20 +4,19 @@
 //! believe themselves served. So the loop takes whatever is there, some at a time, and closes what
 //! is too much on the raw descriptor, before the runtime knows it.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{future, io, net::SocketAddr, sync::Arc};
 
 use socket2::Socket;
-use tokio::{io::unix::AsyncFd, net::TcpStream, task};
+use tokio::{io::unix::AsyncFd, task};
 
 use crate::{
     accept::AcceptError,
     conn::ShedStream,
-    door::{self, Arrival, BATCH, Door},
+    door::{BATCH, Door},
     drain,
     handle::Handle,
-    handshake::{Handshakes, Named, Pending},
+    handshake::{Handshakes, Named},
     listening::Listening,
-    reason::Cause,
     shared::Shared,
     sys,
 };
@@ -78,9 +77,10 @@ impl ShedListener {
     pub async fn accept(&mut self) -> Result<ShedStream, AcceptError> {
         let Self { listening, handshakes } = self;
         loop {
+            let has_some = !handshakes.is_empty();
             let arrival = tokio::select! {
                 biased;
-                Some(named) = handshakes.next(), if !handshakes.is_empty() => {
+                Some(named) = future::poll_fn(|cx| handshakes.poll_next(cx)), if has_some => {
                     match named.admit() {
                         Some(conn) => return Ok(conn),
                         None => continue,
@@ -91,17 +91,13 @@ impl ShedListener {
             let shared = listening.shared();
             match arrival {
                 Ok(arrival) => {
-                    let Arrival { waited, has_header, turn, .. } = arrival;
-                    match serve(arrival) {
-                        Ok(conn) if has_header => {
-                            handshakes.begin(Pending::new(conn, waited, turn, shared));
-                            // tasks that read headers have to run, too
-                            if turn.is_multiple_of(BATCH as u64) {
-                                task::yield_now().await;
-                            }
-                        }
-                        Ok(conn) => return Ok(conn),
-                        Err(err) => shared.counters.accept_failed(door::errno(&err)),
+                    let turn = arrival.turn;
+                    if let Some(conn) = handshakes.take(arrival, shared) {
+                        return Ok(conn);
+                    }
+                    // tasks that read headers have to run, too
+                    if turn.is_multiple_of(BATCH as u64) {
+                        task::yield_now().await;
                     }
                 }
                 // who was accepted before still has its turn, until a drain is over
@@ -109,10 +105,10 @@ impl ShedListener {
                     let named = tokio::select! {
                         biased;
                         () = drain::over(shared) => {
-                            handshakes.shed().await;
+                            future::poll_fn(|cx| handshakes.poll_shed(cx)).await;
                             None
                         }
-                        named = handshakes.next() => named,
+                        named = future::poll_fn(|cx| handshakes.poll_next(cx)) => named,
                     };
                     match named.map(Named::admit) {
                         Some(Some(conn)) => return Ok(conn),
@@ -123,16 +119,15 @@ impl ShedListener {
             }
         }
     }
-}
 
-/// Gives an admitted socket to the runtime.
-fn serve(arrival: Arrival) -> io::Result<ShedStream> {
-    let Arrival { socket, peer, mut permit, .. } = arrival;
-    match TcpStream::from_std(socket.into()) {
-        Ok(stream) => Ok(ShedStream::new(stream, peer, permit)),
-        Err(err) => {
-            permit.ends_by(Cause::Error);
-            Err(err)
-        }
+    /// The accept loop itself; whose PROXY header it has to await, is for whoever takes them.
+    pub(crate) fn into_listening(self) -> Listening {
+        self.listening
+    }
+
+    /// Closes its socket, so that clients are refused and do not queue where nobody accepts.
+    #[cfg(feature = "axum")]
+    pub(crate) fn stop_listening(&mut self) {
+        self.listening.close();
     }
 }

@@ -3,11 +3,12 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Instant};
 
 use socket2::Socket;
-use tokio::{io::unix::AsyncFd, task};
+use tokio::{io::unix::AsyncFd, sync::mpsc, task};
 
 use crate::{
     accept::AcceptError,
-    door::{Arrival, Batch, Door},
+    arrival::Arrival,
+    door::{Batch, Door},
     leave::Leave,
     shared::Shared,
 };
@@ -29,6 +30,11 @@ impl Listening {
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.door.shared
+    }
+
+    /// Who is admitted goes to `handoff`.
+    pub(crate) fn hands_to(&mut self, handoff: mpsc::Sender<Arrival>) {
+        self.door.hands_to(handoff);
     }
 
     pub(crate) fn socket(&self) -> io::Result<&Socket> {
@@ -97,7 +103,7 @@ impl Listening {
     }
 
     /// Closes the socket, and the listener with its last member.
-    fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         if let Some(socket) = self.socket.take() {
             let Door { shared, post, .. } = &self.door;
             // a filter is of the socket, not of our descriptor

@@ -21,6 +21,11 @@ use crate::{
     reason::Cause,
     shared::Shared,
 };
+#[cfg(feature = "tls")]
+use crate::{
+    close::Answer,
+    reason::{Reason, Stage},
+};
 
 /// Holds a connection's place in the limits, and gives it back when it is dropped: by return, by an
 /// error, by a panic or when its task is aborted.
@@ -90,6 +95,18 @@ impl Permit {
         }
     }
 
+    /// Counts the connection as shed for `reason` after it was admitted; the caller resets it. What
+    /// a deadline or a drain ended already is theirs.
+    #[cfg(feature = "tls")]
+    pub(crate) fn shed(&mut self, reason: Reason) {
+        if self.timed_out().is_some() || self.shared.life.is_over() {
+            return;
+        }
+        self.cause = Cause::Shed;
+        self.shared.counters.shed(reason, Stage::Handshake);
+        self.shared.counters.answered(Answer::Rst, false);
+    }
+
     /// When the connection was admitted.
     #[must_use]
     pub fn since(&self) -> Instant {
@@ -142,7 +159,10 @@ impl Permit {
 
     /// Takes it from under them.
     pub(crate) fn unwatch(&mut self) {
-        if self.watched().and_then(|(_, cell)| cell.ended_by()).is_some() {
+        // who is shed is counted as such already
+        if self.cause != Cause::Shed
+            && self.watched().and_then(|(_, cell)| cell.ended_by()).is_some()
+        {
             self.cause = Cause::Deadline;
         }
         self.cell = None;

@@ -48,6 +48,13 @@ impl Answers {
         self.by_reason[reason as usize] = Some(answer);
     }
 
+    /// Whether any is a text.
+    #[cfg(feature = "tls")]
+    pub(crate) fn has_text(&self) -> bool {
+        let given = self.by_reason.iter().flatten();
+        given.chain([&self.default]).any(|it| matches!(it, OnShed::Bytes(_)))
+    }
+
     pub(crate) fn of(&self, reason: Reason) -> &OnShed {
         self.by_reason[reason as usize].as_ref().unwrap_or(&self.default)
     }
