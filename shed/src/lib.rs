@@ -21,17 +21,15 @@
 //! # }
 //! ```
 //!
-//! It ends by a [drain](Handle::drain), which resets nobody who finished a handshake before its
-//! deadline; a program that is [restarted](Generation) leaves its socket, and its limits, to the next
-//! one; several sockets on one address are a [`Group`].
-//!
 //! # Whose thread accepts
 //! The loop runs where [`ShedListener::accept`] is called. A handler that blocks that runtime stops
 //! it; [`Builder::build_threaded`] gives it a thread of its own, and what is admitted comes by
-//! [`Accepted::accept`].
+//! [`Accepted::accept`]. Several sockets on one address, each with its loop, are a [`Group`].
 //!
 //! # When it ends
-//! [`Handle::close`] ends it, and so does a failure of accept(2) that will not pass. `accept` says
+//! A [drain](Handle::drain) ends it and resets nobody who finished a handshake before its deadline; a
+//! program that is [restarted](Generation) leaves its socket, and its limits, to the next one.
+//! [`Handle::close`] ends it at once, and so does a failure of accept(2) that will not pass. `accept` says
 //! so by its error; elsewhere, [`Handle::ended`] and [`Handle::fatal`] wait for it, and
 //! [`Handle::is_ready`] is false. axum's listeners have no errors: one that ended closes its socket,
 //! so that clients are refused, and waits for ever, so axum has to be told to shut down by

@@ -38,7 +38,8 @@ pub struct Accepted {
 impl Builder {
     /// Opens the listener, as [`build`](Self::build) does, on a thread and a runtime of its own:
     /// handlers that block do not stop it. `capacity` connections, 1 to [`MAX_LIMIT`], wait for
-    /// [`Accepted::accept`]; while as many do, more are shed. No runtime need be entered.
+    /// [`Accepted::accept`]; while as many do, more are shed. No runtime need be entered. The thread
+    /// ends after the last connection of a listener that was closed.
     ///
     /// # Errors
     /// It cannot be as asked. Nothing is open then.

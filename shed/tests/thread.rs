@@ -9,7 +9,7 @@ use std::{
 };
 
 use backlogd_shed::{
-    AcceptError, Cause, Handle, Linger, OnShed, Reason, ShedListener, Stage, Stats,
+    AcceptError, Cause, Handle, Linger, OnShed, PerIp, Rate, Reason, ShedListener, Stage, Stats,
 };
 use tokio::{io::AsyncReadExt as _, runtime, task, time};
 
@@ -90,6 +90,31 @@ fn a_blocked_runtime_stops_neither_accept_nor_shedding() {
     let stats = handle.stats();
     assert_eq!(stats.closed_for(Cause::Peer), 10);
     check_rest(&stats);
+}
+
+#[tokio::test]
+async fn who_finds_no_room_took_nothing() {
+    let rate = Rate::per_second(1).burst(2);
+    let mut accepted = ShedListener::bind("127.0.0.1:0")
+        .soft(2)
+        .rate(rate)
+        .per_ip(PerIp { rate: Some(rate), ..PerIp::connections(2) })
+        .build_threaded(1)
+        .expect("a listener");
+    let (address, handle) = (accepted.local_addr(), accepted.handle());
+    let connect = || TcpStream::connect(address).expect("queued");
+    let mut clients = vec![connect()];
+    until(&handle, |stats| stats.admitted == 1);
+    clients.extend([(); 4].map(|()| connect()));
+    until(&handle, |stats| stats.shed_for(Reason::Handoff) == 4);
+    let first = accepted.accept().await.expect("admitted");
+    clients.push(connect());
+    // the limits come first
+    until(&handle, |stats| stats.admitted == 2);
+    clients.push(connect());
+    until(&handle, |stats| stats.shed_for(Reason::Soft) == 1);
+    drop((first, accepted.accept().await.expect("admitted"), accepted));
+    check_rest(&until(&handle, |stats| stats.open == 0));
 }
 
 #[test]

@@ -8,8 +8,8 @@ use std::{
 };
 
 use backlogd_shed::{
-    AnyListener, Cause, Handle, Handshakes, OnShed, Reason, ShedListener, Stage, Staged, Stats,
-    TlsListener, rustls_config,
+    AnyListener, Cause, Deadlines, Handle, Handshakes, OnShed, Reason, ShedListener, Stage, Staged,
+    Stats, TlsListener, rustls_config,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -345,6 +345,21 @@ async fn axum_serves_who_is_done_and_shuts_down() {
     .expect("both end");
     served.expect("closed");
     assert_eq!(check_rest(&handle).await.admitted, 1);
+}
+
+#[tokio::test]
+async fn whom_a_deadline_of_the_listener_ended_is_closed_for_that() {
+    let (config, _) = configured();
+    let handshake = Some(Duration::from_millis(100));
+    let listener = ShedListener::bind("127.0.0.1:0")
+        .deadlines(Deadlines { handshake, ..Deadlines::default() })
+        .build()
+        .expect("a listener");
+    let (address, handle) = serve(listener, Handshakes::default(), config);
+    let client = connect(address);
+    until(&handle, |stats| stats.closed_for(Cause::Deadline) == 1).await;
+    assert_eq!(end(&client).0, Some(io::ErrorKind::ConnectionReset));
+    assert_eq!(check_rest(&handle).await.shed_for(Reason::Tls), 0);
 }
 
 #[tokio::test]
