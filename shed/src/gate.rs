@@ -3,15 +3,12 @@
 //! A slot is taken before a connection is served, or lingers, and given back after its close(2). The
 //! accept loop waits here; whoever gives back wakes it. No wake-up is lost: the loop says that it
 //! waits and then looks at the count, the other side counts down and then looks whether anybody
-//! waits, all in one order (SeqCst).
-
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-
-use tokio::sync::Notify;
+//! waits, all in one order (SeqCst). tests/loom.rs tries all orders in which threads can meet here.
 
 use crate::{
     limits::Bounds,
     slots::{self, Lane},
+    sync::{AtomicBool, AtomicU64, AtomicUsize, Notify, Ordering},
 };
 
 /// The limits in force, what is taken of them, and who waits.
@@ -47,7 +44,8 @@ impl Gate {
     pub(crate) fn set(&self, bounds: &Bounds) {
         self.soft_limit.store(bounds.soft(), Ordering::Relaxed);
         self.hard_limit.store(bounds.hard(), Ordering::Relaxed);
-        self.resume.store(bounds.resume(), Ordering::Relaxed);
+        // whoever sees this one sees the others, too
+        self.resume.store(bounds.resume(), Ordering::Release);
         self.wake();
     }
 
@@ -95,7 +93,7 @@ impl Gate {
 
     /// Whether it may go on, once it stopped.
     pub(crate) fn has_room(&self) -> bool {
-        self.hard_taken() <= self.resume.load(Ordering::Relaxed)
+        self.hard_taken() <= self.resume.load(Ordering::Acquire)
     }
 
     /// Has the accept loop look at what it waits for.

@@ -21,6 +21,8 @@
 //! ```
 
 mod accept;
+#[cfg(test)]
+mod accounting;
 mod builder;
 mod cidr;
 mod close;
@@ -43,6 +45,7 @@ mod reason;
 mod shared;
 mod slots;
 mod stats;
+mod sync;
 #[expect(unsafe_code, reason = "calls that neither std, tokio nor socket2 have")]
 mod sys;
 

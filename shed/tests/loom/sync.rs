@@ -1,0 +1,98 @@
+//! Loom's atomics, with fences where SeqCst needs them, and a model of tokio's `Notify` for one waiter.
+
+use std::{future, task::Poll};
+
+use loom::sync::{Mutex, atomic};
+
+pub(crate) use loom::sync::atomic::Ordering;
+
+/// Writes by `access`; where that is SeqCst, a fence follows, which is how processors do it.
+fn written<T>(order: Ordering, access: impl FnOnce() -> T) -> T {
+    let result = access();
+    if order == Ordering::SeqCst {
+        atomic::fence(order);
+    }
+    result
+}
+
+macro_rules! cell {
+    ($name:ident, $value:ty) => {
+        #[derive(Debug)]
+        pub(crate) struct $name(atomic::$name);
+
+        impl $name {
+            pub(crate) fn new(value: $value) -> Self {
+                Self(atomic::$name::new(value))
+            }
+
+            pub(crate) fn load(&self, order: Ordering) -> $value {
+                self.0.load(order)
+            }
+        }
+
+        impl From<$value> for $name {
+            fn from(value: $value) -> Self {
+                Self::new(value)
+            }
+        }
+    };
+}
+
+cell!(AtomicBool, bool);
+cell!(AtomicUsize, usize);
+cell!(AtomicU64, u64);
+
+impl AtomicBool {
+    pub(crate) fn store(&self, value: bool, order: Ordering) {
+        written(order, || self.0.store(value, order));
+    }
+}
+
+impl AtomicUsize {
+    pub(crate) fn store(&self, value: usize, order: Ordering) {
+        written(order, || self.0.store(value, order));
+    }
+}
+
+impl AtomicU64 {
+    pub(crate) fn fetch_sub(&self, value: u64, order: Ordering) -> u64 {
+        written(order, || self.0.fetch_sub(value, order))
+    }
+
+    pub(crate) fn compare_exchange_weak(
+        &self,
+        current: u64,
+        value: u64,
+        success: Ordering,
+        failure: Ordering,
+    ) -> Result<u64, u64> {
+        written(success, || self.0.compare_exchange_weak(current, value, success, failure))
+    }
+}
+
+/// One permit, which whoever waits takes.
+#[derive(Debug)]
+pub(crate) struct Notify {
+    has_permit: Mutex<bool>,
+    waiter: loom::future::AtomicWaker,
+}
+
+impl Notify {
+    pub(crate) fn new() -> Self {
+        Self { has_permit: Mutex::new(false), waiter: loom::future::AtomicWaker::new() }
+    }
+
+    pub(crate) fn notify_one(&self) {
+        *self.has_permit.lock().expect("no panic") = true;
+        self.waiter.wake();
+    }
+
+    pub(crate) async fn notified(&self) {
+        future::poll_fn(|context| {
+            self.waiter.register_by_ref(context.waker());
+            let mut has_permit = self.has_permit.lock().expect("no panic");
+            if std::mem::take(&mut *has_permit) { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+}
