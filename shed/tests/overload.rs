@@ -183,7 +183,8 @@ async fn however_a_task_ends_its_permit_comes_back() {
         });
         let mut aborted = Vec::new();
         for turn in 0..N {
-            let mut conn = listener.accept().await.expect("admitted");
+            let conn = time::timeout(DEADLINE, listener.accept()).await.expect("a place");
+            let mut conn = conn.expect("admitted");
             let serving = tokio::spawn(async move {
                 match turn % 4 {
                     0 => Ok(()),

@@ -11,7 +11,7 @@ use crate::{
     rounds::{Rounds, spread},
 };
 
-const CONNECTIONS: usize = 5_000;
+const CONNECTIONS: usize = 4_000;
 /// As many as are held to see what each takes.
 const HELD: usize = 10_000;
 

@@ -5,7 +5,7 @@ use anyhow::Result;
 use crate::report::median;
 
 /// After one that warms up.
-const ROUNDS: usize = 9;
+const ROUNDS: usize = 15;
 
 /// What each contender needed in each round.
 #[derive(Debug)]

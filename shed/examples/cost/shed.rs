@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Connections of one turn.
-const CONNECTIONS: usize = 8_000;
+const CONNECTIONS: usize = 5_000;
 /// As the issue has it.
 const GOAL: f64 = 1.05;
 

@@ -14,7 +14,7 @@ use crate::{
 
 /// Requests of each admitted connection.
 const PER_SECOND: u32 = 10;
-const LENGTH: Duration = Duration::from_millis(1_500);
+const LENGTH: Duration = Duration::from_millis(1_000);
 /// New connections per second: 4 × [`LIMIT`] clients, each of which comes back ten times.
 const ATTACK: u32 = 4_000;
 
@@ -39,7 +39,7 @@ pub(crate) async fn run(peers: &Peers, report: &mut Report) -> Result<()> {
         };
         clients[place] = held;
         let mut seconds = seconds.into_inner();
-        ensure!(1_000 < seconds.len(), "{address} shed {}", seconds.len());
+        ensure!(500 < seconds.len(), "{address} shed {}", seconds.len());
         known[place].append(&mut seconds);
         Ok(quantile(&latencies, 0.99) * 1e6)
     })
