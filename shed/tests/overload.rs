@@ -5,7 +5,7 @@
 //! told to. Each server has a network namespace of its own, which is the whole program's: a test
 //! starts itself again in one.
 
-#![expect(clippy::print_stderr, reason = "numbers that only a bench could judge are shown")]
+#![expect(clippy::print_stderr, reason = "numbers that only a bench could judge are for a person")]
 
 #[path = "overload/crowd.rs"]
 mod crowds;

@@ -13,8 +13,11 @@ pub(crate) fn in_own_space(test: &str) -> bool {
     let mut command = Command::new("timeout");
     command.args(["60", "unshare", "--net", "sh", "-c", PREPARE]);
     command.arg(env::current_exe().expect("this program")).env(SPACE, "");
-    let status = command.args(["--exact", test, "--ignored", "--nocapture"]).status();
-    assert!(status.expect("unshare of util-linux").success(), "in its own namespace");
+    let output = command.args(["--exact", test, "--ignored", "--nocapture"]).output();
+    let output = output.expect("unshare of util-linux");
+    let said = [output.stdout, output.stderr].map(|it| String::from_utf8_lossy(&it).into_owned());
+    assert!(output.status.success(), "in its own namespace: {}", said.concat());
+    eprint!("{}", said[1]);
     true
 }
 
