@@ -3,64 +3,14 @@
 //! A slot is taken before a connection is served, or lingers, and given back after its close(2). The
 //! accept loops wait here; whoever gives back wakes them. No wake-up is lost: a loop says that it
 //! waits and then looks at the count, the other side counts down and then looks whether anybody
-//! waits, all in one order (SeqCst).
-
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
-
-use tokio::{sync::Notify, time};
+//! waits, all in one order (SeqCst). tests/loom.rs tries all orders in which threads can meet here.
 
 use crate::{
     limits::Bounds,
-    page::Page,
     slots::{self, Lane},
+    sync::{AtomicUsize, Notify, Ordering},
+    words::Words,
 };
-
-/// Another process gives back without a word: so often is looked whether it did.
-const LOOK: Duration = Duration::from_millis(50);
-
-/// Where it is counted what is taken.
-#[derive(Debug)]
-pub(crate) enum Words {
-    /// Here, for one generation of a server.
-    Own { soft: AtomicU64, hard: AtomicU64 },
-    /// In memory that generations share.
-    Page { page: Arc<Page>, entry: usize },
-}
-
-impl Words {
-    pub(crate) fn own() -> Self {
-        Self::Own { soft: AtomicU64::new(0), hard: AtomicU64::new(0) }
-    }
-
-    /// Connections that are served, without exempt ones.
-    fn soft(&self) -> &AtomicU64 {
-        match self {
-            Self::Own { soft, .. } => soft,
-            Self::Page { page, entry } => page.soft(*entry),
-        }
-    }
-
-    /// Descriptors of connections: served, exempt, lingering.
-    fn hard(&self) -> &AtomicU64 {
-        match self {
-            Self::Own { hard, .. } => hard,
-            Self::Page { page, entry } => page.hard(*entry),
-        }
-    }
-
-    fn lane(&self) -> Lane {
-        match self {
-            Self::Own { .. } => Lane::FIRST,
-            Self::Page { page, .. } => page.lane(),
-        }
-    }
-}
 
 /// The limits in force, what is taken of them, and who waits.
 #[derive(Debug)]
@@ -95,7 +45,8 @@ impl Gate {
     pub(crate) fn set(&self, bounds: &Bounds) {
         self.soft_limit.store(bounds.soft(), Ordering::Relaxed);
         self.hard_limit.store(bounds.hard(), Ordering::Relaxed);
-        self.resume.store(bounds.resume(), Ordering::Relaxed);
+        // whoever sees this one sees the others, too
+        self.resume.store(bounds.resume(), Ordering::Release);
         self.wake();
     }
 
@@ -153,7 +104,7 @@ impl Gate {
 
     /// Whether it may go on, once it stopped.
     pub(crate) fn has_room(&self) -> bool {
-        self.hard_taken() <= self.resume.load(Ordering::Relaxed)
+        self.hard_taken() <= self.resume.load(Ordering::Acquire)
     }
 
     /// Connections of this process that count towards the hard limit.
@@ -163,10 +114,7 @@ impl Gate {
 
     /// Whether another generation may accept what comes.
     pub(crate) fn is_shared(&self) -> bool {
-        match &self.words {
-            Words::Own { .. } => false,
-            Words::Page { page, .. } => page.has_others(),
-        }
+        self.words.are_shared()
     }
 
     /// Has all that wait look at what they wait for.
@@ -183,11 +131,7 @@ impl Gate {
         if is_over() {
             return;
         }
-        match self.words {
-            Words::Own { .. } => told.await,
-            // which of the two came first does not matter
-            Words::Page { .. } => drop(time::timeout(LOOK, told).await),
-        }
+        self.words.wait(told).await;
     }
 }
 

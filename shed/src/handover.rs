@@ -25,13 +25,13 @@ use socket2::Socket;
 use tokio::{net, time};
 
 use crate::{
-    gate::Words,
     inherit::{
         self, GenerationError, LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, SHED_GENERATION, VARIABLES,
     },
     page::{self, Page, PageError},
     shared::Shared,
     sys,
+    words::Words,
 };
 
 /// A child that does not say within this time that it accepts is killed, unless another is set.

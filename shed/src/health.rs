@@ -306,11 +306,12 @@ mod tests {
     use super::*;
     use crate::{
         close::OnShed,
-        gate::{Gate, Words},
+        gate::Gate,
         limits::{Bounds, Limits},
         page::Page,
         policy::Settings,
         shared::Answers,
+        words::Words,
     };
 
     #[tokio::test(start_paused = true)]

@@ -49,6 +49,8 @@
 //! | `tls` | `TlsListener`: handshakes by rustls or by any function, bounded, with a deadline | TLS | `tls` |
 
 mod accept;
+#[cfg(test)]
+mod accounting;
 pub mod adaptive;
 mod arrival;
 #[cfg(feature = "axum")]
@@ -98,6 +100,7 @@ mod stage;
 mod stats;
 #[cfg(feature = "stream")]
 mod stream;
+mod sync;
 #[expect(unsafe_code, reason = "calls that neither std, tokio nor socket2 have")]
 mod sys;
 mod thread;
@@ -106,6 +109,7 @@ mod tls;
 #[cfg(feature = "tonic")]
 mod tonic;
 pub mod udp;
+mod words;
 
 #[cfg(feature = "axum")]
 pub use self::axum::PeerAddr;

@@ -75,13 +75,14 @@ mod tests {
     use super::*;
     use crate::{
         close::OnShed,
-        gate::{Gate, Words},
+        gate::Gate,
         limits::{Bounds, Limits},
         peer_map::PerIp,
         policy::Settings,
         rate::Rate,
         shared::Answers,
         stats::Stats,
+        words::Words,
     };
 
     /// Soft 4, hard 6, 8 tokens, and for each peer 2 connections and 3 tokens.

@@ -12,7 +12,7 @@ use crate::{
     builder::Builder,
     deadline::ticker::Watcher,
     door::Door,
-    gate::{Gate, Words},
+    gate::Gate,
     handover::Generation,
     limits::Bounds,
     linger,
@@ -22,6 +22,7 @@ use crate::{
     shared::Shared,
     socket::{self, Reuse, Source},
     sys,
+    words::Words,
 };
 
 impl Builder {

@@ -4,8 +4,10 @@
 //! each generation: taking is one compare-and-swap that checks the sum of the lanes and adds to its
 //! own, which never goes over the limit and never refuses what fits. A process that died gives its
 //! lane back as a whole.
+//!
+//! Its tests are in tests/loom.rs, which tries all orders in which threads can meet here.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering};
 
 /// Bits of a lane, so that three fit into a word.
 const BITS: u32 = 21;
@@ -13,7 +15,7 @@ const LANE: u64 = (1 << BITS) - 1;
 
 /// The part of the words that belongs to one generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Lane(u32);
+pub(crate) struct Lane(pub(crate) u32);
 
 impl Lane {
     pub(crate) const FIRST: Self = Self(0);
@@ -29,10 +31,14 @@ impl Lane {
 pub(crate) fn take(word: &AtomicU64, lane: Lane, limit: usize) -> bool {
     let one = 1 << lane.shift();
     // SeqCst: the gate's waiting relies on one order of words and flags (gate.rs)
-    word.try_update(Ordering::SeqCst, Ordering::Relaxed, |lanes| {
-        (sum(lanes) < limit).then(|| lanes + one)
-    })
-    .is_ok()
+    let mut lanes = word.load(Ordering::Relaxed);
+    while sum(lanes) < limit {
+        match word.compare_exchange_weak(lanes, lanes + one, Ordering::SeqCst, Ordering::Relaxed) {
+            Ok(_) => return true,
+            Err(other) => lanes = other,
+        }
+    }
+    false
 }
 
 /// Gives one back that was taken.
@@ -60,41 +66,4 @@ pub(crate) fn clear(word: &AtomicU64, lane: Lane) {
 fn sum(lanes: u64) -> usize {
     let sum = (lanes & LANE) + (lanes >> BITS & LANE) + (lanes >> (2 * BITS) & LANE);
     usize::try_from(sum).expect("three numbers of 21 bits")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lanes_share_a_limit() {
-        let word = AtomicU64::new(0);
-        assert!(take(&word, Lane(0), 2));
-        assert!(take(&word, Lane(2), 2));
-        assert!(!take(&word, Lane(1), 2));
-        assert_eq!(taken(&word), 2);
-        give_back(&word, Lane(0));
-        assert!(take(&word, Lane(1), 2));
-        assert_eq!(word.load(Ordering::Relaxed), 1 << 21 | 1 << 42);
-        clear(&word, Lane(2));
-        assert_eq!(Lane::ALL.map(|lane| taken_by(&word, lane)), [0, 1, 0]);
-    }
-
-    #[test]
-    fn threads_never_go_over_the_limit() {
-        let word = AtomicU64::new(0);
-        std::thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| {
-                    for _ in 0..10_000 {
-                        if take(&word, Lane::FIRST, 3) {
-                            assert!(taken(&word) <= 3);
-                            give_back(&word, Lane::FIRST);
-                        }
-                    }
-                });
-            }
-        });
-        assert_eq!(taken(&word), 0);
-    }
 }

@@ -1,9 +1,10 @@
-//! `cargo xtask bench sample|events|scrape|host|detect`: what backlogd costs, against the real peers in the
-//! same run.
+//! `cargo xtask bench sample|events|scrape|host|detect|shed`: what backlogd costs, against the real
+//! peers in the same run.
 //!
-//! The measuring is in agent/examples/bench, a program of the agent's own crate; here it is built,
-//! given a network namespace, and its numbers are shown. Fails when a goal is missed. No service is
-//! installed, and all processes end with it; what stays are the packages of the peers of `events`.
+//! The measuring is in agent/examples/bench and shed/examples/cost, each a program of the crate that
+//! it measures; here it is built, given a network namespace, and its numbers are shown. Fails when a
+//! goal is missed. No service is installed, and all processes end with it; what stays are the packages
+//! of the peers of `events`.
 
 mod guest;
 
@@ -45,6 +46,8 @@ enum Bench {
     Host,
     /// All detections over 1,000 listeners, and replays
     Detect,
+    /// Connections that are shed, against HAProxy and nginx
+    Shed,
 }
 
 /// Builds, measures and shows.
@@ -71,10 +74,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 /// On this machine.
 fn measure(root: &Path, bench: Bench) -> Result<Value> {
     let release = root.join("target/release");
-    let build = ["build", "--release", "--locked", "--package", "backlogd"];
-    let what = ["--bin", "backlogd", "--example", "bench", "--target-dir", "target"];
+    let (package, example) = match bench {
+        Bench::Shed => ("backlogd-shed", "cost"),
+        Bench::Sample | Bench::Events | Bench::Scrape | Bench::Host | Bench::Detect => {
+            ("backlogd", "bench")
+        }
+    };
+    let build = ["build", "--release", "--locked", "--bins", "--target-dir", "target"];
+    let what = ["--package", package, "--example", example];
     sh::output(tools::cargo().current_dir(root).args(build).args(what))?;
-    let (program, agent) = (release.join("examples/bench"), release.join("backlogd"));
+    let (program, agent) = (release.join("examples").join(example), release.join("backlogd"));
     let mut command = in_own_namespace(&program);
     match bench {
         Bench::Sample => command.arg("sample").arg(agent).arg(packages::unpacked(root, EXPORTER)?),
@@ -84,6 +93,7 @@ fn measure(root: &Path, bench: Bench) -> Result<Value> {
         }
         Bench::Scrape => command.arg("scrape").arg(agent),
         Bench::Detect => command.arg("detect"),
+        Bench::Shed => command.arg("run").arg(packages::shedders(root)?),
         Bench::Host => command.arg("host").arg(agent).arg(packages::unpacked(root, EXPORTER)?),
     };
     let mut document: Value = serde_json::from_str(&sh::output(&mut command)?)?;

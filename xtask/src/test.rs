@@ -219,11 +219,13 @@ fn kernel(session: &mut Session, left_out: bool) -> Result<Outcome> {
     }
     let arguments = ["-p", "backlogd", "--test", "kernel", "--", "--ignored", "--test-threads=1"];
     let all = session.cargo_test(&arguments);
+    let arguments_of_shed = ["-p", "backlogd-shed", "--", "--ignored", "--test-threads=1"];
+    let shed = session.cargo_test(&arguments_of_shed);
     let mut command = session.cargo();
     command.arg("test").args(arguments).args(["waits::", "failures::", "trace::"]);
     command.env("BACKLOGD_TEST_TIER", "syscalls");
-    // no failure hides the other run
-    session.run_test(command).and(all)
+    // no failure hides another run
+    session.run_test(command).and(shed).and(all)
 }
 
 /// Debian's Alertmanager takes what the agent tells it.
