@@ -1,9 +1,10 @@
-//! `cargo xtask bench sample|events|scrape|host|detect|fleet`: what backlogd costs, against the real peers in
-//! the same run.
+//! `cargo xtask bench sample|events|scrape|host|detect|fleet|shed`: what backlogd costs, against the
+//! real peers in the same run.
 //!
-//! The measuring is in agent/examples/bench, a program of the agent's own crate; here it is built,
-//! given a network namespace, and its numbers are shown. Fails when a goal is missed. No service is
-//! installed, and all processes end with it; what stays are the packages of the peers of `events`.
+//! The measuring is in agent/examples/bench and shed/examples/cost, each a program of the crate that
+//! it measures; here it is built, given a network namespace, and its numbers are shown. Fails when a
+//! goal is missed. No service is installed, and all processes end with it; what stays are the packages
+//! of the peers of `events`.
 
 mod fleet;
 mod guest;
@@ -48,6 +49,8 @@ enum Bench {
     Detect,
     /// The fleet's dashboard and the rules in a Prometheus with 1,000 hosts of 200 listeners
     Fleet,
+    /// Connections that are shed, against HAProxy and nginx
+    Shed,
 }
 
 /// Builds, measures and shows.
@@ -76,24 +79,26 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 /// On this machine.
 fn measure(root: &Path, bench: Bench) -> Result<Value> {
     let release = root.join("target/release");
-    let (program, agent) = (release.join("examples/bench"), release.join("backlogd"));
-    let mut command = in_own_namespace(&program);
-    match bench {
+    let agent = release.join("backlogd");
+    let exporter = || packages::unpacked(root, EXPORTER);
+    let (package, example, arguments) = match bench {
         Bench::Fleet => return fleet::measure(root),
-        Bench::Sample => command.arg("sample").arg(agent).arg(packages::unpacked(root, EXPORTER)?),
+        Bench::Sample => ("backlogd", "bench", vec!["sample".into(), agent, exporter()?]),
         Bench::Events => {
             packages::install(&packages::PEERS)?;
-            command.arg("events").arg(agent).arg(root.join(SCRIPTS))
+            ("backlogd", "bench", vec!["events".into(), agent, root.join(SCRIPTS)])
         }
-        Bench::Scrape => command.arg("scrape").arg(agent),
-        Bench::Detect => command.arg("detect"),
-        Bench::Host => command.arg("host").arg(agent).arg(packages::unpacked(root, EXPORTER)?),
+        Bench::Scrape => ("backlogd", "bench", vec!["scrape".into(), agent]),
+        Bench::Detect => ("backlogd", "bench", vec!["detect".into()]),
+        Bench::Host => ("backlogd", "bench", vec!["host".into(), agent, exporter()?]),
+        Bench::Shed => ("backlogd-shed", "cost", vec!["run".into(), packages::shedders(root)?]),
     };
     ensure!(sh::is_root()?, "only root can make a network namespace and load eBPF programs");
-    let build = ["build", "--release", "--locked", "--package", "backlogd"];
-    let what = ["--bin", "backlogd", "--example", "bench", "--target-dir", "target"];
+    let build = ["build", "--release", "--locked", "--bins", "--target-dir", "target"];
+    let what = ["--package", package, "--example", example];
     sh::output(tools::cargo().current_dir(root).args(build).args(what))?;
-    Ok(serde_json::from_str(&sh::output(&mut command)?)?)
+    let mut command = in_own_namespace(&release.join("examples").join(example));
+    Ok(serde_json::from_str(&sh::output(command.args(arguments))?)?)
 }
 
 /// `program` in a network namespace with loopback alone, where it and nobody else sees tracefs, which

@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 
 use crate::sh;
 
@@ -73,18 +73,49 @@ pub(crate) fn unpacked(root: &Path, name: &str) -> Result<PathBuf> {
     if let Some(there) = [installed, unpacked.clone()].into_iter().find(|path| path.is_file()) {
         return Ok(there);
     }
-    ensure!(sh::is_installed("apt-get"), "missing, and only apt-get brings it: {name}");
-    fs::create_dir_all(&folder)?;
-    sh::output(apt_get().arg("update"))?;
-    // as the user `_apt` it may not write here
-    let download = ["download", "--option", "APT::Sandbox::User=root", name];
-    sh::output(apt_get().current_dir(&folder).args(download))?;
-    let is_package = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "deb");
-    let files = fs::read_dir(&folder)?.filter_map(|entry| Some(entry.ok()?.path()));
-    let package = files.into_iter().find(is_package).context("apt-get brought no package")?;
-    sh::output(Command::new("dpkg-deb").arg("--extract").arg(package).arg(&folder))?;
+    unpack(&folder, &[name])?;
     ensure!(unpacked.is_file(), "{name}: no {}", unpacked.display());
     Ok(unpacked)
+}
+
+/// What `cargo xtask bench shed` measures against, and the libraries that not every machine has.
+const SHEDDERS: [&str; 6] = [
+    "haproxy",
+    "liblua5.3-0",
+    "libopentracing-c-wrapper0",
+    "libopentracing1",
+    "nginx",
+    "libnginx-mod-stream",
+];
+
+/// The folder below target/ where [`SHEDDERS`] are unpacked.
+pub(crate) fn shedders(root: &Path) -> Result<PathBuf> {
+    let folder = root.join("target/packages/shedders");
+    let needed =
+        ["usr/sbin/haproxy", "usr/sbin/nginx", "usr/lib/nginx/modules/ngx_stream_module.so"];
+    let are_there = || needed.iter().all(|file| folder.join(file).is_file());
+    if !are_there() {
+        unpack(&folder, &SHEDDERS)?;
+        ensure!(are_there(), "{}: expected {}", folder.display(), needed.join(", "));
+    }
+    Ok(folder)
+}
+
+/// Brings Debian's packages and unpacks them in `folder`.
+fn unpack(folder: &Path, names: &[&str]) -> Result<()> {
+    let wanted = names.join(" ");
+    ensure!(sh::is_installed("apt-get"), "missing, and only apt-get brings it: {wanted}");
+    fs::create_dir_all(folder)?;
+    sh::output(apt_get().arg("update"))?;
+    // as the user `_apt` it may not write here
+    let download = ["download", "--option", "APT::Sandbox::User=root"];
+    sh::output(apt_get().current_dir(folder).args(download).args(names))?;
+    let is_package = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "deb");
+    let files = fs::read_dir(folder)?.filter_map(|entry| Some(entry.ok()?.path()));
+    for package in files.filter(is_package) {
+        sh::output(Command::new("dpkg-deb").arg("--extract").arg(package).arg(folder))?;
+    }
+    Ok(())
 }
 
 fn apt_get() -> Command {

@@ -60,7 +60,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     session.step("packages", |session| packages(session));
     session.step("format", format);
     session.step("clippy", clippy);
-    session.step("tests", |session| session.cargo_test(&["--workspace", "--no-fail-fast"]));
+    session.step("tests", tests);
+    session.step("shed", shed);
     session.step("kernel tests", |session| kernel(session, arguments.no_kernel));
     session.step("alertmanager", alertmanager);
     session.step("deploy", deploy);
@@ -182,7 +183,37 @@ fn format(session: &mut Session) -> Result<Outcome> {
 fn clippy(session: &mut Session) -> Result<Outcome> {
     let all = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
     sh::run(session.cargo().args(all))?;
+    let clippy = ["clippy", "--all-targets"];
+    sh::run(session.cargo().args(clippy).args(SHED).args(["--", "-D", "warnings"]))?;
     Ok(Outcome::Passed)
+}
+
+/// The crate with features that nobody in the workspace turns on.
+const SHED: [&str; 3] = ["-p", "backlogd-shed", "--all-features"];
+
+fn tests(session: &mut Session) -> Result<Outcome> {
+    let all = session.cargo_test(&["--workspace", "--no-fail-fast"]);
+    let shed = session.cargo_test(&[&SHED[..], &["--no-fail-fast"]].concat());
+    // no failure hides the other run
+    all.and(shed)
+}
+
+/// What is ignored there and is not for this step: programs that tests start, and a measurement that
+/// needs a release build and an idle machine.
+const SHED_LEFT_OUT: [&str; 5] = [
+    "clients",
+    "inheritor",
+    "server",
+    "starving",
+    "deadline::ticker::tests::a_hundred_thousand_connections_at_rest_cost_a_hundredth_of_a_core",
+];
+
+/// The slow tests of the crate, one after the other, as most are under load: some 45 s.
+fn shed(session: &mut Session) -> Result<Outcome> {
+    let run = ["--lib", "--tests", "--no-fail-fast", "--", "--ignored", "--exact"];
+    let left_out = SHED_LEFT_OUT.iter().flat_map(|name| ["--skip", name]);
+    let arguments = SHED.into_iter().chain(run).chain(["--test-threads=1"]).chain(left_out);
+    session.cargo_test(&arguments.collect::<Vec<_>>())
 }
 
 /// The tests that attach programs and make network namespaces, one after the other; then those of
@@ -196,11 +227,13 @@ fn kernel(session: &mut Session, left_out: bool) -> Result<Outcome> {
     }
     let arguments = ["-p", "backlogd", "--test", "kernel", "--", "--ignored", "--test-threads=1"];
     let all = session.cargo_test(&arguments);
+    let arguments_of_shed = ["-p", "backlogd-shed", "--", "--ignored", "--test-threads=1"];
+    let shed = session.cargo_test(&arguments_of_shed);
     let mut command = session.cargo();
     command.arg("test").args(arguments).args(["waits::", "failures::", "trace::"]);
     command.env("BACKLOGD_TEST_TIER", "syscalls");
-    // no failure hides the other run
-    session.run_test(command).and(all)
+    // no failure hides another run
+    session.run_test(command).and(shed).and(all)
 }
 
 /// Debian's Alertmanager takes what the agent tells it.

@@ -1,0 +1,87 @@
+//! Servers that the bench starts on core 0, and ends whatever happens.
+
+use std::{
+    env, fs,
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+/// How long a server may take to start.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A server that ends with this value.
+#[derive(Debug)]
+pub(crate) struct Server {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Server {
+    /// This program as a server of `kind`, on a port of its own.
+    pub(crate) fn own(kind: &str, port: u16) -> Result<Self> {
+        let mut command = pinned();
+        command.arg(env::current_exe()?).args(["serve", kind, &port.to_string()]);
+        Self::start(&mut command, port)
+    }
+
+    /// What `command` starts, once it listens on `port`.
+    pub(crate) fn start(command: &mut Command, port: u16) -> Result<Self> {
+        let quiet = command.stdin(Stdio::null()).stdout(Stdio::null());
+        let child = quiet.spawn().with_context(|| format!("cannot start {command:?}"))?;
+        let mut server = Self { child, address: (Ipv4Addr::LOCALHOST, port).into() };
+        let start = Instant::now();
+        while let Err(err) = TcpStream::connect(server.address) {
+            if let Some(status) = server.child.try_wait()? {
+                bail!("{command:?}: {status}");
+            }
+            if PATIENCE < start.elapsed() {
+                bail!("{command:?} does not listen: {err}");
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(server)
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// CPU time so far, user and system, of all threads: the scheduler's own sum in nanoseconds,
+    /// where `/proc/PID/stat` has ticks of 10 ms.
+    pub(crate) fn cpu(&self) -> Result<Duration> {
+        let mut nanos = 0;
+        for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            let text = fs::read_to_string(task?.path().join("schedstat"))?;
+            let first = text.split(' ').next().context("an empty schedstat")?;
+            nanos += first.parse::<u64>()?;
+        }
+        Ok(Duration::from_nanos(nanos))
+    }
+
+    /// VmRSS in bytes.
+    pub(crate) fn memory(&self) -> Result<f64> {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let number = line.and_then(|rest| rest.split_whitespace().next()).context("no VmRSS")?;
+        Ok(number.parse::<f64>()? * 1_024.0)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // both fail only when it has ended already
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A command whose program, the next word, runs on core 0.
+pub(crate) fn pinned() -> Command {
+    let mut command = Command::new("taskset");
+    command.args(["--cpu-list", "0"]);
+    command
+}

@@ -1,0 +1,85 @@
+//! The servers of this program.
+
+use std::{
+    net::{Ipv4Addr, TcpListener as StdListener},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use backlogd_shed::{Limits, OnShed, ShedListener};
+use socket2::{Domain, SockRef, Socket, Type};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::TcpListener,
+};
+
+use crate::{load::REQUEST, peers::LIMIT};
+
+const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+/// Serves until it is killed.
+pub(crate) fn run(kind: &str, port: u16) -> Result<()> {
+    match kind {
+        "rst" => shed(listen(port)?, OnShed::Rst, LIMIT),
+        "fin" => shed(listen(port)?, OnShed::Fin, LIMIT),
+        "503" => shed(listen(port)?, OnShed::http_503(), LIMIT),
+        "all" => shed(listen(port)?, OnShed::Rst, 15_000),
+        "bare" => bare(listen(port)?),
+        "raw" => raw(&listen(port)?),
+        _ => bail!("not a server of this bench: {kind:?}"),
+    }
+}
+
+fn listen(port: u16) -> Result<StdListener> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&std::net::SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into())?;
+    socket.listen(4_096)?;
+    Ok(socket.into())
+}
+
+fn shed(listener: StdListener, answer: OnShed, soft: usize) -> Result<()> {
+    crate::runtime()?.block_on(async {
+        let listener = ShedListener::adopt(listener).limits(Limits::soft(soft)).on_shed(answer);
+        let mut listener = listener.build()?;
+        loop {
+            let conn = listener.accept().await?;
+            tokio::spawn(serve(conn));
+        }
+    })
+}
+
+fn bare(listener: StdListener) -> Result<()> {
+    listener.set_nonblocking(true)?;
+    crate::runtime()?.block_on(async {
+        let listener = TcpListener::from_std(listener)?;
+        loop {
+            let (conn, _) = listener.accept().await?;
+            tokio::spawn(serve(conn));
+        }
+    })
+}
+
+/// The least that a reset costs: accept(2), SO_LINGER, close(2), once [`LIMIT`] are open.
+fn raw(listener: &StdListener) -> Result<()> {
+    let mut held = Vec::new();
+    loop {
+        let (conn, _) = listener.accept().context("accept")?;
+        // as `Server::start` does, to see that it listens: it has closed again
+        if held.len() <= LIMIT {
+            held.push(conn);
+        } else {
+            SockRef::from(&conn).set_linger(Some(Duration::ZERO))?;
+        }
+    }
+}
+
+/// Answers each request until the peer closes.
+async fn serve(mut conn: impl AsyncRead + AsyncWrite + Unpin) {
+    let mut request = [0; REQUEST.len()];
+    while conn.read_exact(&mut request).await.is_ok() {
+        if conn.write_all(ANSWER).await.is_err() {
+            return;
+        }
+    }
+}

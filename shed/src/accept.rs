@@ -1,0 +1,220 @@
+//! What a failure of accept(2) means, and what to do about it.
+//!
+//! Three kinds (accept(2), "Error handling"): errors of the one connection, after which the next one
+//! is asked for; want of descriptors or memory, where asking again at once would turn for ever,
+//! since the connection stays at the head of the queue; and errors of the listener itself.
+
+use std::{
+    error::Error,
+    fmt,
+    fs::File,
+    io,
+    time::{Duration, Instant},
+};
+
+use socket2::{SockAddr, Socket};
+
+/// What a failure is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// The connection; it is gone.
+    Retry,
+    /// Descriptors or memory; the connection is still queued.
+    Backoff,
+    /// The listener.
+    Fatal,
+}
+
+impl Class {
+    /// The value of the label `class`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::Backoff => "backoff",
+            Self::Fatal => "fatal",
+        }
+    }
+
+    /// The class of an errno. One that is not known backs off: neither to end nor to turn is right.
+    #[must_use]
+    pub const fn of(errno: i32) -> Self {
+        match errno {
+            libc::EINTR
+            | libc::ECONNABORTED
+            | libc::ECONNRESET
+            | libc::EPROTO
+            | libc::EPERM
+            | libc::ENETDOWN
+            | libc::ENOPROTOOPT
+            | libc::EHOSTDOWN
+            | libc::ENONET
+            | libc::EHOSTUNREACH
+            | libc::EOPNOTSUPP
+            | libc::ENETUNREACH
+            | libc::ETIMEDOUT => Self::Retry,
+            libc::EBADF | libc::ENOTSOCK | libc::EFAULT | libc::EINVAL => Self::Fatal,
+            _ => Self::Backoff,
+        }
+    }
+}
+
+/// Why nothing more is accepted.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum AcceptError {
+    /// It was [closed](crate::Handle::close), by this program.
+    Closed,
+    /// accept(2) fails for ever.
+    Fatal(io::Error),
+}
+
+impl fmt::Display for AcceptError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Closed => "the listener is closed",
+            Self::Fatal(_) => "accept failed, and would fail again",
+        })
+    }
+}
+
+impl Error for AcceptError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Closed => None,
+            Self::Fatal(err) => Some(err),
+        }
+    }
+}
+
+/// How long to wait after failures in a row, and when those of connections are too many.
+#[derive(Debug, Default)]
+pub(crate) struct Backoff {
+    retries: u32,
+    delay: Option<Duration>,
+    /// When accept(2) failed that way first, since the last success.
+    since: Option<Instant>,
+}
+
+impl Backoff {
+    const FIRST: Duration = Duration::from_millis(1);
+    const LAST: Duration = Duration::from_secs(1);
+    /// As many errors of connections in a row are no chance.
+    const RETRIES: u32 = 64;
+
+    /// accept(2) succeeded.
+    pub(crate) fn reset(&mut self) {
+        *self = Self::default();
+    }
+
+    /// The head of the queue was shed: no need to wait, though it goes on to fail.
+    pub(crate) fn retry(&mut self) {
+        *self = Self { since: self.since, ..Self::default() };
+    }
+
+    /// For how long accept(2) failed by `at`, where this is not the first time.
+    pub(crate) fn failed(&mut self, at: Instant) -> Duration {
+        at.saturating_duration_since(*self.since.get_or_insert(at))
+    }
+
+    /// Whether an error of a connection is one too many in a row.
+    pub(crate) fn is_stuck(&mut self) -> bool {
+        self.retries += 1;
+        Self::RETRIES < self.retries
+    }
+
+    /// How long to wait: 1 ms, and twice as long each time, up to a second.
+    pub(crate) fn next(&mut self) -> Duration {
+        let delay = self.delay.map_or(Self::FIRST, |delay| (delay * 2).min(Self::LAST));
+        self.delay = Some(delay);
+        delay
+    }
+}
+
+/// A descriptor that is kept for when there is none: closed, it makes room to take the connection at
+/// the head of the queue and reset it, so that its client knows at once.
+#[derive(Debug)]
+pub(crate) struct Spare(Option<File>);
+
+impl Spare {
+    pub(crate) fn new() -> io::Result<Self> {
+        open().map(|file| Self(Some(file)))
+    }
+
+    /// Takes the head of the queue in the place of the spare descriptor. The caller closes what it
+    /// gets, and then has the spare [refilled](Self::refill).
+    ///
+    /// # Errors
+    /// Another thread was quicker, or the queue is empty.
+    pub(crate) fn accept(&mut self, listener: &Socket) -> io::Result<(Socket, SockAddr)> {
+        self.0 = None;
+        accept(listener)
+    }
+
+    /// Opens it again, if it is not. Where that fails, there is none until the next time.
+    pub(crate) fn refill(&mut self) {
+        if self.0.is_none() {
+            self.0 = open().ok();
+        }
+    }
+
+    pub(crate) fn is_there(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
+fn open() -> io::Result<File> {
+    File::open("/dev/null")
+}
+
+/// accept4(2): the connection is non-blocking and not inherited by programs that are executed.
+pub(crate) fn accept(listener: &Socket) -> io::Result<(Socket, SockAddr)> {
+    listener.accept4(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_errno_has_a_class() {
+        for errno in [libc::EINTR, libc::ECONNABORTED, libc::EPERM, libc::ENETUNREACH] {
+            assert_eq!(Class::of(errno), Class::Retry, "{errno}");
+        }
+        for errno in [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, 4_095] {
+            assert_eq!(Class::of(errno), Class::Backoff, "{errno}");
+        }
+        for errno in [libc::EBADF, libc::ENOTSOCK, libc::EFAULT, libc::EINVAL] {
+            assert_eq!(Class::of(errno), Class::Fatal, "{errno}");
+        }
+    }
+
+    #[test]
+    fn waits_twice_as_long_each_time_up_to_a_second() {
+        let mut backoff = Backoff::default();
+        let waits: Vec<_> = (0..12).map(|_| backoff.next().as_millis()).collect();
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_000, 1_000]);
+        backoff.reset();
+        assert_eq!(backoff.next().as_millis(), 1);
+    }
+
+    #[test]
+    fn fails_since_the_last_success() {
+        let (mut backoff, begun) = (Backoff::default(), Instant::now());
+        let second = Duration::from_secs(1);
+        assert_eq!(backoff.failed(begun), Duration::ZERO);
+        backoff.retry();
+        assert_eq!(backoff.failed(begun + second), second);
+        backoff.reset();
+        assert_eq!(backoff.failed(begun + 2 * second), Duration::ZERO);
+    }
+
+    #[test]
+    fn more_than_64_errors_of_connections_in_a_row_are_too_many() {
+        let mut backoff = Backoff::default();
+        assert!((0..64).all(|_| !backoff.is_stuck()));
+        assert!(backoff.is_stuck());
+        backoff.reset();
+        assert!(!backoff.is_stuck());
+    }
+}

@@ -1,0 +1,121 @@
+//! `axum::serve` takes the listeners.
+//!
+//! Its listeners return no error: one that can accept nothing more waits for ever. It takes no
+//! processor then, its socket is closed, so that clients are refused and do not queue,
+//! [`Handle::is_ready`](crate::Handle::is_ready) is false, and
+//! [`Handle::fatal`](crate::Handle::fatal) and [`Handle::ended`](crate::Handle::ended) end. A server
+//! is to shut down by the latter:
+//!
+//! ```no_run
+//! # async fn serve(app: axum::Router) -> Result<(), Box<dyn std::error::Error>> {
+//! let listener = backlogd_shed::ShedListener::bind("[::]:8080").build()?;
+//! let handle = listener.handle();
+//! let ended = async move { drop(handle.ended().await) };
+//! axum::serve(listener, app).with_graceful_shutdown(ended).await?;
+//! # Ok(())
+//! # }
+//! ```
+
+use std::{future, io, net::SocketAddr};
+
+use axum::{
+    extract::connect_info::Connected,
+    serve::{IncomingStream, Listener},
+};
+
+use crate::{conn::ShedStream, listener::ShedListener, thread::Accepted};
+
+/// Whose connection a request came by: `ConnectInfo<PeerAddr>` in a handler, where the server was
+/// made by `into_make_service_with_connect_info::<PeerAddr>()`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PeerAddr(pub SocketAddr);
+
+impl Listener for ShedListener {
+    type Io = ShedStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (ShedStream, SocketAddr) {
+        // the listener's own accept, not this one
+        match Self::accept(self).await {
+            Ok(conn) => with_peer(conn),
+            Err(_) => {
+                self.stop_listening();
+                future::pending().await
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(Self::local_addr(self))
+    }
+}
+
+impl Listener for Accepted {
+    type Io = ShedStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (ShedStream, SocketAddr) {
+        match Self::accept(self).await {
+            Ok(conn) => with_peer(conn),
+            // the thread has closed the socket
+            Err(_) => future::pending().await,
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(Self::local_addr(self))
+    }
+}
+
+fn with_peer(conn: ShedStream) -> (ShedStream, SocketAddr) {
+    let peer = conn.peer_addr();
+    (conn, peer)
+}
+
+impl Connected<IncomingStream<'_, ShedListener>> for PeerAddr {
+    fn connect_info(stream: IncomingStream<'_, ShedListener>) -> Self {
+        Self(*stream.remote_addr())
+    }
+}
+
+impl Connected<IncomingStream<'_, Accepted>> for PeerAddr {
+    fn connect_info(stream: IncomingStream<'_, Accepted>) -> Self {
+        Self(*stream.remote_addr())
+    }
+}
+
+#[cfg(feature = "tls")]
+mod tls {
+    use tokio::io::{AsyncRead, AsyncWrite};
+
+    use super::{Connected, IncomingStream, Listener, PeerAddr, SocketAddr, future, io};
+    use crate::tls::TlsListener;
+
+    impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Listener for TlsListener<S> {
+        type Io = S;
+        type Addr = SocketAddr;
+
+        async fn accept(&mut self) -> (S, SocketAddr) {
+            match Self::accept(self).await {
+                Ok(accepted) => accepted,
+                Err(_) => {
+                    self.stop_listening();
+                    future::pending().await
+                }
+            }
+        }
+
+        fn local_addr(&self) -> io::Result<SocketAddr> {
+            Ok(Self::local_addr(self))
+        }
+    }
+
+    impl<S> Connected<IncomingStream<'_, TlsListener<S>>> for PeerAddr
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        fn connect_info(stream: IncomingStream<'_, TlsListener<S>>) -> Self {
+            Self(*stream.remote_addr())
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! Turns the wheel of one listener, as long as it has connections.
+
+use std::{
+    mem,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    net::TcpStream,
+    sync::Notify,
+    task,
+    time::{self, MissedTickBehavior},
+};
+
+use super::{
+    Deadline, Deadlines, TimedOut,
+    cell::{Cell, Loan},
+    plan::{Look, Phase, Plan, TICK},
+    wheel::{Tick, Wheel},
+};
+use crate::shared::Shared;
+
+/// So many connections are looked at before other tasks have their turn.
+const BATCH: usize = 256;
+
+/// The deadlines of one listener.
+#[derive(Debug)]
+pub(crate) struct Watcher {
+    deadlines: Deadlines,
+    plan: Plan,
+    since: Instant,
+    /// The tick, as far as the wheel was turned.
+    now: AtomicU64,
+    arrivals: Mutex<Arrivals>,
+    wake: Arc<Notify>,
+}
+
+/// Connections that are not on the wheel so far.
+#[derive(Debug, Default)]
+struct Arrivals {
+    list: Vec<Watched>,
+    /// The wheel stands still, for want of connections.
+    is_parked: bool,
+}
+
+#[derive(Debug)]
+struct Watched {
+    cell: Arc<Cell>,
+    look: Look,
+}
+
+impl Watcher {
+    pub(crate) fn new(deadlines: Deadlines) -> Self {
+        Self {
+            deadlines,
+            plan: Plan::new(&deadlines),
+            since: Instant::now(),
+            now: AtomicU64::new(0),
+            arrivals: Mutex::default(),
+            wake: Arc::default(),
+        }
+    }
+
+    /// Has the wheel look at a connection.
+    pub(crate) fn watch(&self, stream: &TcpStream) -> (Arc<Cell>, Loan) {
+        let at = self.clock();
+        self.now.fetch_max(at, Ordering::Relaxed);
+        let cell = self.take(at);
+        let loan = cell.lend(stream);
+        (cell, loan)
+    }
+
+    /// A connection that begins at `at`, on the wheel at its next turn.
+    fn take(&self, at: Tick) -> Arc<Cell> {
+        let phase = match self.deadlines.handshake {
+            Some(_) => Phase::Handshake,
+            None => Phase::Header,
+        };
+        let cell = Arc::new(Cell::new(phase, at));
+        let mut arrivals = self.arrivals();
+        arrivals.list.push(Watched { cell: Arc::clone(&cell), look: Look::new(at) });
+        if mem::take(&mut arrivals.is_parked) {
+            self.wake.notify_one();
+        }
+        cell
+    }
+
+    /// The tick, as of the last turn.
+    pub(crate) fn now(&self) -> Tick {
+        self.now.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn handshake_done(&self, cell: &Cell) {
+        cell.enter(Phase::Header, self.now());
+    }
+
+    pub(crate) fn header_done(&self, cell: &Cell) {
+        cell.enter(Phase::Body, self.now());
+    }
+
+    pub(crate) fn request_done(&self, cell: &Cell) {
+        cell.enter(Phase::Between, self.now());
+    }
+
+    /// What a read or a write of a connection that `deadline` ended fails with.
+    pub(crate) fn timed_out(&self, deadline: Deadline) -> TimedOut {
+        TimedOut { deadline, allowed: self.deadlines.of(deadline).unwrap_or_default() }
+    }
+
+    /// Notes that the kernel ended a connection whose peer acknowledged nothing; whether that counts.
+    pub(crate) fn stalled(&self, cell: &Cell) -> bool {
+        self.deadlines.write_stall.is_some() && cell.note_end(Deadline::WriteStall)
+    }
+
+    pub(crate) fn lifetime(&self) -> Option<Duration> {
+        self.deadlines.lifetime
+    }
+
+    fn clock(&self) -> Tick {
+        u64::try_from(self.since.elapsed().as_nanos() / TICK.as_nanos()).unwrap_or(u64::MAX / 8)
+    }
+
+    fn arrivals(&self) -> MutexGuard<'_, Arrivals> {
+        self.arrivals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts the task that turns the wheel. It ends with the listener and its last connection.
+    pub(crate) fn start(shared: &Arc<Shared>) {
+        if let Some(watcher) = &shared.watcher {
+            task::spawn(run(Arc::downgrade(shared), Arc::clone(&watcher.wake)));
+        }
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.wake.notify_one();
+    }
+}
+
+async fn run(shared: Weak<Shared>, wake: Arc<Notify>) {
+    let mut ticks = time::interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut wheel, mut due) = (Wheel::new(0), Vec::new());
+    loop {
+        ticks.tick().await;
+        let Some(shared) = shared.upgrade() else { return };
+        let Some(watcher) = &shared.watcher else { return };
+        let at = watcher.clock();
+        watcher.now.store(at, Ordering::Relaxed);
+        wheel.advance(at, &mut due);
+        due.append(&mut watcher.arrivals().list);
+        for (n, mut watched) in due.drain(..).enumerate() {
+            if let Some(next) = watched.judge(watcher, &shared, at) {
+                wheel.insert(next, watched);
+            }
+            if n % BATCH == BATCH - 1 {
+                task::yield_now().await;
+            }
+        }
+        if wheel.is_empty() && watcher.parks() {
+            drop(shared);
+            wake.notified().await;
+        }
+    }
+}
+
+impl Watcher {
+    /// Whether there is nothing to turn the wheel for; who comes next wakes it.
+    fn parks(&self) -> bool {
+        let mut arrivals = self.arrivals();
+        arrivals.is_parked = arrivals.list.is_empty();
+        arrivals.is_parked
+    }
+}
+
+impl Watched {
+    /// When to look again; `None`: it ended.
+    fn judge(&mut self, watcher: &Watcher, shared: &Shared, at: Tick) -> Option<Tick> {
+        // nobody else has it: it is closed
+        if Arc::strong_count(&self.cell) == 1 {
+            return None;
+        }
+        match self.look.judge(&watcher.plan, &self.cell.see(at), || self.cell.unacked()) {
+            Ok(next) => Some(next),
+            Err(deadline) => {
+                match self.cell.end(deadline, || shared.counters.timed_out(deadline)) {
+                    Some(()) => None,
+                    // about to be lent, or closed: the next look tells
+                    None => Some(at + 1),
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, thread};
+
+    use super::*;
+    use crate::ShedListener;
+
+    /// What this process used of the processor; fields 14 and 15 of proc(5), in 10 ms each.
+    fn used() -> Duration {
+        let stat = fs::read_to_string("/proc/self/stat").expect("procfs");
+        let (_, fields) = stat.rsplit_once(") ").expect("a name");
+        let ticks: u64 =
+            fields.split(' ').skip(11).take(2).map(|n| n.parse::<u64>().expect("a number")).sum();
+        Duration::from_millis(10 * ticks)
+    }
+
+    /// T37 and bench B12 of what the wheel costs by itself, sockets aside.
+    #[test]
+    #[ignore = "slow: 20 s, alone, in a release build"]
+    fn a_hundred_thousand_connections_at_rest_cost_a_hundredth_of_a_core() {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let _entered = runtime.enter();
+        let seconds = |n| Some(Duration::from_secs(n));
+        let deadlines = Deadlines {
+            first_byte: seconds(3_600),
+            header: seconds(3_600),
+            idle: seconds(120),
+            write_stall: seconds(30),
+            lifetime: seconds(3_600),
+            ..Deadlines::default()
+        };
+        let listener =
+            ShedListener::bind("127.0.0.1:0").deadlines(deadlines).build().expect("a listener");
+        let handle = listener.handle();
+        let shared = handle.shared();
+        let watcher = shared.watcher.as_ref().expect("it has deadlines");
+        let mut cells = Vec::new();
+        for _ in 0..100 {
+            // as they come, some at a time
+            thread::sleep(TICK);
+            for _ in 0..1_000 {
+                cells.push(watcher.take(watcher.clock()));
+            }
+        }
+        let (before, begun) = (used(), Instant::now());
+        thread::sleep(Duration::from_secs(10));
+        let (used, time) = (used() - before, begun.elapsed());
+        assert!(used * 100 <= time, "{used:?} in {time:?}");
+        assert!(cells.iter().all(|cell| cell.ended_by().is_none()));
+    }
+}

@@ -1,0 +1,303 @@
+//! Takes connections from an accept queue and decides about them: nothing waits here for a client.
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use socket2::{SockAddr, Socket};
+use tokio::{sync::mpsc, time};
+
+use crate::{
+    accept::{self, AcceptError, Backoff, Class, Spare},
+    adaptive::{Codel, Controller},
+    arrival::Arrival,
+    close::{self, OnShed},
+    decide::Refusal,
+    life::Post,
+    peer_map::Place,
+    permit::Permit,
+    places::Places,
+    reason::{Reason, Stage},
+    shared::Shared,
+    stats::Pause,
+    sys,
+};
+
+/// So many connections are shed, or begin a handshake, in a row before other tasks have their turn.
+pub(crate) const BATCH: usize = 8;
+
+/// Takes connections from the queue, and decides about them.
+#[derive(Debug)]
+pub(crate) struct Door {
+    pub(crate) shared: Arc<Shared>,
+    backoff: Backoff,
+    spare: Spare,
+    queue_max_wait: Duration,
+    /// It stood still, and the queue was not empty since: who waits there may have given up.
+    is_recovering: bool,
+    /// The hard limit was reached, and there was no room since.
+    is_paused: bool,
+    codel: Option<Codel>,
+    turn: u64,
+    pub(crate) post: Post,
+    /// All that is still accepted is shed.
+    pub(crate) is_draining: bool,
+    give_up_after: Option<Duration>,
+    /// Where those who are admitted wait for another runtime, if they do: full, it takes no more.
+    handoff: Option<mpsc::Sender<Arrival>>,
+}
+
+/// What a connection has that no limit refused.
+struct Entry {
+    is_exempt: bool,
+    has_header: bool,
+    waited: Option<Duration>,
+    place: Option<Place>,
+}
+
+/// What became of a few attempts to accept.
+pub(crate) enum Batch {
+    Admitted(Arrival),
+    /// The queue is empty.
+    Empty,
+    /// The queue may have more, but others have their turn.
+    Yield,
+    /// No descriptors or no memory.
+    Backoff,
+    Fatal(io::Error),
+}
+
+pub(crate) fn errno(err: &io::Error) -> i32 {
+    err.raw_os_error().unwrap_or(libc::EIO)
+}
+
+impl Door {
+    pub(crate) fn new(
+        shared: &Arc<Shared>,
+        spare: Spare,
+        queue_max_wait: Duration,
+        give_up_after: Option<Duration>,
+    ) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            backoff: Backoff::default(),
+            spare,
+            queue_max_wait,
+            is_recovering: false,
+            is_paused: false,
+            codel: shared.adaptive.as_ref().and_then(Controller::codel),
+            turn: 0,
+            post: shared.life.join(),
+            is_draining: false,
+            give_up_after,
+            handoff: None,
+        }
+    }
+
+    /// Sheds while `handoff`, to which nobody else sends, has no room.
+    pub(crate) fn hands_to(&mut self, handoff: mpsc::Sender<Arrival>) {
+        self.handoff = Some(handoff);
+    }
+
+    /// Waits while the hard limit is reached, and until there is some room again.
+    /// `false`: it is to leave first.
+    pub(crate) async fn wait_for_room(&mut self) -> Result<bool, AcceptError> {
+        let Self { shared, is_recovering, is_paused, post, .. } = self;
+        if shared.is_closed() {
+            return Err(AcceptError::Closed);
+        }
+        if let Some(err) = shared.failure() {
+            return Err(AcceptError::Fatal(err));
+        }
+        if *is_paused || shared.gate.is_full() {
+            let _paused = shared.counters.pause(Pause::Hard);
+            (*is_recovering, *is_paused) = (true, true);
+            let is_over = || shared.gate.has_room() || shared.is_closed() || post.is_called();
+            while !is_over() {
+                shared.gate.changed(is_over).await;
+            }
+            *is_paused = false;
+        }
+        if shared.is_closed() { Err(AcceptError::Closed) } else { Ok(!post.is_called()) }
+    }
+
+    /// Takes connections until one is admitted, the queue is empty, or others have their turn.
+    pub(crate) fn batch(&mut self, listener: &Socket) -> Batch {
+        for _ in 0..BATCH {
+            match accept::accept(listener) {
+                Ok((socket, peer)) => {
+                    self.backoff.reset();
+                    if let Some(admitted) = self.admit(socket, &peer) {
+                        return admitted;
+                    }
+                }
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => {
+                    self.is_recovering = false;
+                    self.codel.iter_mut().for_each(Codel::emptied);
+                    return Batch::Empty;
+                }
+                Err(err) => match self.failed(listener, err) {
+                    None => {}
+                    Some(batch) => return batch,
+                },
+            }
+            if self.shared.gate.is_full() {
+                break;
+            }
+        }
+        Batch::Yield
+    }
+
+    /// Decides about a connection; `None`: it was shed.
+    fn admit(&mut self, socket: Socket, peer: &SockAddr) -> Option<Batch> {
+        // accept(2) gives the address of IPv4 and IPv6 sockets in every state
+        let peer = peer.as_socket().unwrap_or_else(|| (Ipv4Addr::UNSPECIFIED, 0).into());
+        if self.shared.probe.is_from(peer) {
+            close::reset(socket);
+            return None;
+        }
+        self.shared.counters.accepted();
+        self.post.accepted();
+        self.turn += 1;
+        match self.decide(&socket, peer) {
+            Ok(entry) => {
+                let Entry { is_exempt, has_header, waited, place } = entry;
+                let mut permit = Permit::new(Arc::clone(&self.shared), is_exempt);
+                permit.hold(place);
+                let turn = self.turn;
+                Some(Batch::Admitted(Arrival { socket, peer, permit, waited, has_header, turn }))
+            }
+            Err((reason, answer)) => {
+                self.shared.counters.shed(reason, Stage::Accept);
+                let answer = answer.as_ref().unwrap_or_else(|| self.shared.answers.of(reason));
+                close::shed(socket, answer, self.turn, &self.shared);
+                None
+            }
+        }
+    }
+
+    /// Takes the places of a connection that no limit refuses. What its peer may have, and what the
+    /// user says, waits for its header where it has one.
+    fn decide(&mut self, socket: &Socket, peer: SocketAddr) -> Result<Entry, Refusal> {
+        if self.is_draining {
+            return Err((Reason::Draining, None));
+        }
+        let asks = self.is_recovering || self.codel.is_some();
+        let waited = if asks { sys::waited(socket).ok() } else { None };
+        let is_stale = |it: sys::Waited| it.is_gone || self.queue_max_wait < it.age;
+        if self.is_recovering && waited.is_some_and(is_stale) {
+            return Err((Reason::Stale, None));
+        }
+        let waited = waited.map(|it| it.age);
+        let policy = &self.shared.policy;
+        let (is_exempt, has_header) = (policy.is_exempt(peer.ip()), policy.has_header(peer.ip()));
+        if !is_exempt {
+            self.adapt(waited)?;
+        }
+        let places = self.take(peer, is_exempt, has_header).map_err(|reason| (reason, None))?;
+        if !has_header {
+            self.shared.ask_user(peer, is_exempt, waited)?;
+        }
+        Ok(Entry { is_exempt, has_header, waited, place: places.keep() })
+    }
+
+    /// Has the adaptive limit look at the time, and at the wait.
+    fn adapt(&mut self, waited: Option<Duration>) -> Result<(), Refusal> {
+        let Some(adaptive) = &self.shared.adaptive else { return Ok(()) };
+        adaptive.tick(&self.shared.gate);
+        if let (Some(codel), Some(age)) = (&mut self.codel, waited)
+            && codel.sheds(age, adaptive.now())
+        {
+            return Err((Reason::Codel, None));
+        }
+        Ok(())
+    }
+
+    fn take(
+        &self,
+        peer: SocketAddr,
+        is_exempt: bool,
+        has_header: bool,
+    ) -> Result<Places<'_>, Reason> {
+        let mut places = Places::hard(&self.shared)?;
+        if !is_exempt {
+            places.soft()?;
+            places.rate()?;
+            if !has_header {
+                places.peer(peer.ip())?;
+            }
+        }
+        if self.handoff.as_ref().is_some_and(|handoff| handoff.capacity() == 0) {
+            return Err(Reason::Handoff);
+        }
+        Ok(places)
+    }
+
+    /// What to do after a failure; `None`: try again.
+    fn failed(&mut self, listener: &Socket, err: io::Error) -> Option<Batch> {
+        let errno = errno(&err);
+        self.shared.counters.accept_failed(errno);
+        if self.gives_up(errno) {
+            return Some(Batch::Fatal(err));
+        }
+        match Class::of(errno) {
+            Class::Retry => self.backoff.is_stuck().then_some(Batch::Backoff),
+            Class::Backoff if [libc::EMFILE, libc::ENFILE].contains(&errno) => {
+                self.shed_head(listener)
+            }
+            Class::Backoff => Some(Batch::Backoff),
+            Class::Fatal => Some(Batch::Fatal(err)),
+        }
+    }
+
+    /// Whether accept(2) failed for want of something for too long.
+    fn gives_up(&mut self, errno: i32) -> bool {
+        self.give_up_after.is_some_and(|after| {
+            Class::of(errno) == Class::Backoff && after <= self.backoff.failed(Instant::now())
+        })
+    }
+
+    /// Sheds who is first in the queue, in the place of the spare descriptor.
+    fn shed_head(&mut self, listener: &Socket) -> Option<Batch> {
+        if !self.spare.is_there() {
+            return Some(Batch::Backoff);
+        }
+        let taken = self.spare.accept(listener);
+        let batch = match taken {
+            Ok((socket, _)) => {
+                self.shared.counters.accepted();
+                self.post.accepted();
+                self.shared.counters.shed(Reason::Emfile, Stage::Accept);
+                // what lingers would keep the descriptor
+                close::shed(socket, &OnShed::Rst, 0, &self.shared);
+                self.backoff.retry();
+                None
+            }
+            // a descriptor is taken before the queue is looked at: the queue was empty all the time
+            Err(err) if err.kind() == io::ErrorKind::WouldBlock => Some(Batch::Empty),
+            Err(_) => Some(Batch::Backoff),
+        };
+        self.spare.refill();
+        batch
+    }
+
+    /// Waits for descriptors or memory, at most until a connection gives some back.
+    pub(crate) async fn back_off(&mut self) {
+        self.is_recovering = true;
+        let delay = self.backoff.next();
+        let _paused = self.shared.counters.pause(Pause::Backoff);
+        let given_back =
+            self.shared.gate.changed(|| self.shared.is_closed() || self.post.is_called());
+        // which of the two came first does not matter
+        drop(time::timeout(delay, given_back).await);
+        self.spare.refill();
+    }
+
+    pub(crate) fn fatal(&self, err: io::Error) -> AcceptError {
+        self.shared.fail(&err);
+        AcceptError::Fatal(err)
+    }
+}

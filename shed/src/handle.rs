@@ -1,0 +1,159 @@
+//! What watches and steers a listener from elsewhere.
+
+use std::{error::Error, fmt, io, sync::Arc};
+
+use crate::{
+    accept::AcceptError,
+    adaptive::AdaptiveStats,
+    drain::{self, Drain, Drained, Stage},
+    limits::{Bounds, LimitError, Limits},
+    shared::Shared,
+    stats::Stats,
+    sys,
+};
+
+/// A listener's counters and limits, for any task or thread.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    shared: Arc<Shared>,
+}
+
+/// Limits that were not put in force.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum SetError {
+    /// They cannot hold.
+    Limits(LimitError),
+    /// RLIMIT_NOFILE cannot be read.
+    Nofile(io::Error),
+}
+
+impl fmt::Display for SetError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Limits(err) => err.fmt(f),
+            Self::Nofile(_) => f.write_str("RLIMIT_NOFILE cannot be read"),
+        }
+    }
+}
+
+impl Error for SetError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Limits(_) => None,
+            Self::Nofile(err) => Some(err),
+        }
+    }
+}
+
+impl Handle {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// The listener's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    /// What was counted so far.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let gate = &self.shared.gate;
+        let adaptive_limit = self.shared.adaptive.as_ref().map(|_| gate.soft_in_force());
+        let probes = self.shared.probe.accepted();
+        let members = self.shared.life.spread();
+        let counted = self.shared.counters.snapshot();
+        let mut stats = Stats { adaptive_limit, probes, members, ..counted };
+        self.shared.policy.count(&mut stats);
+        stats
+    }
+
+    /// What the adaptive limit has come to, where there is one.
+    #[must_use]
+    pub fn adaptive(&self) -> Option<AdaptiveStats> {
+        self.shared.adaptive.as_ref().map(|adaptive| adaptive.stats(&self.shared.gate))
+    }
+
+    /// The limits that were given last.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.shared.limits()
+    }
+
+    /// Puts other limits in force, at once. Connections that are open above them stay open; the next
+    /// ones are shed until enough of them have ended.
+    ///
+    /// # Errors
+    /// They cannot hold; the ones before stay in force.
+    pub fn set_limits(&self, limits: Limits) -> Result<Bounds, SetError> {
+        let nofile = sys::nofile().map_err(SetError::Nofile)?;
+        let bounds = Bounds::new(limits, nofile).map_err(SetError::Limits)?;
+        self.shared.set_limits(limits, &bounds);
+        Ok(bounds)
+    }
+
+    /// Accepts nothing more: [`accept`](crate::ShedListener::accept) ends with
+    /// [`AcceptError::Closed`](crate::AcceptError::Closed). What is open stays open.
+    pub fn close(&self) {
+        self.shared.close();
+    }
+
+    /// Whether more connections are welcome: it is open, and does not drain.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.stage() == Stage::Serving
+            && !self.shared.is_closed()
+            && self.shared.failure().is_none()
+    }
+
+    /// How far its drain is.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        self.shared.life.stage()
+    }
+
+    /// Ends the listener: first it is not [ready](Self::is_ready), then it accepts nobody new, and
+    /// nobody who finished a handshake is lost by that; then connections have until the deadline.
+    /// Ends when all of them ended, or with the deadline; those that are left are reset, and count as
+    /// [`Cause::Drain`](crate::Cause::Drain); whose PROXY header is awaited by then, is shed for
+    /// [`Reason::Draining`](crate::Reason::Draining). Called again, it ends everything at once.
+    ///
+    /// It has to be polled to its end, and [`accept`](crate::ShedListener::accept) has to be called
+    /// until it ends with [`AcceptError::Closed`](crate::AcceptError::Closed).
+    pub async fn drain(&self, drain: Drain) -> Drained {
+        drain::run(&self.shared, &drain).await
+    }
+
+    /// Ends when the listener is about to close, in a drain.
+    pub fn draining(&self) -> impl Future<Output = ()> + Send + use<> {
+        drain::told(&self.shared)
+    }
+
+    /// Whether any who is shed gets a text.
+    #[cfg(feature = "tls")]
+    pub(crate) fn answers_with_text(&self) -> bool {
+        self.shared.answers.has_text()
+    }
+
+    /// Ends when the listener accepts nothing more, and says why. For servers that are told so only
+    /// by a signal to shut down.
+    pub async fn ended(&self) -> AcceptError {
+        tokio::select! {
+            biased;
+            err = self.shared.failed() => AcceptError::Fatal(err),
+            () = self.shared.closing() => AcceptError::Closed,
+        }
+    }
+
+    /// Ends when the listener can accept nothing more, for an error of its own.
+    pub async fn fatal(&self) -> io::Error {
+        self.shared.failed().await
+    }
+}

@@ -1,0 +1,320 @@
+//! Restart without a gap: the next generation of a program has the listening sockets of this one, and
+//! both keep within one pair of limits.
+//!
+//! The sockets go by descriptor, as systemd gives them (sd_listen_fds(3)): LISTEN_FDS of them from 3
+//! on, LISTEN_FDNAMES. Behind them are the [page](crate::page) of the limits and an end of a
+//! socket pair, over which the child says that it accepts. Until then, the parent serves as before.
+
+use std::{
+    collections::BTreeMap,
+    env,
+    error::Error,
+    fmt,
+    fs::File,
+    io::{self, Write as _},
+    os::{
+        fd::{AsFd, RawFd},
+        unix::net::UnixStream,
+    },
+    process::{self, Child, Command, ExitStatus},
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use socket2::Socket;
+use tokio::{net, time};
+
+use crate::{
+    inherit::{
+        self, GenerationError, LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, SHED_GENERATION, VARIABLES,
+    },
+    page::{self, Page, PageError},
+    shared::Shared,
+    sys,
+    words::Words,
+};
+
+/// A child that does not say within this time that it accepts is killed, unless another is set.
+const LONGEST: Duration = Duration::from_secs(30);
+
+/// This process, as one in a row that serve the same addresses.
+#[derive(Debug)]
+pub struct Generation {
+    page: Arc<Page>,
+    memory: File,
+    inherited: Vec<(String, Socket)>,
+    parent: Option<UnixStream>,
+    is_first: bool,
+    listeners: BTreeMap<String, Weak<Shared>>,
+    handovers: Handovers,
+    is_watching: bool,
+    longest: Duration,
+}
+
+/// How handovers ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Handovers {
+    /// The child accepts.
+    pub ok: u64,
+    /// It could not be started, or ended.
+    pub child_failed: u64,
+    /// It did not say in time that it accepts.
+    pub timeout: u64,
+}
+
+/// Why this generation goes on alone.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum HandoverError {
+    /// It drains, or its listeners are closed.
+    Closed,
+    /// The child could not be started.
+    Start(io::Error),
+    /// The child ended before it accepted.
+    Ended(Option<ExitStatus>),
+    /// The child did not say in time that it accepts, and was killed.
+    Hung {
+        /// How long it had.
+        after: Duration,
+    },
+}
+
+impl fmt::Display for HandoverError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed => f.write_str("there is no open listener to hand over"),
+            Self::Start(_) => f.write_str("the next generation could not be started"),
+            Self::Ended(Some(status)) => {
+                write!(f, "the next generation ended before it accepted: {status}")
+            }
+            Self::Ended(None) => f.write_str("the next generation ended before it accepted"),
+            Self::Hung { after } => {
+                write!(f, "the next generation did not accept within {after:?}, and was killed")
+            }
+        }
+    }
+}
+
+impl Error for HandoverError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Start(err) => Some(err),
+            Self::Closed | Self::Ended(_) | Self::Hung { .. } => None,
+        }
+    }
+}
+
+impl Generation {
+    /// What this process inherited, from systemd or from the generation before; without any of it, a
+    /// first generation. To be called once, before other threads open descriptors.
+    ///
+    /// The variables stay in the environment: [`clean`](Self::clean) takes them from other children.
+    ///
+    /// # Errors
+    /// What the environment says does not hold, or three generations have connections open.
+    pub fn take() -> Result<Self, GenerationError> {
+        let given = inherit::parse(|name| env::var(name).ok(), process::id())?;
+        let take =
+            |fd| sys::inherited(fd).map_err(|source| GenerationError::Descriptor { fd, source });
+        let mut fds = 3..;
+        let mut inherited = Vec::new();
+        for (name, fd) in given.names.into_iter().zip(fds.by_ref()) {
+            inherited.push((name, take(fd)?.into()));
+        }
+        let first = 3 + RawFd::try_from(inherited.len()).unwrap_or(RawFd::MAX);
+        let (page, memory, parent) = if given.is_successor {
+            let memory = take(first)?.into();
+            let parent = take(first + 1)?.into();
+            (Page::open(&memory).map_err(GenerationError::Page)?, memory, Some(parent))
+        } else {
+            let (page, memory) = Page::create().map_err(GenerationError::Page)?;
+            (page, memory, None)
+        };
+        Ok(Self {
+            page: Arc::new(page),
+            memory,
+            inherited,
+            parent,
+            is_first: !given.is_successor,
+            listeners: BTreeMap::new(),
+            handovers: Handovers::default(),
+            is_watching: false,
+            longest: LONGEST,
+        })
+    }
+
+    /// Takes from `command`'s environment what was for this process.
+    pub fn clean(command: &mut Command) {
+        for name in VARIABLES {
+            command.env_remove(name);
+        }
+    }
+
+    /// How long a child may take until it is [ready](Self::ready). Unsaid: 30 s.
+    pub fn ready_within(&mut self, longest: Duration) {
+        self.longest = longest;
+    }
+
+    /// How many generations there were before this one.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.page.generation()
+    }
+
+    /// How its handovers ended.
+    #[must_use]
+    pub fn handovers(&self) -> Handovers {
+        self.handovers
+    }
+
+    /// The inherited socket of that name.
+    pub(crate) fn inherited(&mut self, name: &str) -> Option<Socket> {
+        let place = self.inherited.iter().position(|(it, _)| it == name)?;
+        Some(self.inherited.remove(place).1)
+    }
+
+    /// Where the limits of the listener `name` are counted, and whether somebody who is no generation
+    /// has its socket, too.
+    pub(crate) fn words(
+        &mut self,
+        name: &str,
+        is_inherited: bool,
+    ) -> Result<(Words, bool), PageError> {
+        let entry = self.page.entry(name)?;
+        if is_inherited && self.is_first {
+            self.page.borrows(entry);
+        }
+        let is_borrowed = self.page.is_borrowed(entry);
+        if !self.is_watching {
+            self.is_watching = true;
+            tokio::spawn(page::watch(Arc::downgrade(&self.page)));
+        }
+        Ok((Words::Page { page: Arc::clone(&self.page), entry }, is_borrowed))
+    }
+
+    pub(crate) fn keep(&mut self, shared: &Arc<Shared>) {
+        self.listeners.insert(shared.name.clone().into(), Arc::downgrade(shared));
+    }
+
+    /// Tells the generation before, if there is one, that this one accepts. To be called when all
+    /// listeners are built and have their accept loops.
+    ///
+    /// # Errors
+    /// Inherited sockets are left that no listener has; or the generation before is gone.
+    pub fn ready(&mut self) -> Result<(), GenerationError> {
+        if !self.inherited.is_empty() {
+            let names = self.inherited.iter().map(|(name, _)| name.clone()).collect();
+            return Err(GenerationError::Unused { names });
+        }
+        match self.parent.take() {
+            Some(mut parent) => parent.write_all(&[READY]).map_err(GenerationError::Parent),
+            None => Ok(()),
+        }
+    }
+
+    /// Starts `command` as the next generation, and waits until it says that it is
+    /// [ready](Self::ready). From then on, both accept; this one is to
+    /// [drain](crate::Handle::drain) its listeners, which closes nothing for the other.
+    ///
+    /// # Errors
+    /// The next generation does not accept. It is gone; this one goes on as before.
+    pub async fn hand_over(&mut self, command: Command) -> Result<Child, HandoverError> {
+        let result = self.try_hand_over(command).await;
+        match &result {
+            Ok(_) => self.handovers.ok += 1,
+            Err(HandoverError::Hung { .. }) => self.handovers.timeout += 1,
+            Err(_) => self.handovers.child_failed += 1,
+        }
+        result
+    }
+
+    async fn try_hand_over(&self, command: Command) -> Result<Child, HandoverError> {
+        let listeners: Vec<_> = self
+            .listeners
+            .iter()
+            .filter_map(|(name, it)| {
+                let shared = it.upgrade()?;
+                Some((name, shared.life.kept()?, shared))
+            })
+            .collect();
+        if listeners.is_empty() {
+            return Err(HandoverError::Closed);
+        }
+        let (ours, theirs) = UnixStream::pair().map_err(HandoverError::Start)?;
+        let names: Vec<_> = listeners.iter().map(|(name, ..)| inherit::encode(name)).collect();
+        let mut fds: Vec<&dyn AsFd> = Vec::new();
+        fds.extend(listeners.iter().map(|(_, socket, _)| -> &dyn AsFd { socket }));
+        fds.extend([&self.memory as &dyn AsFd, &theirs]);
+        let child = start(command, &names, &fds).map_err(HandoverError::Start)?;
+        let mut child = Starting(Some(child));
+        drop(theirs);
+        match time::timeout(self.longest, says_ready(ours)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Err(HandoverError::Ended(child.ended().await)),
+            Err(_) => return Err(HandoverError::Hung { after: self.longest }),
+        }
+        for (_, _, shared) in &listeners {
+            shared.life.hand_over();
+        }
+        child.0.take().ok_or(HandoverError::Ended(None))
+    }
+}
+
+/// What a child says.
+const READY: u8 = b'R';
+
+/// A child that is killed, unless it is taken.
+struct Starting(Option<Child>);
+
+impl Starting {
+    /// How it ended, after its descriptors were closed: its exit is soon, or it is killed.
+    async fn ended(&mut self) -> Option<ExitStatus> {
+        for _ in 0..100 {
+            if let Some(status) = self.0.as_mut()?.try_wait().ok()? {
+                self.0 = None;
+                return Some(status);
+            }
+            time::sleep(Duration::from_millis(5)).await;
+        }
+        self.kill()
+    }
+
+    fn kill(&mut self) -> Option<ExitStatus> {
+        let mut child = self.0.take()?;
+        // where it fails, it ended
+        drop(child.kill());
+        child.wait().ok()
+    }
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn start(mut command: Command, names: &[String], fds: &[&dyn AsFd]) -> io::Result<Child> {
+    command
+        .env_remove(LISTEN_PID)
+        .env(LISTEN_FDS, names.len().to_string())
+        .env(LISTEN_FDNAMES, names.join(":"))
+        .env(SHED_GENERATION, "1");
+    sys::pass(&mut command, fds)?;
+    command.spawn()
+}
+
+async fn says_ready(child: UnixStream) -> io::Result<()> {
+    child.set_nonblocking(true)?;
+    let child = net::UnixStream::from_std(child)?;
+    loop {
+        child.readable().await?;
+        let mut byte = [0];
+        match child.try_read(&mut byte) {
+            Ok(1) if byte == [READY] => return Ok(()),
+            Ok(_) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Err(err) if err.kind() == io::ErrorKind::WouldBlock => {}
+            Err(err) => return Err(err),
+        }
+    }
+}

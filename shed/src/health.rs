@@ -1,0 +1,343 @@
+//! Health checks that the limits do not reach: a listener of their own, with descriptors of its own.
+//!
+//! A balancer whose check is shed takes the server away, its load moves on, and the next server
+//! falls. So `/healthz` and `/readyz` are answered here, in HTTP/1, with 200 or 503:
+//! - `/healthz`: whether the accept loop accepts. The server asks itself, by a connection through
+//!   its own socket that takes no place in the limits; no answer for 5 s is a no, unless the loop
+//!   stands still at the hard limit, or for want of descriptors, or another
+//!   [generation](crate::Generation) has the socket, too, which would be the one to answer.
+//! - `/readyz`: that, and that it neither [drains](crate::Handle::drain), from the announcement on,
+//!   nor is closed, nor [said to](Health::drain) end, nor without descriptors for more than a second, nor overloaded, where [`HealthConfig::fail_at`] says so. It
+//!   comes back only after [`HealthConfig::recover_after`] below 90 % of the soft limit.
+//!
+//! There is no task but the one that the owner spawns, or awaits.
+//!
+//! ```
+//! use backlogd_shed::{ShedListener, health::{HealthConfig, HealthServer}};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let listener = ShedListener::bind("127.0.0.1:0").soft(100).build()?;
+//! let server = HealthServer::bind("127.0.0.1:0".parse()?, &listener, HealthConfig::default())?;
+//! let health = server.health();
+//! tokio::spawn(server.run());
+//! assert_eq!(health.readiness(), Ok(()));
+//! health.drain();
+//! assert!(health.readiness().is_err());
+//! # Ok(())
+//! # }
+//! ```
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::{
+    io::unix::AsyncFd,
+    net::TcpStream,
+    task::JoinSet,
+    time::{self, Instant},
+};
+
+use crate::{
+    accept::{self, Spare},
+    drain::Stage,
+    listener::ShedListener,
+    shared::Shared,
+    stats::Pause,
+    sys,
+};
+
+mod http;
+mod policy;
+mod probe;
+
+pub use policy::{FailAt, HealthConfig, Unready};
+use policy::{Readiness, Seen};
+pub(crate) use probe::Probe;
+
+/// As many checks are answered at once.
+const AT_ONCE: usize = 8;
+/// Descriptors that are kept for checks when there are none.
+const RESERVE: usize = 4;
+/// A check has so long, from accept to the end.
+const CHECK: Duration = Duration::from_secs(2);
+/// How often the load is looked at; checks look, too.
+const TICK: Duration = Duration::from_millis(250);
+
+/// Answers health checks. See the [module](self).
+#[derive(Debug)]
+pub struct HealthServer {
+    socket: AsyncFd<Socket>,
+    local: SocketAddr,
+    /// The listener's own, for the probe.
+    target: SocketAddr,
+    reserve: Vec<Spare>,
+    health: Health,
+}
+
+/// How a listener is, for any task; its clones are of the same one.
+#[derive(Clone, Debug)]
+pub struct Health {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<Shared>,
+    config: HealthConfig,
+    since: Instant,
+    is_draining: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    readiness: Readiness,
+    /// Probes that were accepted, and when the accept loop last showed that it runs, or why not.
+    probed: u64,
+    fresh: Instant,
+}
+
+/// Both answers.
+#[derive(Clone, Copy, Debug)]
+struct Answers {
+    is_alive: bool,
+    readiness: Result<(), Unready>,
+}
+
+impl HealthServer {
+    /// Opens a socket at `address` to answer for `listener`. To be called within a runtime.
+    ///
+    /// # Errors
+    /// The kernel refuses the socket.
+    pub fn bind(
+        address: SocketAddr,
+        listener: &ShedListener,
+        config: HealthConfig,
+    ) -> io::Result<Self> {
+        let kind = Type::STREAM.nonblocking().cloexec();
+        let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(128)?;
+        let local = socket.local_addr()?.as_socket().unwrap_or(address);
+        let now = Instant::now();
+        let inner = Inner {
+            shared: Arc::clone(listener.shared()),
+            state: Mutex::new(State {
+                readiness: Readiness::new(&config),
+                probed: listener.shared().probe.accepted(),
+                fresh: now,
+            }),
+            config,
+            since: now,
+            is_draining: AtomicBool::new(false),
+        };
+        let reserve = (0..RESERVE).map(|_| Spare::new()).collect::<io::Result<_>>()?;
+        let target = probe::target(listener.local_addr());
+        let health = Health { inner: Arc::new(inner) };
+        Ok(Self { socket: sys::watch(socket)?, local, target, reserve, health })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// How the listener is.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.health.clone()
+    }
+
+    /// Answers checks, and probes, until it is dropped.
+    pub async fn run(mut self) {
+        let inner = Arc::clone(&self.health.inner);
+        let mut probing = std::pin::pin!(async {
+            match inner.config.probe {
+                Some(every) => probe::run(&inner.shared, self.target, every).await,
+                None => std::future::pending().await,
+            }
+        });
+        let mut ticks = time::interval(TICK);
+        let mut checks = JoinSet::new();
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {
+                    inner.answers();
+                    self.reserve.iter_mut().for_each(Spare::refill);
+                }
+                () = &mut probing => {}
+                Some(_) = checks.join_next() => {
+                    self.reserve.iter_mut().for_each(Spare::refill);
+                }
+                accepted = accept(&self.socket, &mut self.reserve), if checks.len() < AT_ONCE => {
+                    match accepted.and_then(|socket| TcpStream::from_std(socket.into())) {
+                        Ok(stream) => {
+                            let inner = Arc::clone(&inner);
+                            checks.spawn(async move {
+                                // a check that is late or goes away needs no answer
+                                drop(time::timeout(CHECK, check(&stream, &inner)).await);
+                            });
+                        }
+                        // an error of the connection, or nothing is left: not in a tight loop
+                        Err(_) => time::sleep(Duration::from_millis(10)).await,
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The next check; where there is no descriptor for it, in the place of one that was kept.
+async fn accept(listener: &AsyncFd<Socket>, reserve: &mut [Spare]) -> io::Result<Socket> {
+    loop {
+        let mut ready = listener.readable().await?;
+        let accepted = match accept::accept(ready.get_inner()) {
+            Err(err) if [Some(libc::EMFILE), Some(libc::ENFILE)].contains(&err.raw_os_error()) => {
+                match reserve.iter_mut().find(|spare| spare.is_there()) {
+                    Some(spare) => spare.accept(ready.get_inner()),
+                    None => Err(err),
+                }
+            }
+            accepted => accepted,
+        };
+        match accepted {
+            Err(err) if err.kind() == io::ErrorKind::WouldBlock => {
+                ready.clear_ready();
+                reserve.iter_mut().for_each(Spare::refill);
+            }
+            accepted => return accepted.map(|(socket, _)| socket),
+        }
+    }
+}
+
+/// Reads one request and answers it.
+async fn check(stream: &TcpStream, inner: &Inner) -> io::Result<()> {
+    let (mut request, mut n) = ([0; http::MOST], 0);
+    while n < request.len() && !http::is_whole(&request[..n]) {
+        stream.readable().await?;
+        match stream.try_read(&mut request[n..]) {
+            Ok(0) => break,
+            Ok(read) => n += read,
+            Err(err) if err.kind() == io::ErrorKind::WouldBlock => {}
+            Err(err) => return Err(err),
+        }
+    }
+    let answer = http::answer(&request[..n], inner.answers());
+    stream.writable().await?;
+    // it is shorter than any send buffer
+    stream.try_write(answer.as_bytes())?;
+    SockRef::from(stream).shutdown(std::net::Shutdown::Write)
+}
+
+impl Health {
+    /// Fails readiness from now on, for a server that ends in another way than by a
+    /// [drain](crate::Handle::drain) of the listener, which fails it by itself.
+    pub fn drain(&self) {
+        self.inner.is_draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes [`drain`](Self::drain) back.
+    pub fn cancel_drain(&self) {
+        self.inner.is_draining.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether it should be given connections.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn readiness(&self) -> Result<(), Unready> {
+        self.inner.answers().readiness
+    }
+
+    /// Whether its accept loop runs, or stands still for a reason that is known.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.inner.answers().is_alive
+    }
+}
+
+impl Inner {
+    fn answers(&self) -> Answers {
+        let (shared, now) = (&self.shared, Instant::now());
+        let paused = shared.counters.is_paused();
+        let is_draining = self.is_draining.load(Ordering::Relaxed)
+            || shared.is_closed()
+            || shared.life.stage() != Stage::Serving;
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let probed = shared.probe.accepted();
+        // who stands still for a reason that is known cannot answer, and need not
+        let is_excused = paused.is_some()
+            || is_draining
+            || shared.gate.is_shared()
+            || self.config.probe.is_none();
+        if is_excused || state.probed != probed {
+            (state.probed, state.fresh) = (probed, now);
+        }
+        let silent = now.saturating_duration_since(state.fresh);
+        let seen = Seen {
+            open: shared.gate.soft_taken(),
+            soft: shared.gate.soft_in_force(),
+            taken: shared.gate.hard_taken(),
+            hard: shared.gate.hard_limit(),
+            is_draining,
+            is_backing_off: paused == Some(Pause::Backoff),
+            silent,
+        };
+        let readiness = state.readiness.next(&seen, now.saturating_duration_since(self.since));
+        Answers { is_alive: silent <= policy::SILENCE, readiness }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::{
+        close::OnShed,
+        gate::Gate,
+        limits::{Bounds, Limits},
+        page::Page,
+        policy::Settings,
+        shared::Answers,
+        words::Words,
+    };
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_none_while_another_generation_may_answer() {
+        let (page, memory) = Page::create().expect("a page");
+        let (entry, page) = (page.entry("web").expect("a place"), Arc::new(page));
+        let limits = Limits::soft(4);
+        let bounds = Bounds::new(limits, 1_024).expect("they hold");
+        let (gate, answers) =
+            (Gate::new(&bounds, Words::Page { page, entry }), Answers::new(OnShed::Rst));
+        let policy = Settings::default().check().expect("it holds");
+        let shared =
+            Shared::new("web".into(), gate, limits, answers, policy, None, mpsc::channel(1).0);
+        let (config, since) = (HealthConfig::default(), Instant::now());
+        let readiness = Readiness::new(&config);
+        let state = Mutex::new(State { readiness, probed: 0, fresh: since });
+        let shared = Arc::new(shared);
+        let inner = Inner { shared, config, since, is_draining: AtomicBool::new(false), state };
+        let after = async |secs| {
+            time::advance(Duration::from_secs(secs)).await;
+            inner.answers().is_alive
+        };
+        let other = Page::open(&memory).expect("a lane");
+        assert!(after(60).await);
+        drop(other);
+        assert!(after(5).await);
+        assert!(!after(1).await);
+    }
+}

@@ -1,0 +1,242 @@
+//! What of a listener has to do with its end: its members, its open connections, its drain.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use socket2::Socket;
+use tokio::sync::watch;
+
+use crate::{
+    drain::{Drained, Stage},
+    leave::Exit,
+    registry::Registry,
+};
+
+/// How far the drain is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Progress {
+    pub(crate) stage: Stage,
+    /// It was asked for a second time.
+    pub(crate) is_hurried: bool,
+    pub(crate) drained: Drained,
+}
+
+impl Progress {
+    pub(crate) fn is_done(&self) -> bool {
+        self.stage == Stage::Done
+    }
+}
+
+/// One accept loop, as the others see it.
+#[derive(Debug)]
+struct Member {
+    orders: watch::Sender<Option<Exit>>,
+    accepted: Arc<AtomicU64>,
+}
+
+/// What one accept loop has of that.
+#[derive(Debug)]
+pub(crate) struct Post {
+    orders: watch::Receiver<Option<Exit>>,
+    /// Connections that it accepted. Nobody else adds to it.
+    accepted: Arc<AtomicU64>,
+}
+
+impl Post {
+    pub(crate) fn accepted(&self) {
+        // one writer: no need for a locked instruction
+        self.accepted.store(self.accepted.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    /// Whether there is an order that was not seen.
+    pub(crate) fn is_called(&self) -> bool {
+        self.orders.has_changed().unwrap_or(false)
+    }
+
+    /// Ends when there is.
+    pub(crate) async fn called(&self) {
+        // a clone: what it sees is not seen here
+        drop(self.orders.clone().changed().await);
+    }
+
+    /// The order, if it was not seen.
+    pub(crate) fn order(&mut self) -> Option<Exit> {
+        if !self.is_called() {
+            return None;
+        }
+        *self.orders.borrow_and_update()
+    }
+}
+
+/// Members, open connections and the drain of one listener.
+pub(crate) struct Life {
+    pub(crate) registry: Registry,
+    pub(crate) progress: watch::Sender<Progress>,
+    /// In the order of the kernel's group: that of listen(2), but for one that left, in whose place
+    /// the last one is (`__reuseport_detach_sock`, net/core/sock_reuseport.c).
+    members: Mutex<Vec<Member>>,
+    /// What all were ordered.
+    exit: Mutex<Option<Exit>>,
+    has_left: watch::Sender<usize>,
+    /// The drain's deadline passed.
+    is_over: AtomicBool,
+    is_handed_over: AtomicBool,
+    is_borrowed: AtomicBool,
+    /// The listening socket, where it may be handed over.
+    kept: Mutex<Option<Socket>>,
+}
+
+impl Life {
+    pub(crate) fn new() -> Self {
+        let begun =
+            Progress { stage: Stage::Serving, is_hurried: false, drained: Drained::default() };
+        Self {
+            registry: Registry::new(),
+            progress: watch::Sender::new(begun),
+            members: Mutex::default(),
+            exit: Mutex::default(),
+            has_left: watch::Sender::new(0),
+            is_over: AtomicBool::new(false),
+            is_handed_over: AtomicBool::new(false),
+            is_borrowed: AtomicBool::new(false),
+            kept: Mutex::default(),
+        }
+    }
+
+    fn members(&self) -> MutexGuard<'_, Vec<Member>> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn exit(&self) -> MutexGuard<'_, Option<Exit>> {
+        self.exit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One more accept loop.
+    pub(crate) fn join(&self) -> Post {
+        let (sender, orders) = watch::channel(None);
+        let accepted = Arc::<AtomicU64>::default();
+        let mut members = self.members();
+        if let Some(exit) = *self.exit() {
+            sender.send_replace(Some(exit));
+        }
+        members.push(Member { orders: sender, accepted: Arc::clone(&accepted) });
+        Post { orders, accepted }
+    }
+
+    /// Forgets an accept loop whose socket is closed; how many are left.
+    pub(crate) fn left(&self, post: &Post) -> usize {
+        let mut members = self.members();
+        let place = members.iter().position(|it| Arc::ptr_eq(&it.accepted, &post.accepted));
+        if let Some(place) = place {
+            members.swap_remove(place);
+        }
+        let n_left = members.len();
+        drop(members);
+        self.has_left.send_replace(n_left);
+        n_left
+    }
+
+    /// How many accept loops there are.
+    pub(crate) fn n_members(&self) -> usize {
+        self.members().len()
+    }
+
+    /// Ends when there are no more than `n` accept loops.
+    pub(crate) async fn at_most(&self, n: usize) {
+        let mut left = self.has_left.subscribe();
+        while n < self.n_members() {
+            // no error: the sender is here
+            drop(left.changed().await);
+        }
+    }
+
+    /// Has all leave.
+    pub(crate) fn leave(&self, exit: Exit) {
+        let members = self.members();
+        *self.exit() = Some(exit);
+        for member in members.iter() {
+            member.orders.send_replace(Some(exit));
+        }
+    }
+
+    /// Has the last one leave, unless it is the only one; how many there will be.
+    pub(crate) fn leave_last(&self) -> Option<usize> {
+        let members = self.members();
+        let (last, others) = members.split_last()?;
+        let n_others = u32::try_from(others.len()).ok().filter(|&n| n != 0)?;
+        last.orders.send_replace(Some(Exit::Steer { members: n_others }));
+        Some(others.len())
+    }
+
+    /// What each accept loop accepted.
+    pub(crate) fn spread(&self) -> Vec<u64> {
+        self.members().iter().map(|it| it.accepted.load(Ordering::Relaxed)).collect()
+    }
+
+    /// Begins the drain; `false`: it goes on already, and is hurried.
+    pub(crate) fn begin_drain(&self) -> bool {
+        let mut is_first = false;
+        self.progress.send_modify(|it| {
+            is_first = it.stage == Stage::Serving;
+            if is_first {
+                it.stage = Stage::Announced;
+            } else {
+                it.is_hurried = true;
+            }
+        });
+        is_first
+    }
+
+    pub(crate) fn stage(&self) -> Stage {
+        self.progress.borrow().stage
+    }
+
+    /// Resets what is open; from here on, whatever ends does so by the drain.
+    pub(crate) fn end_all(&self) -> u64 {
+        self.is_over.store(true, Ordering::SeqCst);
+        self.registry.end_all()
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn hand_over(&self) {
+        self.is_handed_over.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_handed_over(&self) -> bool {
+        self.is_handed_over.load(Ordering::SeqCst)
+    }
+
+    /// Somebody else has the listening socket, too, for later.
+    pub(crate) fn borrows(&self) {
+        self.is_borrowed.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_borrowed(&self) -> bool {
+        self.is_borrowed.load(Ordering::SeqCst)
+    }
+
+    /// Keeps the listening socket for a successor, or, `None`, closes it.
+    pub(crate) fn keep(&self, socket: Option<Socket>) {
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = socket;
+    }
+
+    /// The listening socket for a successor; `None`: it is closed.
+    pub(crate) fn kept(&self) -> Option<Socket> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.as_ref().and_then(|socket| socket.try_clone().ok())
+    }
+}
+
+impl fmt::Debug for Life {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Life").field("progress", &self.progress).finish_non_exhaustive()
+    }
+}

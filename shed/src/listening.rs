@@ -1,0 +1,128 @@
+//! The listening socket of one accept loop: waits for its queue, and closes it when it is to leave.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Instant};
+
+use socket2::Socket;
+use tokio::{io::unix::AsyncFd, sync::mpsc, task};
+
+use crate::{
+    accept::AcceptError,
+    arrival::Arrival,
+    door::{Batch, Door},
+    leave::Leave,
+    shared::Shared,
+};
+
+/// The listening socket of one accept loop, until it is closed.
+#[derive(Debug)]
+pub(crate) struct Listening {
+    /// `None`: it is closed.
+    socket: Option<AsyncFd<Socket>>,
+    pub(crate) local: SocketAddr,
+    door: Door,
+    leave: Option<Leave>,
+}
+
+impl Listening {
+    pub(crate) fn new(socket: AsyncFd<Socket>, local: SocketAddr, door: Door) -> Self {
+        Self { socket: Some(socket), local, door, leave: None }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.door.shared
+    }
+
+    /// Who is admitted goes to `handoff`.
+    pub(crate) fn hands_to(&mut self, handoff: mpsc::Sender<Arrival>) {
+        self.door.hands_to(handoff);
+    }
+
+    pub(crate) fn socket(&self) -> io::Result<&Socket> {
+        self.socket.as_ref().map(AsyncFd::get_ref).ok_or(io::ErrorKind::NotConnected.into())
+    }
+
+    /// The next connection that is admitted. It may be cancelled: nothing is lost.
+    pub(crate) async fn next(&mut self) -> Result<Arrival, AcceptError> {
+        loop {
+            let door = &mut self.door;
+            let Some(socket) = self.socket.as_ref() else { return Err(AcceptError::Closed) };
+            if self.leave.is_some() || door.post.is_called() {
+                return self.leave().await;
+            }
+            if !door.wait_for_room().await? {
+                continue;
+            }
+            let mut ready = tokio::select! {
+                biased;
+                ready = socket.readable() => ready.map_err(|err| door.fatal(err))?,
+                () = door.shared.closing() => return Err(AcceptError::Closed),
+                () = door.post.called() => continue,
+            };
+            match door.batch(ready.get_inner()) {
+                Batch::Admitted(arrival) => return Ok(arrival),
+                Batch::Empty => ready.clear_ready(),
+                Batch::Yield => task::yield_now().await,
+                Batch::Backoff => door.back_off().await,
+                Batch::Fatal(err) => return Err(door.fatal(err)),
+            }
+        }
+    }
+
+    /// What is queued while the listener closes; then it is closed.
+    async fn leave(&mut self) -> Result<Arrival, AcceptError> {
+        loop {
+            let Some(socket) = self.socket.as_ref().map(AsyncFd::get_ref) else {
+                return Err(AcceptError::Closed);
+            };
+            let door = &mut self.door;
+            if let Some(exit) = door.post.order() {
+                let leave = Leave::begin(exit, socket, Instant::now());
+                door.is_draining = leave.sheds();
+                self.leave = Some(leave);
+            }
+            let may_close = match &mut self.leave {
+                Some(leave) if !leave.is_free() => {
+                    leave.rest().await;
+                    match door.batch(socket) {
+                        Batch::Admitted(arrival) => return Ok(arrival),
+                        Batch::Yield => {
+                            task::yield_now().await;
+                            continue;
+                        }
+                        Batch::Empty => leave.is_over(self.local.port(), Instant::now()),
+                        Batch::Backoff => leave.is_late(Instant::now()),
+                        Batch::Fatal(_) => true,
+                    }
+                }
+                Some(_) | None => true,
+            };
+            if may_close {
+                self.close();
+            }
+        }
+    }
+
+    /// Closes the socket, and the listener with its last member.
+    pub(crate) fn close(&mut self) {
+        if let Some(socket) = self.socket.take() {
+            let Door { shared, post, .. } = &self.door;
+            // a filter is of the socket, not of our descriptor
+            if let Some(leave) = &self.leave
+                && shared.life.is_borrowed()
+            {
+                leave.undo(socket.get_ref());
+            }
+            drop(socket);
+            shared.life.keep(None);
+            if shared.life.left(post) == 0 {
+                shared.close();
+            }
+        }
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

@@ -1,0 +1,378 @@
+//! What generations of a server share: a page of memory with the words of their limits.
+//!
+//! Words of it: what it is, its layout, how many generations there were, who has each lane, and for
+//! each listener its name's hash, its two [limits](crate::slots) and whether somebody else has its
+//! socket. A lane belongs to a process; one
+//! that died has its lane cleared by whoever sees it, and only then can another have it.
+
+use std::{
+    error::Error,
+    fmt,
+    fs::{self, File},
+    io, process,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time;
+
+use crate::{
+    slots::{self, Lane},
+    sys::{self, Map},
+};
+
+const BYTES: u64 = 4_096;
+const WORDS: usize = 512;
+const MAGIC: u64 = u64::from_be_bytes(*b"shedpage");
+/// What the words mean.
+const LAYOUT: u64 = 1;
+
+const AT_MAGIC: usize = 0;
+const AT_LAYOUT: usize = 1;
+const AT_GENERATION: usize = 2;
+const AT_LANES: usize = 3;
+const AT_ENTRIES: usize = 8;
+/// Words of an entry: the hash of a name, soft, hard, whether the socket is borrowed.
+const ENTRY: usize = 4;
+const ENTRIES: usize = (WORDS - AT_ENTRIES) / ENTRY;
+
+/// How often it is looked whether a generation died.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// The page, and this process' lane in it.
+#[derive(Debug)]
+pub(crate) struct Page {
+    words: Map,
+    lane: Lane,
+    /// In the word of the lane.
+    owner: u64,
+    generation: u64,
+}
+
+/// Why a process cannot share limits.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum PageError {
+    /// The memory cannot be had.
+    Memory(io::Error),
+    /// It is of another version of this crate, or none of it.
+    Layout {
+        /// What it says of itself.
+        got: u64,
+    },
+    /// As many generations serve as can.
+    Lanes,
+    /// It has as many listeners as it can.
+    Listeners,
+}
+
+impl fmt::Display for PageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Memory(_) => f.write_str("the memory that generations share cannot be had"),
+            Self::Layout { got } => write!(
+                f,
+                "the limits of the generation before have layout {got}, expected {LAYOUT}: the same \
+                 version of backlogd-shed"
+            ),
+            Self::Lanes => write!(
+                f,
+                "{} generations have open connections, expected fewer: one has to drain first",
+                Lane::ALL.len()
+            ),
+            Self::Listeners => {
+                write!(f, "generations share {ENTRIES} listeners already, expected no more")
+            }
+        }
+    }
+}
+
+impl Error for PageError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Memory(err) => Some(err),
+            Self::Layout { .. } | Self::Lanes | Self::Listeners => None,
+        }
+    }
+}
+
+impl Page {
+    /// A page of its own, for a first generation, and its memory, for the next one.
+    pub(crate) fn create() -> Result<(Self, File), PageError> {
+        let memory = sys::memory(BYTES).map_err(PageError::Memory)?;
+        let words = Map::new(&memory, WORDS).map_err(PageError::Memory)?;
+        words[AT_LAYOUT].store(LAYOUT, Ordering::SeqCst);
+        words[AT_MAGIC].store(MAGIC, Ordering::SeqCst);
+        Ok((Self::enter(words)?, memory))
+    }
+
+    /// The page of the generation before.
+    pub(crate) fn open(memory: &File) -> Result<Self, PageError> {
+        let words = Map::new(memory, WORDS).map_err(PageError::Memory)?;
+        let layout = words[AT_LAYOUT].load(Ordering::SeqCst);
+        if words[AT_MAGIC].load(Ordering::SeqCst) != MAGIC || layout != LAYOUT {
+            return Err(PageError::Layout { got: layout });
+        }
+        Self::enter(words)
+    }
+
+    /// Takes a lane.
+    fn enter(words: Map) -> Result<Self, PageError> {
+        let owner = Process::own().map_err(PageError::Memory)?.packed();
+        for (lane, word) in Lane::ALL.into_iter().zip(&words[AT_LANES..]) {
+            reap(&words, lane);
+            if word.compare_exchange(0, owner, Ordering::SeqCst, Ordering::Relaxed).is_ok() {
+                let generation = words[AT_GENERATION].fetch_add(1, Ordering::SeqCst);
+                return Ok(Self { words, lane, owner, generation });
+            }
+        }
+        Err(PageError::Lanes)
+    }
+
+    pub(crate) fn lane(&self) -> Lane {
+        self.lane
+    }
+
+    /// How many generations there were before this one.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The entry of the listener `name`.
+    pub(crate) fn entry(&self, name: &str) -> Result<usize, PageError> {
+        let hash = hash(name);
+        (0..ENTRIES)
+            .map(|entry| AT_ENTRIES + entry * ENTRY)
+            .find(|&at| {
+                let found =
+                    self.words[at].compare_exchange(0, hash, Ordering::SeqCst, Ordering::SeqCst);
+                found.is_ok() || found == Err(hash)
+            })
+            .ok_or(PageError::Listeners)
+    }
+
+    pub(crate) fn soft(&self, entry: usize) -> &AtomicU64 {
+        &self.words[entry + 1]
+    }
+
+    pub(crate) fn hard(&self, entry: usize) -> &AtomicU64 {
+        &self.words[entry + 2]
+    }
+
+    /// Somebody who is no generation has the socket, too: systemd.
+    pub(crate) fn borrows(&self, entry: usize) {
+        self.words[entry + 3].store(1, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_borrowed(&self, entry: usize) -> bool {
+        self.words[entry + 3].load(Ordering::SeqCst) == 1
+    }
+
+    /// Whether other generations are there.
+    pub(crate) fn has_others(&self) -> bool {
+        let is_there = |lane| owner_of(&self.words, lane).load(Ordering::SeqCst) != 0;
+        Lane::ALL.into_iter().any(|lane| lane != self.lane && is_there(lane))
+    }
+
+    /// Clears the lanes of processes that died.
+    fn reap(&self) {
+        for lane in Lane::ALL.into_iter().filter(|&lane| lane != self.lane) {
+            reap(&self.words, lane);
+        }
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        // who held something held the page, too: the lane is empty
+        let word = owner_of(&self.words, self.lane);
+        let _ = word.compare_exchange(self.owner, 0, Ordering::SeqCst, Ordering::Relaxed);
+    }
+}
+
+/// Looks after lanes of processes that died, as long as the page is used.
+pub(crate) async fn watch(page: Weak<Page>) {
+    while let Some(page) = page.upgrade() {
+        page.reap();
+        drop::<Arc<_>>(page);
+        time::sleep(LOOK).await;
+    }
+}
+
+fn owner_of(words: &[AtomicU64], lane: Lane) -> &AtomicU64 {
+    let place = Lane::ALL.into_iter().position(|it| it == lane).expect("it is one of them");
+    &words[AT_LANES + place]
+}
+
+/// Clears `lane`, if its owner is dead. Who does so owns it meanwhile, so that nobody else clears
+/// what a later owner took; whoever dies of it leaves it to the next.
+fn reap(words: &[AtomicU64], lane: Lane) {
+    let word = owner_of(words, lane);
+    let owner = word.load(Ordering::SeqCst);
+    if owner == 0 || Process::unpacked(owner).is_alive() {
+        return;
+    }
+    let Ok(own) = Process::own() else { return };
+    let own = own.packed() | REAPS;
+    if word.compare_exchange(owner, own, Ordering::SeqCst, Ordering::Relaxed).is_ok() {
+        for entry in words[AT_ENTRIES..].chunks_exact(ENTRY) {
+            slots::clear(&entry[1], lane);
+            slots::clear(&entry[2], lane);
+        }
+        let _ = word.compare_exchange(own, 0, Ordering::SeqCst, Ordering::Relaxed);
+    }
+}
+
+/// A process, so that its number alone, which comes again, is not taken for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Process {
+    pid: u32,
+    /// Clock ticks since boot.
+    started: u64,
+}
+
+/// pid_max is at most 2^22 (PID_MAX_LIMIT, include/linux/threads.h).
+const PID_BITS: u32 = 22;
+/// The owner only clears the lane.
+const REAPS: u64 = 1 << 63;
+
+impl Process {
+    fn own() -> io::Result<Self> {
+        let pid = process::id();
+        let started = start_of(pid)?.ok_or(io::ErrorKind::NotFound)?;
+        Ok(Self { pid, started })
+    }
+
+    fn packed(self) -> u64 {
+        // 41 bits of ticks are 697 years
+        (self.started << PID_BITS | u64::from(self.pid)) & !REAPS
+    }
+
+    fn unpacked(packed: u64) -> Self {
+        let pid = packed & ((1 << PID_BITS) - 1);
+        let pid = u32::try_from(pid).expect("22 bits");
+        Self { pid, started: (packed & !REAPS) >> PID_BITS }
+    }
+
+    /// Where it cannot be read, it is taken for alive: nothing is taken from the living.
+    fn is_alive(self) -> bool {
+        match start_of(self.pid) {
+            Ok(started) => started == Some(self.started),
+            Err(err) => err.kind() != io::ErrorKind::NotFound,
+        }
+    }
+}
+
+/// When a process began, in clock ticks since boot; `None`: it ended, and nobody waited for it.
+fn start_of(pid: u32) -> io::Result<Option<u64>> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    parse_stat(&text).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// Field 22 of /proc/PID/stat (proc_pid_stat(5)), and field 3, the state.
+fn parse_stat(text: &str) -> Option<Option<u64>> {
+    // the name may have anything in it, parentheses, too
+    let (_, fields) = text.rsplit_once(") ")?;
+    let mut fields = fields.split(' ');
+    let state = fields.next()?;
+    let started = fields.nth(18)?.parse().ok()?;
+    Some((!["Z", "X"].contains(&state)).then_some(started))
+}
+
+/// FNV-1a, and never 0.
+fn hash(name: &str) -> u64 {
+    name.bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        })
+        .max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn generations_share_words_and_have_lanes_of_their_own() {
+        let (first, memory) = Page::create().unwrap();
+        let second = Page::open(&memory).unwrap();
+        let third = Page::open(&memory).unwrap();
+        assert_eq!([&first, &second, &third].map(Page::generation), [0, 1, 2]);
+        let refused = Page::open(&memory).unwrap_err().to_string();
+        assert_eq!(
+            refused,
+            "3 generations have open connections, expected fewer: one has to drain first"
+        );
+        let (web, mail) = (first.entry("web").unwrap(), first.entry("mail").unwrap());
+        assert_ne!(web, mail);
+        assert_eq!(second.entry("web").unwrap(), web);
+        assert!(slots::take(first.soft(web), first.lane(), 2));
+        assert!(slots::take(second.soft(web), second.lane(), 2));
+        assert!(!slots::take(third.soft(web), third.lane(), 2));
+        assert_eq!(slots::taken(third.soft(mail)), 0);
+        drop(second);
+        assert_eq!(Page::open(&memory).unwrap().generation(), 3);
+    }
+
+    #[test]
+    fn the_lane_of_a_dead_process_is_cleared() {
+        let (page, memory) = Page::create().unwrap();
+        let entry = page.entry("web").unwrap();
+        let dead = Lane::ALL[1];
+        for started in [1, 2] {
+            // no process began as early, and by 2 it clears, and died of it
+            let died = Process { pid: process::id(), started }.packed();
+            let died = if started == 2 { died | REAPS } else { died };
+            owner_of(&page.words, dead).store(died, Ordering::SeqCst);
+            for _ in 0..5 {
+                assert!(slots::take(page.soft(entry), dead, 10));
+                assert!(slots::take(page.hard(entry), dead, 10));
+            }
+            assert!(slots::take(page.soft(entry), page.lane(), 10));
+            page.reap();
+            assert_eq!(slots::taken_by(page.soft(entry), dead), 0);
+            assert_eq!(slots::taken_by(page.hard(entry), dead), 0);
+            assert_eq!(owner_of(&page.words, dead).load(Ordering::SeqCst), 0);
+        }
+        assert_eq!(slots::taken(page.soft(entry)), 2);
+        let other = Page::open(&memory).unwrap();
+        assert_eq!(other.lane(), dead);
+        page.reap();
+        assert_ne!(owner_of(&page.words, dead).load(Ordering::SeqCst), 0, "it lives");
+    }
+
+    #[test]
+    fn another_layout_is_refused() {
+        let (page, memory) = Page::create().unwrap();
+        page.words[AT_LAYOUT].store(7, Ordering::SeqCst);
+        let message = Page::open(&memory).unwrap_err().to_string();
+        assert_eq!(
+            message,
+            "the limits of the generation before have layout 7, expected 1: the same version of \
+             backlogd-shed"
+        );
+    }
+
+    #[test]
+    fn reads_state_and_start_whatever_the_name_is() {
+        let rest = "1 1 1 0 -1 4194304 100 0 0 0 1 2 0 0 20 0 1 0 777 1000 1";
+        for name in ["nginx", "a b", ") Z 1", "("] {
+            assert_eq!(parse_stat(&format!("5 ({name}) S {rest}")), Some(Some(777)), "{name}");
+            assert_eq!(parse_stat(&format!("5 ({name}) Z {rest}")), Some(None), "{name}");
+        }
+        assert_eq!(parse_stat("5 (a"), None);
+        assert_eq!(parse_stat("5 (a) S 1 2"), None);
+    }
+
+    #[test]
+    fn a_process_fits_into_a_word() {
+        let process = Process { pid: (1 << 22) - 1, started: (1 << 41) - 1 };
+        assert_eq!(Process::unpacked(process.packed()), process);
+        assert_eq!(Process::unpacked(process.packed() | REAPS), process);
+        assert!(Process::own().unwrap().is_alive());
+        assert!(!Process { pid: process::id(), started: 0 }.is_alive());
+    }
+}

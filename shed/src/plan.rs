@@ -1,0 +1,188 @@
+//! Opens what a [`Builder`] describes, after all that it asks for was found to hold.
+
+use std::{mem, net::SocketAddr, sync::Arc, time::Duration};
+
+use socket2::Socket;
+use tokio::{runtime, sync::mpsc};
+
+use crate::{
+    accept::Spare,
+    adaptive::Controller,
+    build_error::BuildError,
+    builder::Builder,
+    deadline::ticker::Watcher,
+    door::Door,
+    gate::Gate,
+    handover::Generation,
+    limits::Bounds,
+    linger,
+    listener::ShedListener,
+    policy::Policy,
+    reuseport::Group,
+    shared::Shared,
+    socket::{self, Reuse, Source},
+    sys,
+    words::Words,
+};
+
+impl Builder {
+    /// Opens the listener. Raises RLIMIT_NOFILE to its hard limit.
+    ///
+    /// # Errors
+    /// It cannot be as asked. Nothing is open then.
+    pub fn build(mut self) -> Result<ShedListener, BuildError> {
+        let checked = self.check()?;
+        let source = self.source.take();
+        let is_borrowed = matches!(source, Source::Socket(_));
+        let socket = source.open(self.backlog, Reuse::No)?;
+        let local = socket::local_addr(&socket)?;
+        let plan = self.plan(checked, local, Words::own());
+        if is_borrowed {
+            plan.shared.life.borrows();
+        }
+        plan.listener(socket)
+    }
+
+    /// Opens `members` sockets on one address, a SO_REUSEPORT group, each with an accept loop of its
+    /// own, and one pair of limits for all. 1 to 1,024.
+    ///
+    /// One socket is enough below some 30,000 connections a second, and has no member that is full
+    /// while others are idle.
+    ///
+    /// # Errors
+    /// It cannot be as asked. Nothing is open then.
+    pub fn build_group(mut self, members: usize) -> Result<(Group, Vec<ShedListener>), BuildError> {
+        if !(1..=MAX_MEMBERS).contains(&members) {
+            return Err(BuildError::Members { got: members });
+        }
+        let checked = self.check()?;
+        let Source::Address(address) = self.source.take() else {
+            return Err(BuildError::Adopted {
+                got: "a socket, for a group that has to open its own",
+            });
+        };
+        let first = if self.joins_others { Reuse::Join } else { Reuse::Begin };
+        let socket = socket::open(socket::parse(&address)?, self.backlog, first)?;
+        let local = socket::local_addr(&socket)?;
+        let backlog = self.backlog;
+        let plan = self.plan(checked, local, Words::own());
+        let mut group = Group::new(plan, local, backlog);
+        let mut listeners = vec![group.member(socket)?];
+        while listeners.len() < members {
+            listeners.push(group.grow()?);
+        }
+        Ok((group, listeners))
+    }
+
+    /// As [`build`](Self::build), for a program that is restarted without a gap: the socket is the
+    /// one of this name that the generation before had, if it had one, and the limits hold over all
+    /// generations.
+    ///
+    /// # Errors
+    /// It cannot be as asked: what was inherited listens on another address, say.
+    pub fn build_in(mut self, generation: &mut Generation) -> Result<ShedListener, BuildError> {
+        let checked = self.check()?;
+        let source = self.source.take();
+        let name = self.name.clone().unwrap_or_else(|| source.name());
+        let inherited = generation.inherited(&name);
+        let is_inherited = inherited.is_some();
+        let socket = match inherited {
+            Some(inherited) => {
+                let inherited = socket::adopted(inherited)?;
+                // of somebody before us that was killed while it closed; where it fails, there is none
+                drop(inherited.detach_filter());
+                let (got, expected) = (socket::local_addr(&inherited)?, source.address()?);
+                if got != expected && expected.port() != 0 {
+                    return Err(BuildError::Inherited { name, got, expected });
+                }
+                inherited
+            }
+            None => source.open(self.backlog, Reuse::No)?,
+        };
+        let kept = socket.try_clone().map_err(|source| BuildError::call("dup", source))?;
+        let (words, is_borrowed) =
+            generation.words(&name, is_inherited).map_err(BuildError::Page)?;
+        self.name = Some(name);
+        let plan = self.plan(checked, socket::local_addr(&socket)?, words);
+        plan.shared.life.keep(Some(kept));
+        if is_borrowed {
+            plan.shared.life.borrows();
+        }
+        generation.keep(&plan.shared);
+        plan.listener(socket)
+    }
+
+    fn check(&mut self) -> Result<Checked, BuildError> {
+        if runtime::Handle::try_current().is_err() {
+            return Err(BuildError::NoRuntime);
+        }
+        let nofile = sys::raise_nofile().map_err(|source| BuildError::call("getrlimit", source))?;
+        let bounds = Bounds::new(self.limits, nofile).map_err(BuildError::Limits)?;
+        let policy = mem::take(&mut self.policy).check().map_err(BuildError::OutOfRange)?;
+        self.deadlines.check().map_err(BuildError::Deadlines)?;
+        if self.max_request == 0 {
+            return Err(BuildError::MaxRequestBytes);
+        }
+        if let Some(adaptive) = &self.adaptive {
+            adaptive.check(bounds.soft()).map_err(BuildError::Adaptive)?;
+        }
+        Ok(Checked { bounds, policy })
+    }
+
+    /// All of a listener but its socket.
+    fn plan(self, checked: Checked, local: SocketAddr, words: Words) -> Plan {
+        let Checked { bounds, policy } = checked;
+        let most = self.linger.max.unwrap_or(bounds.hard() - bounds.soft()).max(1);
+        let (sender, arrivals) = mpsc::channel(most);
+        let name = self.name.unwrap_or_else(|| local.to_string()).into_boxed_str();
+        let gate = Gate::new(&bounds, words);
+        let mut shared =
+            Shared::new(name, gate, self.limits, self.answers, policy, self.decide, sender);
+        shared.watcher = (!self.deadlines.is_off()).then(|| Watcher::new(self.deadlines));
+        shared.max_request = self.max_request;
+        shared.adaptive = self.adaptive.map(|it| Controller::new(it, bounds.soft()));
+        let shared = Arc::new(shared);
+        tokio::spawn(linger::run(arrivals, self.linger));
+        Watcher::start(&shared);
+        Plan {
+            shared,
+            queue_max_wait: self.queue_max_wait,
+            give_up_after: self.give_up_after,
+            write_stall: self.deadlines.write_stall,
+        }
+    }
+}
+
+/// What was found to hold, before a socket is opened.
+struct Checked {
+    bounds: Bounds,
+    policy: Policy,
+}
+
+/// A group has at most so many sockets.
+pub(crate) const MAX_MEMBERS: usize = 1_024;
+
+/// What accept loops of one listener are made from.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) shared: Arc<Shared>,
+    queue_max_wait: Duration,
+    give_up_after: Option<Duration>,
+    write_stall: Option<Duration>,
+}
+
+impl Plan {
+    pub(crate) fn listener(&self, socket: Socket) -> Result<ShedListener, BuildError> {
+        if let Some(write_stall) = self.write_stall {
+            // accepted sockets have it from the listening one
+            socket
+                .set_tcp_user_timeout(Some(write_stall))
+                .map_err(|source| BuildError::call("TCP_USER_TIMEOUT", source))?;
+        }
+        let local = socket::local_addr(&socket)?;
+        let spare = Spare::new().map_err(|source| BuildError::call("open /dev/null", source))?;
+        let socket = sys::watch(socket).map_err(|source| BuildError::call("epoll_ctl", source))?;
+        let door = Door::new(&self.shared, spare, self.queue_max_wait, self.give_up_after);
+        Ok(ShedListener::new(socket, local, door))
+    }
+}

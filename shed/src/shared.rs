@@ -1,0 +1,214 @@
+//! What the accept loop, the connections and the handles of one listener have in common.
+
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    sync::{
+        Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::{Notify, mpsc};
+
+use crate::{
+    adaptive::Controller,
+    close::OnShed,
+    deadline::ticker::Watcher,
+    decide::{Candidate, Decide, Load, Refusal, Verdict},
+    gate::Gate,
+    health::Probe,
+    leave::Exit,
+    life::Life,
+    limits::{Bounds, Limits},
+    linger::Lingering,
+    policy::Policy,
+    reason::Reason,
+    stats::Counters,
+};
+
+/// What each reason gets.
+#[derive(Clone, Debug)]
+pub(crate) struct Answers {
+    default: OnShed,
+    by_reason: [Option<OnShed>; Reason::ALL.len()],
+}
+
+impl Answers {
+    pub(crate) fn new(default: OnShed) -> Self {
+        Self { default, by_reason: Default::default() }
+    }
+
+    pub(crate) fn set_default(&mut self, answer: OnShed) {
+        self.default = answer;
+    }
+
+    pub(crate) fn set(&mut self, reason: Reason, answer: OnShed) {
+        self.by_reason[reason as usize] = Some(answer);
+    }
+
+    /// Whether any is a text.
+    #[cfg(feature = "tls")]
+    pub(crate) fn has_text(&self) -> bool {
+        let given = self.by_reason.iter().flatten();
+        given.chain([&self.default]).any(|it| matches!(it, OnShed::Bytes(_)))
+    }
+
+    pub(crate) fn of(&self, reason: Reason) -> &OnShed {
+        self.by_reason[reason as usize].as_ref().unwrap_or(&self.default)
+    }
+}
+
+/// One listener.
+pub(crate) struct Shared {
+    pub(crate) name: Box<str>,
+    pub(crate) gate: Gate,
+    pub(crate) counters: Counters,
+    pub(crate) answers: Answers,
+    pub(crate) policy: Policy,
+    pub(crate) decide: Option<Box<dyn Decide>>,
+    /// What ends connections that take too long, where there are deadlines.
+    pub(crate) watcher: Option<Watcher>,
+    /// The size of a request in bytes, at most.
+    pub(crate) max_request: u64,
+    pub(crate) adaptive: Option<Controller>,
+    pub(crate) probe: Probe,
+    pub(crate) life: Life,
+    /// As they were given last; what is in force is in the gate.
+    limits: Mutex<Limits>,
+    lingering: mpsc::Sender<Lingering>,
+    is_closed: AtomicBool,
+    /// Why accept(2) will never succeed again: errno.
+    fatal: OnceLock<i32>,
+    has_failed: Notify,
+    has_closed: Notify,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        name: Box<str>,
+        gate: Gate,
+        limits: Limits,
+        answers: Answers,
+        policy: Policy,
+        decide: Option<Box<dyn Decide>>,
+        lingering: mpsc::Sender<Lingering>,
+    ) -> Self {
+        Self {
+            name,
+            gate,
+            counters: Counters::new(),
+            answers,
+            policy,
+            decide,
+            watcher: None,
+            max_request: u64::MAX,
+            adaptive: None,
+            probe: Probe::default(),
+            life: Life::new(),
+            limits: Mutex::new(limits),
+            lingering,
+            is_closed: AtomicBool::new(false),
+            fatal: OnceLock::new(),
+            has_failed: Notify::new(),
+            has_closed: Notify::new(),
+        }
+    }
+
+    /// What the user says of a connection that has its places already.
+    pub(crate) fn ask_user(
+        &self,
+        peer: SocketAddr,
+        is_exempt: bool,
+        waited: Option<Duration>,
+    ) -> Result<(), Refusal> {
+        let Some(decide) = &self.decide else { return Ok(()) };
+        let gate = &self.gate;
+        let open = gate.soft_taken().saturating_sub(usize::from(!is_exempt));
+        let load = Load { open, soft: gate.soft_limit(), hard: gate.hard_limit() };
+        match decide.decide(&Candidate { listener: &self.name, peer, is_exempt, waited }, &load) {
+            Verdict::Admit => Ok(()),
+            Verdict::Shed(answer) => Err((Reason::Policy, answer)),
+        }
+    }
+
+    /// Lets `lingering` linger.
+    ///
+    /// # Errors
+    /// As many do as may; it is reset.
+    pub(crate) fn linger(&self, lingering: Lingering) -> io::Result<()> {
+        self.lingering.try_send(lingering).map_err(|err| {
+            err.into_inner().reset();
+            io::ErrorKind::QuotaExceeded.into()
+        })
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::SeqCst)
+    }
+
+    /// Nothing more is accepted.
+    pub(crate) fn close(&self) {
+        self.is_closed.store(true, Ordering::SeqCst);
+        self.gate.wake();
+        self.has_closed.notify_waiters();
+    }
+
+    /// Has all accept loops leave.
+    pub(crate) fn leave(&self, exit: Exit) {
+        self.life.leave(exit);
+        self.gate.wake();
+    }
+
+    /// Ends when the listener is closed.
+    pub(crate) async fn closing(&self) {
+        loop {
+            let closed = self.has_closed.notified();
+            if self.is_closed() {
+                return;
+            }
+            closed.await;
+        }
+    }
+
+    pub(crate) fn fail(&self, err: &io::Error) {
+        self.fatal.get_or_init(|| err.raw_os_error().unwrap_or(libc::EIO));
+        self.has_failed.notify_waiters();
+    }
+
+    pub(crate) fn failure(&self) -> Option<io::Error> {
+        self.fatal.get().map(|&errno| io::Error::from_raw_os_error(errno))
+    }
+
+    /// Ends when the listener can accept nothing more, for an error of its own.
+    pub(crate) async fn failed(&self) -> io::Error {
+        loop {
+            let failed = self.has_failed.notified();
+            if let Some(err) = self.failure() {
+                return err;
+            }
+            failed.await;
+        }
+    }
+
+    pub(crate) fn set_limits(&self, limits: Limits, bounds: &Bounds) {
+        let mut given = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        *given = limits;
+        self.gate.set(bounds);
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        *self.limits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("name", &self.name)
+            .field("gate", &self.gate)
+            .field("counters", &self.counters)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,69 @@
+//! How much of a limit is taken, by up to three generations of a server, in one word.
+//!
+//! A restart without a gap has two processes that serve, and one limit. So the word has a lane for
+//! each generation: taking is one compare-and-swap that checks the sum of the lanes and adds to its
+//! own, which never goes over the limit and never refuses what fits. A process that died gives its
+//! lane back as a whole.
+//!
+//! Its tests are in tests/loom.rs, which tries all orders in which threads can meet here.
+
+use crate::sync::{AtomicU64, Ordering};
+
+/// Bits of a lane, so that three fit into a word.
+const BITS: u32 = 21;
+const LANE: u64 = (1 << BITS) - 1;
+
+/// The part of the words that belongs to one generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lane(pub(crate) u32);
+
+impl Lane {
+    pub(crate) const FIRST: Self = Self(0);
+    /// All of a word.
+    pub(crate) const ALL: [Self; 3] = [Self(0), Self(1), Self(2)];
+
+    const fn shift(self) -> u32 {
+        self.0 * BITS
+    }
+}
+
+/// Takes one of `limit`, unless as many are taken.
+pub(crate) fn take(word: &AtomicU64, lane: Lane, limit: usize) -> bool {
+    let one = 1 << lane.shift();
+    // SeqCst: the gate's waiting relies on one order of words and flags (gate.rs)
+    let mut lanes = word.load(Ordering::Relaxed);
+    while sum(lanes) < limit {
+        match word.compare_exchange_weak(lanes, lanes + one, Ordering::SeqCst, Ordering::Relaxed) {
+            Ok(_) => return true,
+            Err(other) => lanes = other,
+        }
+    }
+    false
+}
+
+/// Gives one back that was taken.
+pub(crate) fn give_back(word: &AtomicU64, lane: Lane) {
+    let before = word.fetch_sub(1 << lane.shift(), Ordering::SeqCst);
+    debug_assert_ne!(before >> lane.shift() & LANE, 0, "given back once more than taken");
+}
+
+/// How many are taken, by all generations.
+pub(crate) fn taken(word: &AtomicU64) -> usize {
+    sum(word.load(Ordering::SeqCst))
+}
+
+/// How many are taken by the generation of `lane`.
+pub(crate) fn taken_by(word: &AtomicU64, lane: Lane) -> usize {
+    let taken = word.load(Ordering::SeqCst) >> lane.shift() & LANE;
+    usize::try_from(taken).expect("a number of 21 bits")
+}
+
+/// Gives back all that the generation of `lane` took: it is dead.
+pub(crate) fn clear(word: &AtomicU64, lane: Lane) {
+    word.fetch_and(!(LANE << lane.shift()), Ordering::SeqCst);
+}
+
+fn sum(lanes: u64) -> usize {
+    let sum = (lanes & LANE) + (lanes >> BITS & LANE) + (lanes >> (2 * BITS) & LANE);
+    usize::try_from(sum).expect("three numbers of 21 bits")
+}

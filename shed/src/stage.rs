@@ -1,0 +1,167 @@
+//! A stage between accept and service, in which peers have to do something first.
+//!
+//! Each connection has a task in a set of bounded size, and an absolute deadline that counts from
+//! its admission: bytes that trickle in do not put it off. A connection that does not pass, for
+//! whatever reason, is reset and counted as shed, when the last of the task lets go of it.
+
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+    thread,
+    time::Duration,
+};
+
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    task::JoinSet,
+    time,
+};
+
+use crate::{conn::ShedStream, reason::Reason};
+
+/// A connection that has to pass a stage: reset and shed where it is dropped before.
+#[derive(Debug)]
+pub struct Staged {
+    conn: ShedStream,
+    has_passed: Arc<AtomicBool>,
+    reason: Reason,
+}
+
+impl Staged {
+    /// The connection.
+    #[must_use]
+    pub fn get_ref(&self) -> &ShedStream {
+        &self.conn
+    }
+
+    /// The connection, to say why it ends, say.
+    #[must_use]
+    pub fn get_mut(&mut self) -> &mut ShedStream {
+        &mut self.conn
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        if !self.has_passed.load(Ordering::Relaxed) {
+            shed(&mut self.conn, self.reason);
+        }
+    }
+}
+
+/// Has `conn` reset by its close(2), and counts it.
+fn shed(conn: &mut ShedStream, reason: Reason) {
+    // where it fails, the close is an ordinary one, and the peer learns of it all the same
+    drop(SockRef::from(conn.get_ref()).set_linger(Some(Duration::ZERO)));
+    // what a panic ends is not counted as refused
+    if !thread::panicking() {
+        conn.permit().shed(reason);
+    }
+}
+
+impl AsyncRead for Staged {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.conn).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Staged {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.conn).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.conn).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.conn.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.conn).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.conn).poll_shutdown(cx)
+    }
+}
+
+/// The connections that are in a stage; dropped, all of them are shed.
+pub(crate) struct Tasks<S> {
+    tasks: JoinSet<Option<(S, SocketAddr)>>,
+    max: usize,
+    deadline: Duration,
+    /// Why those are shed who do not pass.
+    failed: Reason,
+    /// Why those are shed for whom there is no room.
+    busy: Reason,
+}
+
+impl<S: Send + 'static> Tasks<S> {
+    pub(crate) fn new(max: usize, deadline: Duration, failed: Reason, busy: Reason) -> Self {
+        Self { tasks: JoinSet::new(), max, deadline, failed, busy }
+    }
+
+    /// Whether nobody is in it.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.tasks.is_empty()
+    }
+
+    /// Has `conn` pass by what `work` gives, unless there is no room.
+    pub(crate) fn begin<F>(&mut self, mut conn: ShedStream, work: impl FnOnce(Staged) -> F)
+    where
+        F: Future<Output = io::Result<S>> + Send + 'static,
+    {
+        if self.max <= self.tasks.len() {
+            return shed(&mut conn, self.busy);
+        }
+        let peer = conn.peer_addr();
+        let end = time::Instant::from_std(conn.permit().since()) + self.deadline;
+        let has_passed = Arc::new(AtomicBool::new(false));
+        let staged = Staged { conn, has_passed: Arc::clone(&has_passed), reason: self.failed };
+        let work = work(staged);
+        self.tasks.spawn(async move {
+            // what fails or is late has let go of its connection
+            let stream = time::timeout_at(end, work).await.ok()?.ok()?;
+            has_passed.store(true, Ordering::Relaxed);
+            Some((stream, peer))
+        });
+    }
+
+    /// The next one of which the task ended; `None`: it did not pass, or nobody is in it. It may be
+    /// cancelled: nothing is lost.
+    pub(crate) async fn next(&mut self) -> Option<(S, SocketAddr)> {
+        // a task that panicked has dropped its connection
+        self.tasks.join_next().await?.ok()?
+    }
+}
+
+impl<S> fmt::Debug for Tasks<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tasks")
+            .field("len", &self.tasks.len())
+            .field("max", &self.max)
+            .field("deadline", &self.deadline)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,108 @@
+//! What can be wrong with an address, and what the kernel grants.
+
+mod load;
+
+use std::{fs, process, time::Duration};
+
+use backlogd_shed::{AcceptError, BuildError, ShedListener};
+use load::{Load, serve};
+use tokio::net::TcpStream;
+
+fn somaxconn() -> u32 {
+    let text = fs::read_to_string("/proc/sys/net/core/somaxconn").expect("Linux has it");
+    text.trim().parse().expect("a number")
+}
+
+/// T12.
+#[tokio::test]
+async fn the_backlog_is_as_asked_as_far_as_the_kernel_grants() {
+    let somaxconn = somaxconn();
+    for backlog in [1_u16, 10, 500, u16::MAX] {
+        let listener =
+            ShedListener::bind("127.0.0.1:0").backlog(backlog).build().expect("a listener");
+        let granted = listener.accept_queue().expect("TCP_INFO").1;
+        assert_eq!(granted, somaxconn.min(backlog.into()));
+    }
+    let listener = ShedListener::bind("127.0.0.1:0").backlog(10).build().expect("a listener");
+    let mut clients = Vec::new();
+    for _ in 0..11 {
+        clients.push(TcpStream::connect(listener.local_addr()).await.expect("queued"));
+    }
+    assert_eq!(listener.accept_queue().expect("TCP_INFO"), (11, 10), "one above the limit");
+    assert_eq!(listener.set_backlog(100_000).expect("listen"), somaxconn.min(100_000));
+    assert_eq!(listener.set_backlog(1).expect("listen"), 1);
+    assert_eq!(listener.accept_queue().expect("TCP_INFO"), (11, 1), "what is queued stays");
+}
+
+/// T52.
+#[tokio::test]
+async fn an_address_in_use_names_who_has_it() {
+    for address in ["127.0.0.1:0", "[::]:0"] {
+        let owner = ShedListener::bind(address).build().expect("a listener");
+        let address = owner.local_addr();
+        let err = ShedListener::bind(address.to_string()).build().expect_err("in use");
+        let comm = fs::read_to_string("/proc/self/comm").expect("a name");
+        let process = format!("{}[{}]", comm.trim_end(), process::id());
+        let message = err.to_string();
+        assert!(
+            message.starts_with(&format!("listener {address}: the address is in use, by socket "))
+        );
+        assert!(message.ends_with(&format!(", {process}")), "{message}, not {process}");
+        let BuildError::InUse { owner: Some(found), .. } = err else { panic!("{err:?}") };
+        assert_eq!(found.process.expect("ours").0, process::id());
+    }
+}
+
+/// T52.
+#[tokio::test]
+async fn comes_back_amid_time_wait() {
+    let mut listener = ShedListener::bind("127.0.0.1:0").build().expect("a listener");
+    let address = listener.local_addr();
+    let client = TcpStream::connect(address).await.expect("queued");
+    // ours goes first, and waits
+    drop(listener.accept().await.expect("it"));
+    drop(client);
+    drop(listener);
+    ShedListener::bind(address.to_string()).build().expect("it is free");
+}
+
+/// T53.
+#[tokio::test]
+async fn a_group_of_others_is_not_joined_unasked() {
+    let (first, _members) = ShedListener::bind("127.0.0.1:0").build_group(2).expect("a group");
+    let address = _members[0].local_addr();
+    let bind = || ShedListener::bind(address.to_string());
+    assert!(matches!(bind().build(), Err(BuildError::InUse { .. })));
+    assert!(matches!(bind().build_group(2), Err(BuildError::InUse { owner: Some(_), .. })));
+    let (second, _more) = bind().join_others().build_group(2).expect("asked for");
+    assert_eq!((first.members(), second.members()), (2, 2));
+    for (members, expected) in [(0, "0"), (2_000, "2000")] {
+        let err = ShedListener::bind("127.0.0.1:0").build_group(members).expect_err("not so many");
+        assert_eq!(
+            err.to_string(),
+            format!("members of the group are {expected}, expected 1 to 1024")
+        );
+    }
+}
+
+/// T56.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_close_by_us_is_no_error() {
+    let mut listener = ShedListener::bind("127.0.0.1:0").build().expect("a listener");
+    let handle = listener.handle();
+    assert!(handle.is_ready());
+    handle.close();
+    assert!(matches!(listener.accept().await, Err(AcceptError::Closed)));
+    assert!(!handle.is_ready());
+    assert!(handle.stats().accept_errors.is_empty());
+
+    let listener = ShedListener::bind("127.0.0.1:0").build().expect("a listener");
+    let (address, handle) = (listener.local_addr(), listener.handle());
+    let served = tokio::spawn(serve(listener));
+    let load = Load::start(address, 8, Duration::from_millis(1));
+    load.until_served(50).await;
+    handle.close();
+    served.await.expect("it ends");
+    assert!(handle.stats().accept_errors.is_empty(), "{:?}", handle.stats());
+    load.abort().await;
+}

@@ -1,0 +1,87 @@
+//! Members of one SO_REUSEPORT group: one limit, and nobody lost when one leaves.
+
+mod load;
+
+use std::time::Duration;
+
+use backlogd_shed::{Drain, OnShed, Queued, Reason, ShedListener};
+use load::{Load, check_identities, serve, until};
+use tokio::{io::AsyncReadExt as _, net::TcpStream};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_limit_holds_over_all_members() {
+    let (group, listeners) = ShedListener::bind("127.0.0.1:0")
+        .soft(100)
+        .hard(1_000)
+        .on_shed(OnShed::bytes(load::SHED))
+        .build_group(4)
+        .expect("a group");
+    let (address, handle) = (listeners[0].local_addr(), group.handle());
+    let serving: Vec<_> = listeners.into_iter().map(|it| tokio::spawn(serve(it))).collect();
+    let mut clients = Vec::new();
+    for _ in 0..400 {
+        clients.push(TcpStream::connect(address).await.expect("connected"));
+    }
+    let stats = until(&handle, |it| it.admitted + it.shed_for(Reason::Soft) == 400).await;
+    assert_eq!((stats.admitted, stats.shed_for(Reason::Soft)), (100, 300));
+    assert_eq!(stats.members.iter().sum::<u64>(), 400);
+    // each is binomial with n = 400 and p = 1/4: 100, 3 sigma are 26; more, to never fail by chance
+    assert!(stats.members.iter().all(|n| (50..=150).contains(n)), "{:?}", stats.members);
+    let mut shed = 0;
+    for mut client in clients {
+        shed += u64::from(matches!(
+            tokio::time::timeout(Duration::from_millis(1), client.read_u8()).await,
+            Ok(Ok(b'S'))
+        ));
+    }
+    assert_eq!(shed, 300);
+    until(&handle, |stats| stats.open == 0).await;
+    let drain =
+        Drain { delay: Duration::ZERO, deadline: Duration::from_secs(1), queued: Queued::Serve };
+    assert_eq!(handle.drain(drain).await.reset, 0);
+    for serving in serving {
+        serving.await.expect("each member ends");
+    }
+    check_identities(&handle.stats());
+}
+
+/// T25: so often from 4 members to 1 and back.
+async fn shrink_and_grow(rounds: usize) {
+    let (mut group, listeners) =
+        ShedListener::bind("127.0.0.1:0").soft(5_000).build_group(4).expect("a group");
+    let (address, handle) = (listeners[0].local_addr(), group.handle());
+    for listener in listeners {
+        tokio::spawn(serve(listener));
+    }
+    let load = Load::start(address, 64, Duration::from_millis(5));
+    for _ in 0..rounds {
+        load.until_served(200).await;
+        for n_left in [3, 2, 1] {
+            assert!(group.shrink().await);
+            assert_eq!(group.members(), n_left);
+            load.until_served(100).await;
+        }
+        assert!(!group.shrink().await, "the last one stays");
+        while group.members() < 4 {
+            tokio::spawn(serve(group.grow().expect("a member")));
+        }
+        let before = handle.stats().members;
+        load.until_served(400).await;
+        let after = handle.stats().members;
+        assert!(before.iter().zip(&after).all(|(before, after)| before < after), "{after:?}");
+    }
+    let [_, shed, refused, reset, hung] = load.stop().await;
+    assert_eq!((shed, refused, reset, hung), (0, 0, 0, 0), "{:?}", handle.stats());
+    check_identities(&until(&handle, |stats| stats.open == 0).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_is_lost_when_members_leave() {
+    shrink_and_grow(3).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow: 12 rounds under load"]
+async fn nobody_is_lost_in_twelve_rounds() {
+    shrink_and_grow(12).await;
+}

@@ -1,0 +1,77 @@
+//! Descriptors that are inherited, from systemd say: taken, or refused with what they are. This test
+//! binary is the program that inherits, too.
+
+use std::{
+    env,
+    io::Write as _,
+    net::{TcpListener, TcpStream, UdpSocket},
+    os::{fd::OwnedFd, unix::net::UnixListener},
+    process::{Command, Stdio},
+};
+
+use backlogd_shed::{Generation, ShedListener};
+
+/// The address that it wants.
+const ADDRESS: &str = "SHED_TEST_ADDRESS";
+
+fn result(address: String) -> Result<String, String> {
+    let mut generation = Generation::take().map_err(|err| err.to_string())?;
+    let listener = ShedListener::bind(address).name("web").build_in(&mut generation);
+    let listener = listener.map_err(|err| err.to_string())?;
+    generation.ready().map_err(|err| err.to_string())?;
+    Ok(listener.local_addr().to_string())
+}
+
+#[tokio::test]
+#[ignore = "no test: the program that the others start"]
+async fn inheritor() {
+    let Ok(address) = env::var(ADDRESS) else { return };
+    let told = result(address).unwrap_or_else(|err| err);
+    writeln!(std::io::stdout(), "\n@{told}").expect("somebody reads");
+}
+
+/// Starts it with `fd` as descriptor 3, and gives what it says.
+#[track_caller]
+fn check(fd: Option<OwnedFd>, name: &str, address: &str, expected: &str) {
+    let script = if fd.is_some() { r#"exec "$0" "$@" 3<&0"# } else { r#"exec "$0" "$@" 3<&-"# };
+    let output = Command::new("sh")
+        .args(["-c", script])
+        .arg(env::current_exe().expect("a path"))
+        .args(["--exact", "inheritor", "--ignored", "--nocapture"])
+        .env("LISTEN_FDS", "1")
+        .env("LISTEN_FDNAMES", name)
+        .env(ADDRESS, address)
+        .stdin(fd.map_or_else(Stdio::null, Stdio::from))
+        .output()
+        .expect("it runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let told = text.lines().find_map(|line| line.split_once('@')).map(|(_, told)| told);
+    assert_eq!(told, Some(expected), "{text}");
+}
+
+#[test]
+fn a_listener_is_taken_by_its_name_and_anything_else_is_refused() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a socket");
+    let address = listener.local_addr().expect("an address").to_string();
+    let copy = || Some(listener.try_clone().expect("a copy").into());
+    check(copy(), "web", &address, &address);
+    check(copy(), "web", "127.0.0.1:0", &address);
+    let wrong = format!("the inherited socket \"web\" listens on {address}, expected 127.0.0.1:1");
+    check(copy(), "web", "127.0.0.1:1", &wrong);
+    let unused = "inherited sockets [\"mail\"] are not used, expected a listener of each name";
+    check(copy(), "mail", "127.0.0.1:0", unused);
+    let connected = TcpStream::connect(&address).expect("queued");
+    let got = |what: &str| format!("got {what}, expected a listening TCP socket");
+    check(Some(connected.into()), "web", &address, &got("a TCP socket that does not listen"));
+    let udp = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    check(Some(udp.into()), "web", &address, &got("a socket of another kind than TCP"));
+    let null = std::fs::File::open("/dev/null").expect("Linux has it");
+    check(Some(null.into()), "web", &address, &got("a descriptor that is no socket"));
+    let dir = env::temp_dir().join(format!("shed-{}.sock", std::process::id()));
+    let unix = UnixListener::bind(&dir).expect("a socket");
+    let other = got("a socket of another family than IPv4 and IPv6");
+    check(Some(unix.into()), "web", &address, &other);
+    std::fs::remove_file(dir).expect("it is there");
+    let closed = "inherited descriptor 3: expected it open, and not closed on exec";
+    check(None, "web", &address, closed);
+}

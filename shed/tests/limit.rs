@@ -1,0 +1,149 @@
+//! Limits on real sockets: who is served, what the others see, and that both identities hold.
+
+use std::{
+    io::{self, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    time::{Duration, Instant},
+};
+
+use backlogd_shed::{Cause, Handle, Limits, OnShed, Reason, ShedListener, Stage, Stats};
+use tokio::{io::AsyncReadExt as _, task, time};
+
+/// Serves until each peer closes, in tasks.
+fn serve(mut listener: ShedListener) -> (SocketAddr, Handle) {
+    let (address, handle) = (listener.local_addr(), listener.handle());
+    tokio::spawn(async move {
+        while let Ok(mut conn) = listener.accept().await {
+            tokio::spawn(async move { while conn.read_u8().await.is_ok() {} });
+        }
+    });
+    (address, handle)
+}
+
+/// Waits until `is_so`, at most 5 s.
+async fn until(handle: &Handle, is_so: impl Fn(&Stats) -> bool) -> Stats {
+    let end = Instant::now() + Duration::from_secs(5);
+    loop {
+        let stats = handle.stats();
+        if is_so(&stats) {
+            return stats;
+        }
+        assert!(Instant::now() < end, "{stats:?}");
+        time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// What a client reads until the end of its connection.
+fn read_all(mut client: &TcpStream) -> Result<Vec<u8>, io::ErrorKind> {
+    client.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+    let mut bytes = Vec::new();
+    client.read_to_end(&mut bytes).map(|_| bytes).map_err(|err| err.kind())
+}
+
+fn check_identities(stats: &Stats) {
+    assert_eq!(stats.accepted, stats.admitted + stats.shed_at(Stage::Accept), "{stats:?}");
+    let closed: u64 = stats.closed.iter().map(|(_, n)| n).sum();
+    assert_eq!(stats.admitted, closed + stats.open, "{stats:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn above_the_soft_limit_a_client_is_reset_at_once() {
+    let (address, handle) =
+        serve(ShedListener::bind("127.0.0.1:0").soft(2).build().expect("a listener"));
+    let shed = task::spawn_blocking(move || {
+        let held: Vec<_> = (0..2).map(|_| TcpStream::connect(address).expect("queued")).collect();
+        let results: Vec<_> = (0..5)
+            .map(|_| {
+                let begun = Instant::now();
+                let result = read_all(&TcpStream::connect(address).expect("queued"));
+                assert!(begun.elapsed() < Duration::from_millis(50), "{:?}", begun.elapsed());
+                result
+            })
+            .collect();
+        drop(held);
+        results
+    })
+    .await
+    .expect("clients");
+    assert_eq!(shed, vec![Err(io::ErrorKind::ConnectionReset); 5]);
+    let stats = until(&handle, |stats| stats.open == 0).await;
+    assert_eq!((stats.accepted, stats.admitted), (7, 2));
+    assert_eq!(stats.shed_for(Reason::Soft), 5);
+    assert_eq!(stats.closed_for(Cause::Peer), 2);
+    check_identities(&stats);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_answer_arrives_whole() {
+    let http = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: ";
+    for (answer, expected) in [
+        (OnShed::Rst, Err(io::ErrorKind::ConnectionReset)),
+        (OnShed::Fin, Ok("")),
+        (OnShed::http_503(), Ok(http)),
+        (OnShed::bytes("421 busy\r\n"), Ok("421 busy\r\n")),
+    ] {
+        for says in [0, 1_024] {
+            let mut listener = ShedListener::bind("127.0.0.1:0")
+                .soft(1)
+                .on_shed(answer.clone())
+                .build()
+                .expect("a listener");
+            let (address, handle) = (listener.local_addr(), listener.handle());
+            // what is said is there before it is accepted, so that a close would be a reset
+            let clients: Vec<_> = (0..9)
+                .map(|_| {
+                    let mut client = TcpStream::connect(address).expect("queued");
+                    client.write_all(&vec![b'x'; says]).expect("room");
+                    client
+                })
+                .collect();
+            let _served = listener.accept().await.expect("the first");
+            tokio::spawn(async move { listener.accept().await });
+            let stats = until(&handle, |it| it.shed_at(Stage::Accept) == 8).await;
+            let got = task::spawn_blocking(move || {
+                clients.iter().skip(1).map(read_all).collect::<Vec<_>>()
+            })
+            .await
+            .expect("clients");
+            for got in got {
+                let got = got.map(|bytes| String::from_utf8(bytes).expect("text"));
+                let is_right = match (&got, expected) {
+                    (Ok(got), Ok(expected)) if expected == http => {
+                        got.starts_with(http) && got.ends_with("\r\n\r\n")
+                    }
+                    (Ok(got), Ok(expected)) => got == expected,
+                    (got, expected) => got.as_ref().err() == expected.as_ref().err(),
+                };
+                assert!(is_right, "{answer:?} after {says} bytes: {got:?}");
+            }
+            check_identities(&stats);
+            let stats = until(&handle, |stats| stats.lingering == 0).await;
+            assert_eq!(stats.answers.iter().map(|(_, n)| n).sum::<u64>(), 8, "{stats:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_limit_changes_while_it_runs() {
+    let (address, handle) =
+        serve(ShedListener::bind("127.0.0.1:0").soft(4).build().expect("a listener"));
+    let connect = move |n: usize| {
+        task::spawn_blocking(move || {
+            (0..n).map(|_| TcpStream::connect(address).expect("queued")).collect::<Vec<_>>()
+        })
+    };
+    let held = connect(4).await.expect("clients");
+    until(&handle, |stats| stats.open == 4).await;
+    handle.set_limits(Limits::soft(2)).expect("they hold");
+    drop(connect(1).await.expect("clients"));
+    let stats = until(&handle, |stats| stats.shed_for(Reason::Soft) == 1).await;
+    assert_eq!(stats.open, 4, "who was admitted stays");
+    handle.set_limits(Limits::soft(6)).expect("they hold");
+    let more = connect(2).await.expect("clients");
+    until(&handle, |stats| stats.open == 6).await;
+    let refused = handle.set_limits(Limits { hard: Some(6), ..Limits::soft(6) });
+    let message = refused.expect_err("too close").to_string();
+    assert_eq!(message, "hard limit is 6, expected at least 8: 20 % above the soft limit of 6");
+    drop((held, more));
+    check_identities(&until(&handle, |stats| stats.open == 0).await);
+}

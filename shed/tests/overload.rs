@@ -1,0 +1,402 @@
+//! Thousands of clients: all of those above the limit learn it at once, none hangs, and nothing is
+//! lost between the kernel's counts, ours and theirs.
+//!
+//! Clients are processes of their own: this program again, with a test that does nothing unless it is
+//! told to. Each server has a network namespace of its own, which is the whole program's: a test
+//! starts itself again in one.
+
+#![expect(clippy::print_stderr, reason = "numbers that only a bench could judge are for a person")]
+
+#[path = "overload/crowd.rs"]
+mod crowds;
+#[path = "overload/space.rs"]
+mod space;
+
+use std::{
+    fs::File,
+    io::Read as _,
+    iter,
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use backlogd_shed::{Cause, Handle, Limits, OnShed, Pause, Reason, ShedListener, Stage, Stats};
+use socket2::{Domain, SockRef, Socket, Type};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    sync::Semaphore,
+    task, time,
+};
+
+use crate::{
+    crowds::{Crowd, Seen},
+    space::{in_own_space, netstat, passive_opens, time_waits},
+};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Serves until each peer closes, in tasks.
+fn serve(mut listener: ShedListener) -> (SocketAddr, Handle) {
+    let (address, handle) = (listener.local_addr(), listener.handle());
+    tokio::spawn(async move {
+        while let Ok(conn) = listener.accept().await {
+            tokio::spawn(echo(conn));
+        }
+    });
+    (address, handle)
+}
+
+async fn echo(mut conn: impl AsyncRead + AsyncWrite + Unpin) {
+    while let Ok(byte) = conn.read_u8().await {
+        if conn.write_u8(byte).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Waits until `is_so`, at most [`DEADLINE`].
+async fn until(handle: &Handle, is_so: impl Fn(&Stats) -> bool) -> Stats {
+    let end = Instant::now() + DEADLINE;
+    loop {
+        let stats = handle.stats();
+        if is_so(&stats) {
+            return stats;
+        }
+        assert!(Instant::now() < end, "{stats:?}");
+        time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Both identities, and that nothing is open.
+fn check_at_rest(stats: &Stats) {
+    assert_eq!(stats.accepted, stats.admitted + stats.shed_at(Stage::Accept), "{stats:?}");
+    let closed: u64 = stats.closed.iter().map(|(_, n)| n).sum();
+    assert_eq!(stats.admitted, closed + stats.open, "{stats:?}");
+    let rest = (stats.open, stats.exempt_open, stats.lingering, stats.handshaking);
+    assert_eq!(rest, (0, 0, 0, 0), "{stats:?}");
+}
+
+/// 10,000 clients in four processes.
+async fn come(address: SocketAddr, patience: Duration) -> Seen {
+    let clients = task::spawn_blocking(move || Crowd::new(4, 2_500).go(address, patience));
+    clients.await.expect("clients")
+}
+
+/// Not a test: what a client's process does.
+#[test]
+fn crowd() {
+    crowds::be();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "kernel: needs root"]
+async fn of_ten_thousand_clients_nine_thousand_are_shed_and_none_hangs() {
+    if in_own_space("of_ten_thousand_clients_nine_thousand_are_shed_and_none_hangs") {
+        return;
+    }
+    let (address, handle) =
+        serve(ShedListener::bind("127.0.0.1:0").soft(1_000).build().expect("a listener"));
+    let before = netstat("ListenDrops");
+    let seen = come(address, Duration::from_secs(15)).await;
+    assert_eq!((seen.n_served, seen.ends.len(), seen.n_hanging), (1_000, 9_000, 0), "{seen}");
+    assert_eq!(netstat("ListenDrops"), before);
+    eprintln!("{seen}");
+    let stats = until(&handle, |stats| stats.open == 0).await;
+    assert_eq!((stats.accepted, stats.shed_for(Reason::Soft)), (10_000, 9_000), "{stats:?}");
+    check_at_rest(&stats);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "kernel: needs root"]
+async fn a_server_that_waits_before_it_accepts_leaves_them_hanging() {
+    if in_own_space("a_server_that_waits_before_it_accepts_leaves_them_hanging") {
+        return;
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    SockRef::from(&listener).listen(4_096).expect("a backlog");
+    listener.set_nonblocking(true).expect("a flag");
+    let address = listener.local_addr().expect("an address");
+    let listener = tokio::net::TcpListener::from_std(listener).expect("a runtime");
+    tokio::spawn(async move {
+        let permits = Arc::new(Semaphore::new(1_000));
+        while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
+            let Ok((conn, _)) = listener.accept().await else { return };
+            tokio::spawn(async move {
+                let _permit = permit;
+                echo(conn).await;
+            });
+        }
+    });
+    let seen = come(address, Duration::from_secs(4)).await;
+    assert_eq!((seen.n_served, seen.ends.len()), (1_000, 0), "{seen}");
+    assert_eq!(seen.n_hanging, 9_000, "{seen}");
+    assert_ne!(netstat("ListenOverflows"), 0);
+}
+
+#[tokio::test]
+#[ignore = "kernel: needs root"]
+async fn without_descriptors_it_sheds_by_the_spare_one_and_does_not_turn() {
+    if in_own_space("without_descriptors_it_sheds_by_the_spare_one_and_does_not_turn") {
+        return;
+    }
+    let mut crowd = Crowd::new(1, 500);
+    space::limit_descriptors(64);
+    let limits = Limits { fd_reserve: Some(0), ..Limits::soft(50) };
+    let listener = ShedListener::bind("127.0.0.1:0").limits(limits).build().expect("a listener");
+    let (cpu, start) = (space::cpu(), Instant::now());
+    // others in the process take all but 8
+    let mut others: Vec<_> = iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    others.truncate(others.len() - 8);
+    let (address, handle) = serve(listener);
+    let clients = task::spawn_blocking(move || {
+        let seen = crowd.go(address, Duration::from_secs(10));
+        (crowd, seen)
+    });
+    let (crowd, seen) = clients.await.expect("clients");
+    assert_eq!((seen.n_served, seen.ends.len(), seen.n_hanging), (8, 492, 0), "{seen}");
+    let stats = handle.stats();
+    assert_eq!((stats.accepted, stats.shed_for(Reason::Emfile)), (500, 492), "{stats:?}");
+    assert!(0 < stats.accept_errors[&libc::EMFILE], "{stats:?}");
+    // to look at the time
+    drop(others.drain(..2));
+    time::sleep(Duration::from_secs(1)).await;
+    let used = (space::cpu() - cpu).as_secs_f64() / start.elapsed().as_secs_f64();
+    assert!(used <= 0.05, "{used:.3} of a core");
+    eprintln!("{used:.4} of a core; {seen}");
+    others.clear();
+    let client = TcpStream::connect(address).expect("a descriptor");
+    until(&handle, |stats| stats.admitted == 9).await;
+    drop((crowd, client));
+    check_at_rest(&until(&handle, |stats| stats.open == 0).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn however_a_task_ends_its_permit_comes_back() {
+    const N: usize = 400;
+    let mut listener = ShedListener::bind("127.0.0.1:0").soft(N).build().expect("a listener");
+    let (address, handle) = (listener.local_addr(), listener.handle());
+    for round in 0..25 {
+        let clients = task::spawn_blocking(move || {
+            (0..N).map(|_| TcpStream::connect(address).expect("queued")).collect::<Vec<_>>()
+        });
+        let mut aborted = Vec::new();
+        for turn in 0..N {
+            let conn = time::timeout(DEADLINE, listener.accept()).await.expect("a place");
+            let mut conn = conn.expect("admitted");
+            let serving = tokio::spawn(async move {
+                match turn % 4 {
+                    0 => Ok(()),
+                    1 => conn.read_u8().await.map(drop),
+                    // no message: the hook is for panics that nobody expects
+                    2 => std::panic::resume_unwind(Box::new(())),
+                    _ => std::future::pending().await,
+                }
+            });
+            if turn % 4 == 3 {
+                aborted.push(serving);
+            }
+        }
+        drop(clients.await.expect("clients"));
+        for serving in aborted {
+            serving.abort();
+        }
+        let stats = until(&handle, |stats| stats.open == 0).await;
+        assert_eq!(stats.closed_for(Cause::Panic), (round + 1) * (N as u64) / 4, "{stats:?}");
+        check_at_rest(&stats);
+    }
+    assert_eq!(handle.stats().admitted, 10_000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "kernel: needs root"]
+async fn of_a_hundred_thousand_connections_each_is_counted_as_the_kernel_counts_it() {
+    if in_own_space("of_a_hundred_thousand_connections_each_is_counted_as_the_kernel_counts_it") {
+        return;
+    }
+    let listener = ShedListener::bind("127.0.0.1:0")
+        .soft(3)
+        .on_shed_for(Reason::Rate, OnShed::Fin)
+        .on_shed_for(Reason::Soft, OnShed::http_503())
+        .rate(backlogd_shed::Rate::per_second(200).burst(200))
+        .build()
+        .expect("a listener");
+    let (address, handle) = serve(listener);
+    let before = passive_opens();
+    let clients = task::spawn_blocking(move || {
+        let one = move || {
+            for turn in 0..25_000 {
+                let mut client = TcpStream::connect(address).expect("queued");
+                match turn % 3 {
+                    // comes and goes
+                    0 => {}
+                    // leaves by a reset
+                    1 => {
+                        let zero = Some(Duration::ZERO);
+                        SockRef::from(&client).set_linger(zero).expect("an option");
+                    }
+                    _ => {
+                        client.set_read_timeout(Some(Duration::from_millis(1))).expect("a timeout");
+                        drop(client.read(&mut [0; 64]));
+                    }
+                }
+            }
+        };
+        for client in [(); 4].map(|()| thread::spawn(one)) {
+            client.join().expect("no panic");
+        }
+    });
+    clients.await.expect("clients");
+    let stats = until(&handle, |stats| {
+        stats.accepted == 100_000 && stats.open == 0 && stats.lingering == 0
+    })
+    .await;
+    assert_eq!(passive_opens() - before, 100_000);
+    for reason in [Reason::Soft, Reason::Rate] {
+        assert_ne!(stats.shed_for(reason), 0, "{stats:?}");
+    }
+    check_at_rest(&stats);
+}
+
+/// `n` that are connected, and say nothing.
+fn connect(address: SocketAddr, n: usize) -> Vec<TcpStream> {
+    (0..n).map(|_| TcpStream::connect(address).expect("queued")).collect()
+}
+
+#[tokio::test]
+async fn at_the_hard_limit_the_queue_fills_until_there_is_room_again() {
+    // answers that wait for their readers fill the place between both limits
+    let mut listener = ShedListener::bind("127.0.0.1:0")
+        .soft(16)
+        .hard(32)
+        .on_shed(OnShed::http_503())
+        .linger(backlogd_shed::Linger { time: Duration::from_secs(1), ..Default::default() })
+        .build()
+        .expect("a listener");
+    let (address, handle) = (listener.local_addr(), listener.handle());
+    let begun = Instant::now();
+    let clients = connect(address, 60);
+    let mut open = Vec::new();
+    for _ in 0..16 {
+        open.push(listener.accept().await.expect("admitted"));
+    }
+    // it sheds 16 more on its way, and stops
+    let more = time::timeout(Duration::from_millis(100), listener.accept()).await;
+    assert!(more.is_err(), "above the soft limit: {more:?}");
+    let stats = handle.stats();
+    assert_eq!((stats.open, stats.lingering, stats.accepted), (16, 16, 32), "{stats:?}");
+    assert_eq!(listener.accept_queue().expect("TCP_INFO").0, 28);
+    let more = tokio::spawn(async move { listener.accept().await });
+    let stats = until(&handle, |stats| stats.accepted == 60 && stats.lingering == 0).await;
+    let paused = stats.paused.iter().find(|(cause, _)| *cause == Pause::Hard).expect("both").1;
+    assert!(Duration::from_millis(900) < paused && paused < begun.elapsed(), "{paused:?}");
+    more.abort();
+    drop((clients, open));
+    check_at_rest(&until(&handle, |stats| stats.open == 0).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "kernel: needs root"]
+async fn a_reset_leaves_no_time_wait_and_an_end_leaves_as_many_as_are_counted() {
+    if in_own_space("a_reset_leaves_no_time_wait_and_an_end_leaves_as_many_as_are_counted") {
+        return;
+    }
+    for (answer, n_expected) in [(OnShed::Rst, 0), (OnShed::Fin, 5_000)] {
+        // the client that is held has one, in the end
+        let before = time_waits();
+        let listener = ShedListener::bind("127.0.0.1:0").soft(1).on_shed(answer.clone());
+        let (address, handle) = serve(listener.build().expect("a listener"));
+        let held = connect(address, 1);
+        until(&handle, |stats| stats.open == 1).await;
+        task::spawn_blocking(move || {
+            // ports one after the other: whoever came by the same one would end its TIME_WAIT
+            for port in 20_000..25_000 {
+                let client = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+                client.bind(&SocketAddr::from(([127, 0, 0, 1], port)).into()).expect("a port");
+                // a reset may be quicker than connect(2)
+                drop(client.connect(&address.into()));
+                drop(TcpStream::from(client).read(&mut [0]));
+            }
+        })
+        .await
+        .expect("clients");
+        let stats = until(&handle, |stats| stats.shed_for(Reason::Soft) == 5_000).await;
+        assert_eq!(stats.time_wait_closes, n_expected, "{answer:?}");
+        let end = Instant::now() + Duration::from_secs(5);
+        while time_waits() < before + n_expected && Instant::now() < end {
+            time::sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(time_waits(), before + n_expected, "{answer:?}");
+        drop(held);
+        check_at_rest(&until(&handle, |stats| stats.open == 0).await);
+    }
+}
+
+#[tokio::test]
+async fn after_a_pause_those_who_gave_up_are_never_handed_out() {
+    let listener = ShedListener::bind("127.0.0.1:0").soft(64).hard(77);
+    let mut listener = listener.build().expect("a listener");
+    let (address, handle) = (listener.local_addr(), listener.handle());
+    let held = connect(address, 64);
+    let mut open = Vec::new();
+    for _ in 0..64 {
+        open.push(listener.accept().await.expect("admitted"));
+    }
+    handle.set_limits(Limits { hard: Some(20), ..Limits::soft(16) }).expect("they hold");
+    // nothing is accepted: 64 are open, and 20 may be
+    let accepting = tokio::spawn(async move {
+        let mut peers = Vec::new();
+        for _ in 0..5 {
+            let conn = listener.accept().await.expect("admitted");
+            peers.push(conn.peer_addr());
+            drop(conn);
+        }
+        peers
+    });
+    until(&handle, |stats| stats.is_paused == Some(Pause::Hard)).await;
+    let mut stay = Vec::new();
+    for turn in 0..15 {
+        let client = TcpStream::connect(address).expect("queued");
+        match turn % 3 {
+            0 => stay.push(client),
+            1 => drop(client),
+            _ => SockRef::from(&client).set_linger(Some(Duration::ZERO)).expect("an option"),
+        }
+    }
+    drop(open);
+    let peers = accepting.await.expect("no panic");
+    let expected: Vec<_> = stay.iter().map(|it| it.local_addr().expect("connected")).collect();
+    assert_eq!(peers, expected, "in their order");
+    let stats = until(&handle, |stats| stats.open == 0).await;
+    // whoever came last may not have been accepted: the listener is gone
+    assert!(8 <= stats.shed_for(Reason::Stale), "{stats:?}");
+    check_at_rest(&stats);
+    drop(held);
+}
+
+#[tokio::test]
+#[ignore = "kernel: needs root"]
+async fn a_burst_of_thousands_is_queued_while_the_loop_is_held() {
+    if in_own_space("a_burst_of_thousands_is_queued_while_the_loop_is_held") {
+        return;
+    }
+    for n in [500, 4_000] {
+        let before = netstat("ListenOverflows");
+        let listener = ShedListener::bind("127.0.0.1:0").soft(5_000).build().expect("a listener");
+        let (address, handle) = serve(listener);
+        let clients = thread::spawn(move || {
+            let begun = Instant::now();
+            (connect(address, n), begun.elapsed())
+        });
+        // the runtime has one thread, which has no time
+        thread::sleep(Duration::from_millis(200));
+        let stats = until(&handle, |stats| stats.open == n as u64).await;
+        let (held, took) = clients.join().expect("no panic");
+        // a retry takes a second
+        assert!(took < Duration::from_millis(900), "{took:?}");
+        assert_eq!((stats.accepted, netstat("ListenOverflows")), (n as u64, before));
+        drop(held);
+        check_at_rest(&until(&handle, |stats| stats.open == 0).await);
+    }
+}

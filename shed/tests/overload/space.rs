@@ -1,0 +1,69 @@
+//! A network namespace for each test, and what the kernel says in it.
+
+use std::{env, fs, process::Command, time::Duration};
+
+const SPACE: &str = "BACKLOGD_SHED_SPACE";
+
+/// Runs `test`, of this program, in a network namespace of its own; false: it is there already.
+pub(crate) fn in_own_space(test: &str) -> bool {
+    const PREPARE: &str = "ip link set lo up && exec \"$0\" \"$@\"";
+    if env::var_os(SPACE).is_some() {
+        return false;
+    }
+    let mut command = Command::new("timeout");
+    command.args(["60", "unshare", "--net", "sh", "-c", PREPARE]);
+    command.arg(env::current_exe().expect("this program")).env(SPACE, "");
+    let output = command.args(["--exact", test, "--ignored", "--nocapture"]).output();
+    let output = output.expect("unshare of util-linux");
+    let said = [output.stdout, output.stderr].map(|it| String::from_utf8_lossy(&it).into_owned());
+    assert!(output.status.success(), "in its own namespace: {}", said.concat());
+    eprint!("{}", said[1]);
+    true
+}
+
+/// A counter of this network namespace.
+fn count(file: &str, key: &str) -> u64 {
+    let text = fs::read_to_string(format!("/proc/self/net/{file}")).expect("counters");
+    let mut lines = text.lines();
+    while let (Some(names), Some(values)) = (lines.next(), lines.next()) {
+        if let Some(place) = names.split(' ').position(|name| name == key) {
+            return values.split(' ').nth(place).and_then(|n| n.parse().ok()).expect("a number");
+        }
+    }
+    panic!("no {key} in {file}");
+}
+
+/// One of TcpExt.
+pub(crate) fn netstat(key: &str) -> u64 {
+    count("netstat", key)
+}
+
+/// Connections that the kernel accepted.
+pub(crate) fn passive_opens() -> u64 {
+    count("snmp", "PassiveOpens")
+}
+
+/// Connections in TIME_WAIT.
+pub(crate) fn time_waits() -> u64 {
+    let text = fs::read_to_string("/proc/self/net/sockstat").expect("counts");
+    let rest = text.split_once(" tw ").expect("TIME_WAIT").1;
+    rest.split(' ').next().and_then(|n| n.parse().ok()).expect("a number")
+}
+
+/// Sets RLIMIT_NOFILE of this process.
+pub(crate) fn limit_descriptors(n: usize) {
+    let mut command = Command::new("prlimit");
+    command.args(["--pid", &std::process::id().to_string(), &format!("--nofile={n}:{n}")]);
+    assert!(command.status().expect("prlimit of util-linux").success());
+}
+
+/// User and system time of this process.
+pub(crate) fn cpu() -> Duration {
+    let tasks = fs::read_dir("/proc/self/task").expect("threads");
+    let nanos = tasks.map(|task| {
+        let path = task.expect("a thread").path().join("schedstat");
+        let text = fs::read_to_string(path).expect("a thread");
+        text.split(' ').next().and_then(|n| n.parse::<u64>().ok()).expect("a number")
+    });
+    Duration::from_nanos(nanos.sum())
+}

@@ -1,0 +1,299 @@
+//! Restart without a gap, with real processes: this test binary is the server, too.
+
+mod load;
+
+use std::{
+    env,
+    io::{BufRead as _, BufReader, Write as _},
+    net::SocketAddr,
+    process::{Command, Stdio},
+    sync::{atomic::Ordering, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use backlogd_shed::{Drain, Generation, OnShed, Queued, ShedListener};
+use load::{Load, serve};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    signal::unix::{SignalKind, signal},
+    task, time,
+};
+
+/// The address of the server, for the process that is one.
+const ADDRESS: &str = "SHED_TEST_ADDRESS";
+/// Its soft limit.
+const SOFT: &str = "SHED_TEST_SOFT";
+/// What becomes of its first child: it "dies", "hangs", or serves.
+const CHILD: &str = "SHED_TEST_CHILD";
+
+fn program() -> Command {
+    let mut command = Command::new(env::current_exe().expect("a path"));
+    command.args(["--exact", "server", "--ignored", "--nocapture"]);
+    command
+}
+
+fn say(line: &str) {
+    // a line of its own, whatever the test harness writes
+    writeln!(std::io::stdout(), "\n@{line}").expect("somebody reads");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "no test: the program that the others start"]
+async fn server() {
+    let Ok(address) = env::var(ADDRESS) else { return };
+    // if a test fails, its servers end all the same
+    let end = time::sleep(Duration::from_secs(180));
+    tokio::pin!(end);
+    let mut generation = Generation::take().expect("a generation");
+    if generation.number() != 0 {
+        match env::var(CHILD).as_deref() {
+            Ok("dies") => return,
+            Ok("hangs") => return end.await,
+            _ => {}
+        }
+    }
+    generation.ready_within(Duration::from_secs(2));
+    let soft: usize = env::var(SOFT).expect("a limit").parse().expect("a number");
+    let listener = ShedListener::bind(address)
+        .name("web:1")
+        .soft(soft)
+        .hard(soft + 1_000)
+        .on_shed(OnShed::bytes(load::SHED))
+        .build_in(&mut generation)
+        .expect("a listener");
+    let (address, handle) = (listener.local_addr(), listener.handle());
+    let mut restart = signal(SignalKind::user_defined2()).expect("a signal");
+    let mut terminate = signal(SignalKind::terminate()).expect("a signal");
+    tokio::spawn(serve(listener));
+    generation.ready().expect("the parent lives");
+    say(&format!("serves {} {} {address}", generation.number(), std::process::id()));
+    loop {
+        tokio::select! {
+            _ = restart.recv() => {}
+            _ = terminate.recv() => break,
+            () = &mut end => break,
+        }
+        let mut command = program();
+        command.env(ADDRESS, address.to_string());
+        let is_first = generation.handovers() == Default::default();
+        if !is_first {
+            command.env_remove(CHILD);
+        }
+        match generation.hand_over(command).await {
+            Ok(_) => break,
+            Err(err) => say(&format!("alone {err}")),
+        }
+    }
+    let deadline = Duration::from_secs(10);
+    handle.drain(Drain { delay: Duration::ZERO, deadline, queued: Queued::Serve }).await;
+    let stats = handle.stats();
+    load::check_identities(&stats);
+    say(&format!("ends {} {}", generation.number(), stats.open));
+}
+
+/// A server, over its generations.
+struct Server {
+    lines: mpsc::Receiver<String>,
+    pid: u32,
+    address: SocketAddr,
+}
+
+impl Server {
+    fn start(soft: usize, child: &str) -> Self {
+        let mut process = program()
+            .env(ADDRESS, "127.0.0.1:0")
+            .env(SOFT, soft.to_string())
+            .env(CHILD, child)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("a server");
+        let stdout = process.stdout.take().expect("a pipe");
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if let Some((_, said)) = line.split_once('@') {
+                    drop(sender.send(said.to_owned()));
+                }
+            }
+            drop(process.wait());
+        });
+        let mut server = Self { lines, pid: 0, address: ([0, 0, 0, 0], 0).into() };
+        server.serves(0);
+        server
+    }
+
+    /// The next line that begins so.
+    fn says(&self, beginning: &str) -> String {
+        let end = Instant::now() + Duration::from_secs(20);
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let line = self.lines.recv_timeout(left).expect("it says it");
+            if let Some(rest) = line.strip_prefix(beginning) {
+                return rest.trim().to_owned();
+            }
+        }
+    }
+
+    /// Waits until that generation serves.
+    fn serves(&mut self, number: usize) {
+        let said = self.says(&format!("serves {number} "));
+        let (pid, address) = said.split_once(' ').expect("two");
+        self.pid = pid.parse().expect("a number");
+        self.address = address.parse().expect("an address");
+    }
+
+    fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([name, &self.pid.to_string()]).status();
+        assert!(sent.expect("kill(1)").success());
+    }
+
+    fn restart(&mut self, number: usize) {
+        self.signal("-USR2");
+        self.serves(number);
+    }
+
+    fn end(&self, number: usize) {
+        self.signal("-TERM");
+        assert_eq!(self.says(&format!("ends {number} ")), "0", "connections that were left");
+        // their output ends when all generations have
+        while self.lines.recv_timeout(Duration::from_secs(10)).is_ok() {}
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            drop(Command::new("kill").args(["-KILL", &self.pid.to_string()]).status());
+        }
+    }
+}
+
+/// T31: restarts under load, above the limit, so that it is always
+/// reached, each generation serving so many; gives connections per second.
+async fn restart_under_load(times: usize, n_clients: usize, n_served: u64) -> u64 {
+    let pause = Duration::from_millis(5);
+    let soft = n_clients / 2;
+    let mut server = task::spawn_blocking(move || Server::start(soft, "serves")).await.expect("it");
+    let hold = Duration::from_millis(20);
+    let mut long = TcpStream::connect(server.address).await.expect("connected");
+    long.write_u8(b'x').await.expect("connected");
+    assert_eq!(long.read_u8().await.expect("served"), b'x');
+    let load = Load::start_holding(server.address, n_clients, pause, hold);
+    load.until_served(200).await;
+    let begun = Instant::now();
+    let before = load.counts.all();
+    for number in 1..=times {
+        server = task::spawn_blocking(move || {
+            server.restart(number);
+            server
+        })
+        .await
+        .expect("a restart");
+        if number == 1 {
+            // by the first generation, which drains
+            long.write_u8(b'y').await.expect("connected");
+            assert_eq!(long.read_u8().await.expect("served"), b'y');
+            long.shutdown().await.expect("connected");
+        }
+        load.until_served(n_served).await;
+    }
+    let after = load.counts.all();
+    let n: u64 = after[0] + after[1] - before[0] - before[1];
+    let rate = n * 1_000 / u64::try_from(begun.elapsed().as_millis()).expect("short").max(1);
+    let most = load.counts.most_inside.load(Ordering::SeqCst);
+    let [served, shed, refused, reset, hung] = load.stop().await;
+    assert_eq!((refused, reset, hung), (0, 0, 0), "served {served}, shed {shed}");
+    assert!(0 < shed, "the limit was reached");
+    // the long one is among them, for a while
+    assert!((soft as u64 * 8 / 10..=soft as u64).contains(&most), "{most} of {soft}");
+    task::spawn_blocking(move || server.end(times)).await.expect("the end");
+    rate
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restarts_lose_nobody_and_keep_the_limit() {
+    restart_under_load(3, 40, 100).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow: 20 restarts under some 5,000 connections a second"]
+async fn twenty_restarts_lose_nobody_and_keep_the_limit() {
+    let rate = restart_under_load(20, 150, 2_500).await;
+    writeln!(std::io::stderr(), "{rate} connections a second").expect("somebody reads");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_child_that_dies_or_hangs_changes_nothing() {
+    for (child, expected) in [
+        ("dies", "the next generation ended before it accepted: exit status: 0"),
+        ("hangs", "the next generation did not accept within 2s, and was killed"),
+    ] {
+        let server = task::spawn_blocking(move || Server::start(100, child)).await.expect("it");
+        let load = Load::start(server.address, 8, Duration::from_millis(5));
+        load.until_served(20).await;
+        let mut server = task::spawn_blocking(move || {
+            server.signal("-USR2");
+            assert_eq!(server.says("alone "), expected);
+            server
+        })
+        .await
+        .expect("it goes on");
+        load.until_served(50).await;
+        // and the one after serves
+        let server = task::spawn_blocking(move || {
+            let said = {
+                server.signal("-USR2");
+                server.says("serves ")
+            };
+            server.pid = said.split(' ').nth(1).expect("a pid").parse().expect("a number");
+            (server, said)
+        })
+        .await
+        .expect("a restart");
+        load.until_served(50).await;
+        let counts = load.stop().await;
+        assert_eq!(counts[1..], [0; 4], "{child}");
+        let number = server.1.split(' ').next().expect("a number").parse().expect("a number");
+        task::spawn_blocking(move || server.0.end(number)).await.expect("the end");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_killed_generation_held_is_free_again() {
+    let server = task::spawn_blocking(|| Server::start(5, "serves")).await.expect("it");
+    let admitted = |address| async move {
+        let mut client = TcpStream::connect(address).await.expect("connected");
+        client.write_u8(b'x').await.expect("connected");
+        client.read_u8().await.ok().filter(|&byte| byte == b'x').map(|_| client)
+    };
+    let mut held = Vec::new();
+    for _ in 0..5 {
+        held.push(admitted(server.address).await.expect("room"));
+    }
+    let address = server.address;
+    let first = server.pid;
+    let server = task::spawn_blocking(move || {
+        let mut server = server;
+        server.restart(1);
+        server
+    })
+    .await
+    .expect("a restart");
+    assert!(admitted(address).await.is_none(), "the first generation has all");
+    let killed = Command::new("kill").args(["-KILL", &first.to_string()]).status();
+    assert!(killed.expect("kill(1)").success());
+    let end = Instant::now() + Duration::from_secs(5);
+    let mut mine = Vec::new();
+    while mine.len() < 5 {
+        assert!(Instant::now() < end, "{} admitted", mine.len());
+        match admitted(address).await {
+            Some(client) => mine.push(client),
+            None => time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+    assert!(admitted(address).await.is_none(), "not one more");
+    drop(mine);
+    task::spawn_blocking(move || server.end(1)).await.expect("the end");
+}

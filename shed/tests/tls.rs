@@ -1,0 +1,380 @@
+//! TLS handshakes: silent, foolish and too many peers are shed and hold up nobody.
+
+use std::{
+    io::{self, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use backlogd_shed::{
+    AnyListener, Cause, Deadlines, Handle, Handshakes, OnShed, Reason, ShedListener, Stage, Staged,
+    Stats, TlsListener, rustls_config,
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net, task, time,
+};
+use tokio_rustls::{
+    TlsConnector,
+    rustls::{ClientConfig, RootCertStore, ServerConfig, crypto::ring, pki_types::ServerName},
+    server::TlsStream,
+};
+
+#[path = "../examples/tls.rs"]
+#[expect(dead_code, reason = "its main")]
+mod tls_example;
+
+/// A certificate for localhost and its key, as PEM.
+fn made() -> (String, String) {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    (made.cert.pem(), made.signing_key.serialize_pem())
+}
+
+/// Both ends' configurations.
+fn configured() -> (Arc<ServerConfig>, TlsConnector) {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let key = made.signing_key.serialize_pem();
+    let server =
+        rustls_config(made.cert.pem().as_bytes(), key.as_bytes()).expect("they belong together");
+    let mut roots = RootCertStore::empty();
+    roots.add(made.cert.der().clone()).expect("a certificate");
+    let client = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("ring has them")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    (Arc::new(server), TlsConnector::from(Arc::new(client)))
+}
+
+/// A listener for TLS, and a task that says to each peer what it says.
+fn serve(
+    listener: impl Into<AnyListener>,
+    bounds: Handshakes,
+    config: Arc<ServerConfig>,
+) -> (SocketAddr, Handle) {
+    let mut listener: TlsListener<TlsStream<Staged>> =
+        TlsListener::rustls(listener, bounds, config).expect("in range");
+    let (address, handle) = (listener.local_addr(), listener.handle());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                while let Ok(byte) = stream.read_u8().await {
+                    stream.write_u8(byte).await?;
+                    stream.flush().await?;
+                }
+                stream.shutdown().await
+            });
+        }
+    });
+    (address, handle)
+}
+
+/// One byte there and back over TLS.
+async fn talk(address: SocketAddr, connector: &TlsConnector) -> io::Result<()> {
+    let name = ServerName::try_from("localhost").expect("a name");
+    let conn = net::TcpStream::connect(address).await?;
+    let mut stream = connector.connect(name, conn).await?;
+    stream.write_u8(b'x').await?;
+    stream.flush().await?;
+    assert_eq!(stream.read_u8().await?, b'x');
+    stream.shutdown().await
+}
+
+/// Waits until `is_so`, at most 5 s.
+async fn until(handle: &Handle, is_so: impl Fn(&Stats) -> bool) -> Stats {
+    let end = Instant::now() + Duration::from_secs(5);
+    loop {
+        let stats = handle.stats();
+        if is_so(&stats) {
+            return stats;
+        }
+        assert!(Instant::now() < end, "{stats:?}");
+        time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Everything was given back, and who was shed at the handshake was closed for that.
+async fn check_rest(handle: &Handle) -> Stats {
+    let stats = until(handle, |stats| stats.open == 0).await;
+    assert_eq!(stats.accepted, stats.admitted + stats.shed_at(Stage::Accept), "{stats:?}");
+    let closed: u64 = stats.closed.iter().map(|(_, n)| n).sum();
+    assert_eq!(stats.admitted, closed, "{stats:?}");
+    assert_eq!(stats.shed_at(Stage::Handshake), stats.closed_for(Cause::Shed), "{stats:?}");
+    stats
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let client = TcpStream::connect(address).expect("queued");
+    client.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+    client
+}
+
+/// How the connection of a client ended that reads, and when.
+fn end(mut client: &TcpStream) -> (Option<io::ErrorKind>, Instant) {
+    let result = client.read_to_end(&mut Vec::new());
+    (result.err().map(|err| err.kind()), Instant::now())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn silent_peers_are_reset_at_the_deadline_and_hold_up_nobody() {
+    const DEADLINE: Duration = Duration::from_secs(1);
+    let (config, connector) = configured();
+    let bounds = Handshakes { deadline: DEADLINE, max: 100 };
+    let bind = || ShedListener::bind("127.0.0.1:0").soft(200);
+    let here = bind().build().expect("a listener");
+    let threaded = bind().build_threaded(200).expect("a listener");
+    for (address, handle) in
+        [serve(here, bounds, Arc::clone(&config)), serve(threaded, bounds, Arc::clone(&config))]
+    {
+        let silent = task::spawn_blocking(move || {
+            let clients: Vec<_> = (0..60).map(|_| (connect(address), Instant::now())).collect();
+            // bytes that trickle in do not put it off
+            (&clients[0].0).write_all(&[22]).expect("room");
+            // all read at once: the ends are close together
+            let ends: Vec<_> = std::thread::scope(|scope| {
+                let ends: Vec<_> =
+                    clients.iter().map(|(client, _)| scope.spawn(|| end(client))).collect();
+                ends.into_iter().map(|end| end.join().expect("it reads")).collect()
+            });
+            ends.into_iter()
+                .zip(clients)
+                .map(|((kind, at), (_, since))| (kind, at - since))
+                .collect::<Vec<_>>()
+        });
+        until(&handle, |stats| stats.open == 60).await;
+        for _ in 0..10 {
+            let begun = Instant::now();
+            talk(address, &connector).await.expect("served");
+            assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+        }
+        let (kinds, mut ends): (Vec<_>, Vec<_>) =
+            silent.await.expect("clients").into_iter().unzip();
+        assert_eq!(kinds, [Some(io::ErrorKind::ConnectionReset); 60]);
+        ends.sort_unstable();
+        // on a busy machine, some clients learn of it late
+        let (first, most, last) = (ends[0], ends[53], ends[59]);
+        let tolerance = Duration::from_millis(200);
+        assert!(DEADLINE - tolerance < first && most < DEADLINE + tolerance, "{ends:?}");
+        assert!(last < DEADLINE * 2, "{ends:?}");
+        let stats = check_rest(&handle).await;
+        assert_eq!((stats.admitted, stats.shed_for(Reason::Tls)), (70, 60));
+        assert_eq!(stats.closed_for(Cause::Shed), 60);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn above_the_limit_of_handshakes_a_peer_is_reset_at_once() {
+    let (config, connector) = configured();
+    let listener = ShedListener::bind("127.0.0.1:0").soft(20).build().expect("a listener");
+    let bounds = Handshakes { max: 4, ..Handshakes::default() };
+    let (address, handle) = serve(listener, bounds, config);
+    let silent: Vec<_> = (0..4).map(|_| connect(address)).collect();
+    until(&handle, |stats| stats.open == 4).await;
+    let ends =
+        task::spawn_blocking(move || (0..6).map(|_| end(&connect(address)).0).collect::<Vec<_>>());
+    assert_eq!(ends.await.expect("clients"), [Some(io::ErrorKind::ConnectionReset); 6]);
+    // one that leaves makes room
+    drop(silent);
+    until(&handle, |stats| stats.open == 0).await;
+    talk(address, &connector).await.expect("served");
+    let stats = check_rest(&handle).await;
+    assert_eq!((stats.shed_for(Reason::TlsBusy), stats.shed_for(Reason::Tls)), (6, 4));
+    assert_eq!(stats.admitted, 11);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn garbage_is_refused_and_the_next_one_served() {
+    let (config, connector) = configured();
+    let listener = ShedListener::bind("127.0.0.1:0").soft(20).build().expect("a listener");
+    let (address, handle) = serve(listener, Handshakes::default(), config);
+    for garbage in [b"GET / HTTP/1.1\r\n\r\n".as_slice(), &[22, 3, 1, 255, 255, 0], &[0; 512]] {
+        let client = task::spawn_blocking(move || {
+            let mut client = connect(address);
+            client.write_all(garbage).expect("room");
+            end(&client).0
+        });
+        assert_eq!(client.await.expect("a client"), Some(io::ErrorKind::ConnectionReset));
+    }
+    talk(address, &connector).await.expect("served");
+    let stats = check_rest(&handle).await;
+    assert_eq!((stats.admitted, stats.shed_for(Reason::Tls)), (4, 3));
+}
+
+#[tokio::test]
+async fn any_function_can_be_the_handshake() {
+    let listener = ShedListener::bind("127.0.0.1:0").soft(20).build().expect("a listener");
+    let mut listener =
+        TlsListener::new(listener, Handshakes::default(), async |mut conn: Staged| {
+            match conn.read_u8().await? {
+                b'!' => panic!("on purpose"),
+                b'?' => Ok(conn),
+                _ => Err(io::ErrorKind::InvalidData.into()),
+            }
+        })
+        .expect("in range");
+    let (address, handle) = (listener.local_addr(), listener.handle());
+    let clients = [b"!", b"x", b"?"].map(|word| {
+        let mut client = connect(address);
+        client.write_all(word).expect("room");
+        client
+    });
+    let (passed, peer) = listener.accept().await.expect("the last one");
+    assert_eq!(Some(peer), clients[2].local_addr().ok());
+    handle.close();
+    assert!(listener.accept().await.is_err());
+    drop(passed);
+    let stats = check_rest(&handle).await;
+    assert_eq!((stats.shed_for(Reason::Tls), stats.closed_for(Cause::Panic)), (1, 1));
+    assert_eq!(stats.closed_for(Cause::Handler), 1);
+}
+
+#[tokio::test]
+async fn closed_it_finishes_what_was_begun() {
+    let listener = ShedListener::bind("127.0.0.1:0").soft(20).build().expect("a listener");
+    let mut listener =
+        TlsListener::new(listener, Handshakes::default(), async |mut conn: Staged| {
+            conn.read_u8().await.map(|_| conn)
+        })
+        .expect("in range");
+    let handle = listener.handle();
+    let mut client = connect(listener.local_addr());
+    let begun = time::timeout(Duration::from_millis(50), listener.accept()).await;
+    assert!(begun.is_err(), "silent");
+    handle.close();
+    let begun = time::timeout(Duration::from_millis(50), listener.accept()).await;
+    assert!(begun.is_err(), "still silent");
+    client.write_all(b"!").expect("room");
+    assert!(listener.accept().await.is_ok());
+    assert!(listener.accept().await.is_err());
+    assert!(listener.accept().await.is_err());
+    assert_eq!(check_rest(&handle).await.closed_for(Cause::Handler), 1);
+}
+
+#[tokio::test]
+async fn dropped_it_ends_the_handshakes() {
+    let (config, _) = configured();
+    let listener = ShedListener::bind("127.0.0.1:0").soft(20).build().expect("a listener");
+    let handle = listener.handle();
+    let mut listener =
+        TlsListener::rustls(listener, Handshakes::default(), config).expect("in range");
+    let client = connect(listener.local_addr());
+    let begun = time::timeout(Duration::from_millis(50), listener.accept()).await;
+    assert!(begun.is_err(), "silent");
+    assert_eq!(handle.stats().open, 1);
+    drop(listener);
+    check_rest(&handle).await;
+    assert_eq!(end(&client).0, Some(io::ErrorKind::ConnectionReset));
+}
+
+#[tokio::test]
+async fn what_cannot_be_is_an_error_at_build() {
+    let ((certificate, key), (_, other)) = (made(), made());
+    let (config, _) = configured();
+    let pem = |certificate: &str, key: &str| {
+        let made = rustls_config(certificate.as_bytes(), key.as_bytes());
+        made.expect_err("it cannot be").to_string()
+    };
+    let mismatch =
+        "TLS key is not that of the first certificate, expected the two to belong together";
+    assert_eq!(pem(&certificate, &other), mismatch);
+    assert_eq!(
+        pem("", &key),
+        "TLS certificates: got none, expected PEM with at least one CERTIFICATE"
+    );
+    assert_eq!(
+        pem(&certificate, &certificate),
+        "TLS key: got none, expected PEM with a PRIVATE KEY"
+    );
+    let built = |on_shed: OnShed, bounds: Handshakes| {
+        let listener = ShedListener::bind("127.0.0.1:0").on_shed_for(Reason::Soft, on_shed);
+        let listener = listener.build().expect("a listener");
+        TlsListener::rustls(listener, bounds, Arc::clone(&config))
+            .map(|_| ())
+            .map_err(|err| err.to_string())
+    };
+    let bounds = Handshakes::default();
+    assert_eq!(built(OnShed::Fin, bounds), Ok(()));
+    let text = "shed connections get a text, expected a reset or an end: a TLS client reads no text \
+                before its handshake";
+    assert_eq!(built(OnShed::http_503(), bounds), Err(text.to_owned()));
+    assert_eq!(
+        built(OnShed::Rst, Handshakes { max: 0, ..bounds }),
+        Err("limit of TLS handshakes is 0, expected 1 to 2097151".to_owned())
+    );
+    assert_eq!(
+        built(OnShed::Rst, Handshakes { deadline: Duration::from_secs(61), ..bounds }),
+        Err("deadline of TLS handshakes is 61s, expected 1ms to 60s".to_owned())
+    );
+}
+
+#[cfg(feature = "axum")]
+#[tokio::test]
+async fn axum_serves_who_is_done_and_shuts_down() {
+    use axum::{Router, extract::ConnectInfo};
+    use backlogd_shed::PeerAddr;
+
+    let (config, connector) = configured();
+    let listener = ShedListener::bind("127.0.0.1:0").soft(2).build().expect("a listener");
+    let listener = TlsListener::rustls(listener, Handshakes::default(), config).expect("in range");
+    let (address, handle) = (listener.local_addr(), listener.handle());
+    let app = Router::new()
+        .fallback(|ConnectInfo(PeerAddr(it)): ConnectInfo<PeerAddr>| async move { it.to_string() })
+        .into_make_service_with_connect_info::<PeerAddr>();
+    let ended = {
+        let handle = handle.clone();
+        async move { drop(handle.ended().await) }
+    };
+    let client = async {
+        let name = ServerName::try_from("localhost").expect("a name");
+        let conn = net::TcpStream::connect(address).await.expect("queued");
+        let own = conn.local_addr().expect("connected").to_string();
+        let mut stream = connector.connect(name, conn).await.expect("served");
+        let request = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        stream.write_all(request).await.expect("room");
+        let mut got = String::new();
+        stream.read_to_string(&mut got).await.expect("an answer");
+        assert!(got.ends_with(&own), "{got:?}, expected {own}");
+        handle.close();
+    };
+    let serving = axum::serve(listener, app).with_graceful_shutdown(ended);
+    let (served, ()) = time::timeout(Duration::from_secs(5), async {
+        tokio::join!(serving.into_future(), client)
+    })
+    .await
+    .expect("both end");
+    served.expect("closed");
+    assert_eq!(check_rest(&handle).await.admitted, 1);
+}
+
+#[tokio::test]
+async fn whom_a_deadline_of_the_listener_ended_is_closed_for_that() {
+    let (config, _) = configured();
+    let handshake = Some(Duration::from_millis(100));
+    let listener = ShedListener::bind("127.0.0.1:0")
+        .deadlines(Deadlines { handshake, ..Deadlines::default() })
+        .build()
+        .expect("a listener");
+    let (address, handle) = serve(listener, Handshakes::default(), config);
+    let client = connect(address);
+    until(&handle, |stats| stats.closed_for(Cause::Deadline) == 1).await;
+    assert_eq!(end(&client).0, Some(io::ErrorKind::ConnectionReset));
+    assert_eq!(check_rest(&handle).await.shed_for(Reason::Tls), 0);
+}
+
+#[tokio::test]
+async fn the_example_serves() {
+    let (config, connector) = configured();
+    let accepted = ShedListener::bind("127.0.0.1:0").build_threaded(8).expect("a listener");
+    let listener = TlsListener::rustls(accepted, Handshakes::default(), config).expect("in range");
+    let (address, handle) = (listener.local_addr(), listener.handle());
+    let (told, stop) = tokio::sync::oneshot::channel();
+    let client = async {
+        talk(address, &connector).await.expect("served");
+        told.send(()).expect("it serves");
+    };
+    let serving = tls_example::serve(listener, async { stop.await.unwrap_or(()) });
+    let (served, ()) = tokio::join!(serving, client);
+    served.expect("closed");
+    check_rest(&handle).await;
+}
