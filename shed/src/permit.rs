@@ -2,18 +2,20 @@
 
 use std::{io, sync::Arc, thread, time::Instant};
 
+use socket2::Socket;
 use tokio::net::TcpStream;
 
 use crate::{
     budget::Budget,
+    close,
     deadline::{
         Deadline, TimedOut,
         cell::{Cell, Loan},
         ticker::Watcher,
     },
-    decide::Closed,
+    decide::{Closed, Refusal},
     peer_map::Place,
-    reason::Cause,
+    reason::{Cause, Stage},
     shared::Shared,
 };
 
@@ -72,6 +74,12 @@ impl Permit {
     /// whatever is said.
     pub fn ends_by(&mut self, cause: Cause) {
         self.cause = cause;
+    }
+
+    /// Why the connection ends, as far as is known.
+    #[must_use]
+    pub fn cause(&self) -> Cause {
+        self.cause
     }
 
     /// When the connection was admitted.
@@ -150,6 +158,17 @@ impl Permit {
             && self.watched().is_some_and(|(watcher, cell)| watcher.stalled(cell))
         {
             self.shared.counters.timed_out(Deadline::WriteStall);
+        }
+    }
+
+    /// Ends the connection, which was not served.
+    pub(crate) fn shed(mut self, stream: TcpStream, (reason, answer): Refusal, turn: u64) {
+        self.shared.counters.shed(reason, Stage::Handshake);
+        self.cause = Cause::Shed;
+        // where it fails, the runtime is gone and the socket closed
+        if let Ok(stream) = stream.into_std() {
+            let answer = answer.as_ref().unwrap_or_else(|| self.shared.answers.of(reason));
+            close::shed(Socket::from(stream), answer, turn, &self.shared);
         }
     }
 
