@@ -27,6 +27,7 @@ use crate::{
         http,
         outlet::{Deliveries, Outlets},
     },
+    shed::{Fronts, StartError},
     sources::{Namespaces, OpenError, Options},
     sys::{
         activation::{self, ActivationError},
@@ -54,6 +55,9 @@ pub enum DaemonError {
     /// Another daemon answers on the Unix socket.
     #[error("another backlogd answers on {0}")]
     AlreadyRunning(PathBuf),
+    /// A shedding listener cannot be.
+    #[error(transparent)]
+    Shed(#[from] StartError),
     /// There is nothing to read.
     #[error(transparent)]
     Sources(#[from] OpenError),
@@ -87,6 +91,8 @@ pub fn run(
     let (manager, watchdog) = notify::service_manager();
     let unix = config.socket.as_deref().map(UnixSocket::bind).transpose()?;
     let listener = unix.as_ref().and_then(UnixSocket::listener);
+    // opened before it samples, served on from the same moment
+    let fronts = if config.shed.is_empty() { None } else { Some(Fronts::start(&config.shed)?) };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -104,7 +110,7 @@ pub fn run(
         Listeners { tcp, unix: listener },
         signals,
         seen,
-        (&sampler, manager),
+        (&sampler, manager, fronts),
     ));
     // a receiver's name that is just being resolved is waited for by nobody
     runtime.shutdown_background();
@@ -135,7 +141,7 @@ async fn serve(
     listeners: Listeners,
     signals: Signals,
     snapshots: watch::Receiver<Option<Judged>>,
-    (sampler, mut manager): (&Sampler, Manager),
+    (sampler, mut manager, fronts): (&Sampler, Manager, Option<Fronts>),
 ) -> Result<(), DaemonError> {
     let (deliveries, (verdicts, to_tell)) = (Deliveries::default(), watch::channel(Arc::default()));
     let instance = rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -149,6 +155,7 @@ async fn serve(
         histograms: config.histograms,
         series_limit: config.series_limit,
         deliveries,
+        shed: fronts.as_ref().map_or(Vec::new(), Fronts::watch),
     });
     let (stop, stopped) = watch::channel(());
     let (listen, servers) = listeners.serve(router, stopped)?;
@@ -163,6 +170,16 @@ async fn serve(
     };
     tracing::info!("stopping");
     manager.stopping();
+    // scrapes are answered meanwhile
+    let drained = async {
+        if let Some(fronts) = fronts {
+            fronts.stop().await;
+        }
+    };
+    tokio::select! {
+        () = drained => {}
+        ended = &mut servers => return ended.map_err(failed("the server")),
+    }
     // it fails when nobody is served any more
     let _ = stop.send(());
     // what is still under way then is cut off

@@ -17,6 +17,7 @@ pub mod out;
 mod record;
 mod replay;
 mod run;
+mod shed;
 mod snapshot;
 mod span;
 mod trace;
@@ -75,6 +76,7 @@ enum Verb {
     Doctor(doctor::Doctor),
     Trace(trace::Trace),
     Record(record::Record),
+    Shed(shed::Shed),
     Replay(replay::Replay),
     #[command(subcommand)]
     Config(config::Verb),
@@ -99,6 +101,7 @@ impl Cli {
         let Common { color, verbose } = self.common;
         match self.verb {
             Verb::Run(run) => run.run(color),
+            Verb::Shed(shed) => shed.run(color),
             Verb::List(list) => {
                 log::for_verb(verbose, color)?;
                 list.run(color, 0 < verbose)

@@ -31,6 +31,7 @@ pub(super) fn reloaded(
         ("table_cpu_ratio", new.table_cpu_ratio.total_cmp(&old.table_cpu_ratio).is_ne()),
         ("series_limit", new.series_limit != old.series_limit),
         ("histograms", new.histograms != old.histograms),
+        ("shed", new.shed != old.shed),
         ("log", new.log != old.log),
         ("log_format", new.log_format != old.log_format),
     ];
@@ -52,6 +53,7 @@ pub(super) fn reloaded(
         table_cpu_ratio: old.table_cpu_ratio,
         series_limit: old.series_limit,
         histograms: old.histograms,
+        shed: old.shed,
         log: old.log,
         log_format: old.log_format,
         ..new
