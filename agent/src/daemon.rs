@@ -10,6 +10,7 @@ mod textfile;
 
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use backlogd_shed::Handle;
 use thiserror::Error;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -149,13 +150,14 @@ async fn serve(
         outlets: Outlets::start(&config.outlets, instance, to_tell, deliveries.clone()),
         verdicts,
     };
+    let shed = fronts.as_ref().map_or(Vec::new(), Fronts::watch);
     let router = http::router(http::App {
         snapshots: snapshots.clone(),
         now: clock::monotonic,
         histograms: config.histograms,
         series_limit: config.series_limit,
         deliveries,
-        shed: fronts.as_ref().map_or(Vec::new(), Fronts::watch),
+        shed: shed.clone(),
     });
     let (stop, stopped) = watch::channel(());
     let (listen, servers) = listeners.serve(router, stopped)?;
@@ -165,7 +167,7 @@ async fn serve(
     let result = tokio::select! {
         ended = &mut servers => return ended.map_err(failed("the server")),
         result = watch_over(
-            config, signals, &reload, snapshots, (sampler, &mut receivers, &mut manager)
+            config, signals, &reload, snapshots, (sampler, &shed, &mut receivers, &mut manager)
         ) => result,
     };
     tracing::info!("stopping");
@@ -199,7 +201,7 @@ async fn watch_over(
     mut signals: Signals,
     reload: &impl Fn() -> Result<Config, ConfigError>,
     mut snapshots: watch::Receiver<Option<Judged>>,
-    (sampler, receivers, manager): (&Sampler, &mut Receivers, &mut Manager),
+    (sampler, shed, receivers, manager): (&Sampler, &[Handle], &mut Receivers, &mut Manager),
 ) -> Result<(), DaemonError> {
     let newest = snapshots.clone();
     let mut textfile_due = tokio::time::interval(textfile::EVERY);
@@ -210,7 +212,7 @@ async fn watch_over(
             _ = signals.interrupt.recv() => return Ok(()),
             _ = signals.hangup.recv() => {
                 manager.reloading();
-                config = reload::reloaded(config, reload, sampler);
+                config = reload::reloaded(config, reload, sampler, shed);
                 receivers.outlets.configure(&config.outlets);
                 manager.reloaded();
             }

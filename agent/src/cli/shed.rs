@@ -2,14 +2,16 @@
 
 use std::{env, net::SocketAddr, path::PathBuf};
 
-use anyhow::bail;
 use clap::Args;
 
-use super::{Exit, log, out::Color};
+use super::{
+    Exit, log,
+    out::{self, Color},
+};
 use crate::{
     config::{self, Config, ConfigError},
     daemon,
-    shed::{Backend, Front},
+    shed::{Backend, Front, check_limits},
 };
 
 /// Accept for a server, and shed what is above its limit
@@ -46,9 +48,8 @@ impl Shed {
     pub(super) fn run(self, color: Color) -> anyhow::Result<Exit> {
         let config = self.load()?;
         if config.shed.is_empty() {
-            bail!(
-                "there is nothing to shed for: expected --listen, or a file with [[shed]] tables"
-            );
+            out::note("nothing to shed for, expected --listen, or a file with [[shed]] tables");
+            return Ok(Exit::Usage);
         }
         log::start(&config.log, config.log_format, color)?;
         daemon::run(config, move || self.load())?;
@@ -58,22 +59,21 @@ impl Shed {
     /// What the daemon does that serves for these listeners alone: it looks at its own network
     /// namespace, without programs in the kernel.
     fn load(&self) -> Result<Config, ConfigError> {
-        let shed = match (self.listen, &self.backend, self.soft) {
+        let config = match (self.listen, &self.backend, self.soft) {
             (Some(listen), Some(backend), Some(soft)) => {
                 let mut front = Front::new(listen, backend.clone(), soft);
                 front.limits.hard = self.hard;
-                vec![front]
+                check_limits(front.limits).map_err(|wrong| ConfigError::Value {
+                    place: format!("--{}", wrong.key),
+                    got: wrong.got.to_string(),
+                    expected: wrong.expected,
+                })?;
+                Config { shed: vec![front], ..Config::default() }
             }
             _ => {
                 let loaded = config::load(self.config.as_deref(), |name| env::var_os(name), &[])?;
                 loaded.check_files()?;
-                return Ok(Config {
-                    listen: self.metrics,
-                    socket: None,
-                    no_ebpf: true,
-                    own_netns_only: true,
-                    ..loaded.config
-                });
+                loaded.config
             }
         };
         Ok(Config {
@@ -81,8 +81,7 @@ impl Shed {
             socket: None,
             no_ebpf: true,
             own_netns_only: true,
-            shed,
-            ..Config::default()
+            ..config
         })
     }
 }

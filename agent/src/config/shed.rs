@@ -2,14 +2,14 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use backlogd_shed::{Bounds, Cidr, Limits, MAX_LIMIT, OnShed, PerIp, ProxyProtocol, Rate};
+use backlogd_shed::{Cidr, Limits, MAX_LIMIT, OnShed, PerIp, ProxyProtocol, Rate};
 use toml::de::DeValue;
 
 use super::{
     ConfigError,
     table::{Entry, number, whole},
 };
-use crate::shed::{Backend, Front};
+use crate::shed::{Backend, Front, MAX_SOFT, check_limits};
 
 const KEYS: [&str; 21] = [
     "name",
@@ -46,8 +46,9 @@ pub(super) fn front(entry: &Entry<'_>) -> Result<Front, ConfigError> {
         value.as_str()?.parse::<SocketAddr>().ok()
     })?;
     let backend = entry.need("backend", Backend::EXPECTED, |value| value.as_str()?.parse().ok())?;
-    let connections = format!("connections, 1 to {MAX_LIMIT}");
-    let soft = entry.need("soft", &connections, |value| ranged(value, 1, MAX_LIMIT))?;
+    let soft = entry.need("soft", &format!("connections, 1 to {MAX_SOFT}"), |value| {
+        ranged(value, 1, MAX_SOFT)
+    })?;
     let mut front = Front::new(listen, backend, soft);
     front.name = entry
         .get("name", "text of 1 to 128 bytes", |value| {
@@ -55,14 +56,15 @@ pub(super) fn front(entry: &Entry<'_>) -> Result<Front, ConfigError> {
         })?
         .unwrap_or(front.name);
     front.limits = Limits {
-        hard: entry.get("hard", &connections, |value| ranged(value, 1, MAX_LIMIT))?,
+        hard: entry.get("hard", &format!("connections, 1 to {MAX_LIMIT}"), |value| {
+            ranged(value, 1, MAX_LIMIT)
+        })?,
         fd_reserve: entry
             .get("fd_reserve", "descriptors, 0 to 1000000", |value| ranged(value, 0, 1_000_000))?,
         ..front.limits
     };
     // as many descriptors as may be: those of this process are looked at when it starts
-    Bounds::new(front.limits, usize::MAX)
-        .map_err(|err| entry.wrong("limits that cannot hold", &err.to_string()))?;
+    check_limits(front.limits).map_err(|wrong| entry.refuse(wrong.key, &wrong.expected))?;
     front.backlog = entry.get("backlog", "connections, 1 to 65535", |value| {
         u16::try_from(ranged(value, 1, 65_535)?).ok()
     })?;
@@ -83,7 +85,7 @@ fn rate(entry: &Entry<'_>) -> Result<Option<Rate>, ConfigError> {
     let burst = entry.get("burst", "connections, 1 to 1000000", per_second)?;
     match (rate, burst) {
         (None, None) => Ok(None),
-        (None, Some(_)) => Err(entry.wrong("burst alone", "rate beside it")),
+        (None, Some(_)) => Err(entry.refuse("burst", "rate beside it")),
         (Some(rate), burst) => Ok(Some(Rate::per_second(rate).burst(burst.unwrap_or(rate)))),
     }
 }
@@ -97,7 +99,8 @@ fn per_ip(entry: &Entry<'_>) -> Result<Option<PerIp>, ConfigError> {
     })?;
     match (connections, rate, prefix) {
         (None, None, None) => Ok(None),
-        (None, _, _) => Err(entry.wrong("no per_ip", "it beside per_ip_rate and ipv6_prefix")),
+        (None, Some(_), _) => Err(entry.refuse("per_ip_rate", "per_ip beside it")),
+        (None, None, Some(_)) => Err(entry.refuse("ipv6_prefix", "per_ip beside it")),
         (Some(connections), rate, prefix) => {
             let unsaid = PerIp::connections(connections);
             let ipv6_prefix = prefix.unwrap_or(unsaid.ipv6_prefix);

@@ -10,7 +10,9 @@ mod run;
 
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
-use backlogd_shed::{Cidr, Deadlines, Limits, OnShed, PerIp, ProxyProtocol, Rate};
+use backlogd_shed::{
+    Bounds, Cidr, Deadlines, LimitError, Limits, MAX_LIMIT, OnShed, PerIp, ProxyProtocol, Rate,
+};
 
 pub use self::run::{Counted, Fronts, StartError, counted};
 
@@ -70,6 +72,41 @@ impl Front {
     }
 }
 
+/// The most that a soft limit can be: there is room for a hard one above it.
+pub const MAX_SOFT: usize = MAX_LIMIT * 5 / 6;
+
+/// A limit that cannot hold, wherever it is in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WrongLimit {
+    /// Which: soft or hard.
+    pub key: &'static str,
+    /// What it was.
+    pub got: usize,
+    /// What it may be.
+    pub expected: String,
+}
+
+/// Whether `limits` can hold in a process that has enough descriptors.
+///
+/// # Errors
+/// The limit that cannot.
+pub fn check_limits(limits: Limits) -> Result<(), WrongLimit> {
+    let Limits { soft, hard, .. } = limits;
+    if !(1..=MAX_SOFT).contains(&soft) {
+        let expected = format!("connections, 1 to {MAX_SOFT}");
+        return Err(WrongLimit { key: "soft", got: soft, expected });
+    }
+    let Some(got) = hard else { return Ok(()) };
+    let expected = match Bounds::new(limits, usize::MAX) {
+        Err(LimitError::Hard { least, .. }) => {
+            format!("at least {least}: 20 % above the soft limit, which is {soft}")
+        }
+        _ if MAX_LIMIT < got => format!("at most {MAX_LIMIT} connections"),
+        _ => return Ok(()),
+    };
+    Err(WrongLimit { key: "hard", got, expected })
+}
+
 /// Where connections go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Backend {
@@ -114,6 +151,26 @@ impl fmt::Display for Backend {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[track_caller]
+    fn check(soft: usize, hard: Option<usize>, expected: Result<(), (&str, &str)>) {
+        let got = check_limits(Limits { hard, ..Limits::soft(soft) });
+        let got = got.as_ref().map_err(|wrong| (wrong.key, wrong.expected.as_str()));
+        assert_eq!(got.copied(), expected, "soft {soft}, hard {hard:?}");
+    }
+
+    #[test]
+    fn limits_can_hold_or_the_one_that_cannot_is_named() {
+        check(1, Some(2), Ok(()));
+        check(MAX_SOFT, None, Ok(()));
+        check(MAX_SOFT, Some(MAX_LIMIT), Ok(()));
+        check(0, None, Err(("soft", "connections, 1 to 1747625")));
+        check(MAX_SOFT + 1, Some(MAX_LIMIT), Err(("soft", "connections, 1 to 1747625")));
+        let least = "at least 12: 20 % above the soft limit, which is 10";
+        check(10, Some(11), Err(("hard", least)));
+        check(10, Some(0), Err(("hard", least)));
+        check(10, Some(MAX_LIMIT + 1), Err(("hard", "at most 2097151 connections")));
+    }
 
     #[test]
     fn a_backend_is_a_host_with_a_port_or_a_path() {

@@ -162,6 +162,8 @@ async fn serve(mut listener: ShedListener, front: Front) {
             }
         }
     }
+    // who connects while the last ones go on is refused
+    drop(listener);
     while tasks.join_next().await.is_some() {}
 }
 
