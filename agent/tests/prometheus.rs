@@ -28,6 +28,8 @@ const PROMETHEUS: &str = "127.0.0.1:9090";
 const ALERTMANAGER: &str = "127.0.0.1:9093";
 /// Where the load has a server that accepts nothing until it is told to.
 const STUCK: &str = "8081";
+/// Where the agent sheds; the load has clients for it.
+const SHEDS: &str = "127.0.0.1:8086";
 
 /// From the start of the load to the questions: so long that what is written at one look in ten seconds is
 /// there several times.
@@ -35,7 +37,7 @@ const WARM: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Queries that rightly give nothing here, by the panel's file and title, and why.
-const EMPTY: [(&str, &str, &str); 8] = [
+const EMPTY: [(&str, &str, &str); 9] = [
     ("fleet", "Expected listeners that are missing", "none is missing"),
     ("fleet", "Soonest exhaustion", "a trend needs minutes"),
     ("fleet", "TCP memory", "only the first network namespace has net.ipv4.tcp_mem"),
@@ -48,6 +50,7 @@ const EMPTY: [(&str, &str, &str); 8] = [
     ("agent", "Time of one run", "the kernel's BPF statistics are off"),
     ("agent", "Lost events", "programs that are skipped are shown only where there are any"),
     ("agent", "Put right", "without fentry and kprobe nothing is counted twice"),
+    ("agent", "Failures of accept", "the agent's own listener has descriptors enough"),
 ];
 
 /// Recording rules likewise.
@@ -85,11 +88,12 @@ fn program(variable: &str) -> std::ffi::OsString {
     env::var_os(variable).unwrap_or_else(|| panic!("{variable}: `cargo xtask test` sets it"))
 }
 
-/// The agent, with an `[[expect]]` that is there and a webhook that takes all.
+/// The agent, with an `[[expect]]` that is there, a webhook that takes all, and a listener that sheds.
 fn agent(folder: &Path, webhook: &str) -> Running {
     let config = folder.join("backlogd.toml");
     let text = format!(
-        "[[expect]]\nport = 8080\n\n[[webhook]]\nurl = \"http://{webhook}/\"\nresend_seconds = 10\n"
+        "[[expect]]\nport = 8080\n\n[[webhook]]\nurl = \"http://{webhook}/\"\nresend_seconds = 10\n\n\
+         [[shed]]\nlisten = \"{SHEDS}\"\nbackend = \"127.0.0.1:8080\"\nsoft = 1\nper_ip = 100\n"
     );
     fs::write(&config, text).expect("it can be written");
     let mut command = Command::new(env!("CARGO_BIN_EXE_backlogd"));

@@ -76,8 +76,8 @@ enum Verb {
     Doctor(doctor::Doctor),
     Trace(trace::Trace),
     Record(record::Record),
-    Shed(shed::Shed),
     Replay(replay::Replay),
+    Shed(shed::Shed),
     #[command(subcommand)]
     Config(config::Verb),
 }

@@ -28,7 +28,7 @@ pub(super) struct Shed {
     #[arg(long, value_name = "ADDR:PORT", requires = "backend", requires = "soft")]
     listen: Option<SocketAddr>,
     /// Where connections go: HOST:PORT or unix:/PATH
-    #[arg(long, value_name = "ADDR", requires = "listen")]
+    #[arg(long, value_name = "ADDR", requires = "listen", value_parser = backend)]
     backend: Option<Backend>,
     /// Above this many open connections, more are shed
     #[arg(long, value_name = "N", requires = "listen")]
@@ -42,6 +42,10 @@ pub(super) struct Shed {
     /// Where /metrics is served
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:10512")]
     metrics: SocketAddr,
+}
+
+fn backend(text: &str) -> Result<Backend, String> {
+    text.parse().map_err(|expected| format!("expected {expected}"))
 }
 
 impl Shed {

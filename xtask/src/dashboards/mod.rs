@@ -9,6 +9,7 @@ mod board;
 mod fleet;
 mod kubernetes;
 mod listener;
+mod shed;
 
 use std::{
     fs,
