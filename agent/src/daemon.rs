@@ -134,13 +134,21 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
         })
     }
+
+    /// Ends when the agent is told to stop.
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 async fn serve(
     config: Config,
     reload: impl Fn() -> Result<Config, ConfigError>,
     listeners: Listeners,
-    signals: Signals,
+    mut signals: Signals,
     snapshots: watch::Receiver<Option<Judged>>,
     (sampler, mut manager, fronts): (&Sampler, Manager, Option<Fronts>),
 ) -> Result<(), DaemonError> {
@@ -167,7 +175,7 @@ async fn serve(
     let result = tokio::select! {
         ended = &mut servers => return ended.map_err(failed("the server")),
         result = watch_over(
-            config, signals, &reload, snapshots, (sampler, &shed, &mut receivers, &mut manager)
+            config, &mut signals, &reload, snapshots, (sampler, &shed, &mut receivers, &mut manager)
         ) => result,
     };
     tracing::info!("stopping");
@@ -179,7 +187,9 @@ async fn serve(
         }
     };
     tokio::select! {
+        biased;
         () = drained => {}
+        () = signals.stop() => tracing::warn!("told again to stop: what is open is cut off"),
         ended = &mut servers => return ended.map_err(failed("the server")),
     }
     // it fails when nobody is served any more
@@ -198,7 +208,7 @@ struct Receivers {
 /// Answers signals and writes the textfile until the agent is told to stop.
 async fn watch_over(
     mut config: Config,
-    mut signals: Signals,
+    signals: &mut Signals,
     reload: &impl Fn() -> Result<Config, ConfigError>,
     mut snapshots: watch::Receiver<Option<Judged>>,
     (sampler, shed, receivers, manager): (&Sampler, &[Handle], &mut Receivers, &mut Manager),

@@ -411,6 +411,19 @@ fn what_is_open_after_the_drain_is_cut_off() {
     assert!(matches!(rest(&mut open).as_deref(), Ok("") | Err(ErrorKind::ConnectionReset)));
 }
 
+#[test]
+fn a_second_signal_cuts_the_drain_short() {
+    let mut shed = Shed::start(&echo(), "soft = 10\ndrain_seconds = 600");
+    let mut open = shed.client();
+    serves(&mut open);
+    shed.signal("TERM");
+    shed.wait_for_line("stopping");
+    serves(&mut open);
+    shed.signal("INT");
+    shed.wait_for_line("told again to stop");
+    assert_eq!(Some(0), shed.ended(Duration::from_secs(5)));
+}
+
 /// accepted = admitted + shed at accept; admitted = closed + open.
 #[track_caller]
 fn check_identities(shed: &Shed, accepted: u64) {

@@ -1,6 +1,6 @@
 //! Starts the listeners, and ends them.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, mem, sync::Arc, time::Duration};
 
 use backlogd_shed::{AcceptError, BuildError, Handle, ShedListener, Stats};
 use thiserror::Error;
@@ -47,7 +47,8 @@ pub struct Counted {
 /// Listeners that serve, on threads of their own.
 #[derive(Debug)]
 pub struct Fronts {
-    runtime: Runtime,
+    /// `None` only while it is dropped.
+    runtime: Option<Runtime>,
     handles: Vec<Handle>,
     tasks: Vec<JoinHandle<()>>,
     drain: Duration,
@@ -75,7 +76,7 @@ impl Fronts {
             .map(|(listener, front)| runtime.spawn(serve(listener, front.clone())))
             .collect();
         let drain = fronts.iter().map(|front| front.drain).max().unwrap_or_default();
-        Ok(Self { runtime, handles, tasks, drain })
+        Ok(Self { runtime: Some(runtime), handles, tasks, drain })
     }
 
     /// What reads their counters, from anywhere.
@@ -86,15 +87,24 @@ impl Fronts {
 
     /// Accepts nothing more, and waits for what is open; whatever is open after the longest of the
     /// drains is cut off.
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
         for handle in &self.handles {
             handle.close();
         }
         let end = Instant::now() + self.drain;
-        for task in self.tasks {
+        for task in mem::take(&mut self.tasks) {
             drop(time::timeout_at(end, task).await);
         }
-        self.runtime.shutdown_background();
+    }
+}
+
+/// Cuts off what is open.
+impl Drop for Fronts {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            // a runtime that waits for its threads may not be dropped in a task
+            runtime.shutdown_background();
+        }
     }
 }
 
@@ -185,5 +195,20 @@ impl Trouble {
             );
             *self = Self { logged: Some(Instant::now()), n: 0 };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shed::Backend;
+
+    #[tokio::test]
+    async fn they_may_be_dropped_in_a_task() {
+        let listen = "127.0.0.1:0".parse().expect("an address");
+        let front = Front::new(listen, Backend::Tcp("127.0.0.1:1".into()), 1);
+        let fronts = Fronts::start(&[front]).expect("a free port");
+        assert_eq!(counted(&fronts.watch())[0].soft, 1);
+        drop(fronts);
     }
 }
