@@ -10,6 +10,7 @@ mod textfile;
 
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use backlogd_shed::Handle;
 use thiserror::Error;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -27,6 +28,7 @@ use crate::{
         http,
         outlet::{Deliveries, Outlets},
     },
+    shed::{Fronts, StartError},
     sources::{Namespaces, OpenError, Options},
     sys::{
         activation::{self, ActivationError},
@@ -54,6 +56,9 @@ pub enum DaemonError {
     /// Another daemon answers on the Unix socket.
     #[error("another backlogd answers on {0}")]
     AlreadyRunning(PathBuf),
+    /// A shedding listener cannot be.
+    #[error(transparent)]
+    Shed(#[from] StartError),
     /// There is nothing to read.
     #[error(transparent)]
     Sources(#[from] OpenError),
@@ -87,6 +92,8 @@ pub fn run(
     let (manager, watchdog) = notify::service_manager();
     let unix = config.socket.as_deref().map(UnixSocket::bind).transpose()?;
     let listener = unix.as_ref().and_then(UnixSocket::listener);
+    // opened before it samples, served on from the same moment
+    let fronts = if config.shed.is_empty() { None } else { Some(Fronts::start(&config.shed)?) };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -104,7 +111,7 @@ pub fn run(
         Listeners { tcp, unix: listener },
         signals,
         seen,
-        (&sampler, manager),
+        (&sampler, manager, fronts),
     ));
     // a receiver's name that is just being resolved is waited for by nobody
     runtime.shutdown_background();
@@ -127,15 +134,23 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
         })
     }
+
+    /// Ends when the agent is told to stop.
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 async fn serve(
     config: Config,
     reload: impl Fn() -> Result<Config, ConfigError>,
     listeners: Listeners,
-    signals: Signals,
+    mut signals: Signals,
     snapshots: watch::Receiver<Option<Judged>>,
-    (sampler, mut manager): (&Sampler, Manager),
+    (sampler, mut manager, fronts): (&Sampler, Manager, Option<Fronts>),
 ) -> Result<(), DaemonError> {
     let (deliveries, (verdicts, to_tell)) = (Deliveries::default(), watch::channel(Arc::default()));
     let instance = rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -143,12 +158,14 @@ async fn serve(
         outlets: Outlets::start(&config.outlets, instance, to_tell, deliveries.clone()),
         verdicts,
     };
+    let shed = fronts.as_ref().map_or(Vec::new(), Fronts::watch);
     let router = http::router(http::App {
         snapshots: snapshots.clone(),
         now: clock::monotonic,
         histograms: config.histograms,
         series_limit: config.series_limit,
         deliveries,
+        shed: shed.clone(),
     });
     let (stop, stopped) = watch::channel(());
     let (listen, servers) = listeners.serve(router, stopped)?;
@@ -158,11 +175,23 @@ async fn serve(
     let result = tokio::select! {
         ended = &mut servers => return ended.map_err(failed("the server")),
         result = watch_over(
-            config, signals, &reload, snapshots, (sampler, &mut receivers, &mut manager)
+            config, &mut signals, &reload, snapshots, (sampler, &shed, &mut receivers, &mut manager)
         ) => result,
     };
     tracing::info!("stopping");
     manager.stopping();
+    // scrapes are answered meanwhile
+    let drained = async {
+        if let Some(fronts) = fronts {
+            fronts.stop().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = drained => {}
+        () = signals.stop() => tracing::warn!("told again to stop: what is open is cut off"),
+        ended = &mut servers => return ended.map_err(failed("the server")),
+    }
     // it fails when nobody is served any more
     let _ = stop.send(());
     // what is still under way then is cut off
@@ -179,10 +208,10 @@ struct Receivers {
 /// Answers signals and writes the textfile until the agent is told to stop.
 async fn watch_over(
     mut config: Config,
-    mut signals: Signals,
+    signals: &mut Signals,
     reload: &impl Fn() -> Result<Config, ConfigError>,
     mut snapshots: watch::Receiver<Option<Judged>>,
-    (sampler, receivers, manager): (&Sampler, &mut Receivers, &mut Manager),
+    (sampler, shed, receivers, manager): (&Sampler, &[Handle], &mut Receivers, &mut Manager),
 ) -> Result<(), DaemonError> {
     let newest = snapshots.clone();
     let mut textfile_due = tokio::time::interval(textfile::EVERY);
@@ -193,7 +222,7 @@ async fn watch_over(
             _ = signals.interrupt.recv() => return Ok(()),
             _ = signals.hangup.recv() => {
                 manager.reloading();
-                config = reload::reloaded(config, reload, sampler);
+                config = reload::reloaded(config, reload, sampler, shed);
                 receivers.outlets.configure(&config.outlets);
                 manager.reloaded();
             }

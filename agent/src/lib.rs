@@ -27,6 +27,7 @@ pub mod model;
 pub mod notify;
 pub mod publish;
 pub mod recording;
+pub mod shed;
 
 pub mod cli;
 pub mod daemon;

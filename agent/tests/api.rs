@@ -73,6 +73,7 @@ fn limited<F: Future>(
             axum::serve(
                 listener,
                 router(App {
+                    shed: Vec::new(),
                     snapshots,
                     now: clock::monotonic,
                     histograms: HistogramForm::Both,

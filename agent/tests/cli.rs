@@ -67,7 +67,7 @@ fn a_wrong_file_is_78_and_the_message_has_place_got_and_expected() {
         "backlogd: FILE:1:1: got unknown key `verbose`, expected one of listen, socket, \
          sample_interval_seconds, no_ebpf, tier, accept_tracepoints, slots, own_netns_only, \
          host_root, table_cpu_ratio, listener_retention_seconds, length_max_window_seconds, \
-         stalled_after_seconds, series_limit, textfile, histograms, log, log_format, detect, expect, alertmanager, webhook\n",
+         stalled_after_seconds, series_limit, textfile, histograms, log, log_format, detect, expect, alertmanager, webhook, shed\n",
     );
     check_file(
         "slots 64\n",
@@ -208,7 +208,7 @@ fn each_verb_has_help_with_an_example() {
         &["replay", "FILE", "explain"],
         &["replay", "FILE", "alerts"],
     ];
-    let verbs = ["run", "list", "check", "explain", "trace", "doctor", "record"];
+    let verbs = ["run", "list", "check", "explain", "trace", "doctor", "record", "shed"];
     let verbs = verbs.iter().map(std::slice::from_ref);
     for verb in [&[][..]].into_iter().chain(verbs).chain(CONFIG).chain(REPLAY) {
         let (code, stdout, stderr) = output(&mut backlogd(&[verb, &["--help"]].concat()));
@@ -415,4 +415,46 @@ fn doctor_says_whether_a_daemon_answers_and_that_ebpf_is_switched_off() {
     assert_eq!(doctor()["daemon"]["answers"], true);
     let request = daemon.join().expect("the daemon was asked");
     assert!(request.starts_with("GET /healthz HTTP/1.1\r\n"), "{request}");
+}
+
+#[test]
+fn shed_names_what_cannot_be_before_anything_listens() {
+    #[track_caller]
+    fn check(arguments: &[&str], code: i32, message: &str) {
+        let (got, stdout, stderr) = output(backlogd(&["shed"]).args(arguments));
+        assert_eq!((got, &*stdout), (Some(code), ""), "{arguments:?}: {stderr}");
+        assert!(stderr.starts_with(message), "{arguments:?}: {stderr}");
+    }
+    // taken: an attempt to listen there would be what it says
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let addr = taken.local_addr().expect("bound").to_string();
+    let front = ["--listen", &addr, "--backend", "127.0.0.1:1", "--metrics", "127.0.0.1:0"];
+    let with = |more: &[&'static str]| [&front[..], more].concat();
+    check(
+        &with(&["--soft", "10", "--hard", "11"]),
+        78,
+        "backlogd: --hard: got 11, expected at least 12: 20 % above the soft limit, which is 10\n",
+    );
+    check(
+        &with(&["--soft", "0"]),
+        78,
+        "backlogd: --soft: got 0, expected connections, 1 to 1747625\n",
+    );
+    check(&with(&[]), 64, "error: the following required arguments were not provided");
+    check(
+        &["--config", "/dev/null", "--listen", &addr],
+        64,
+        "error: the argument '--config <FILE>'",
+    );
+    let nothing =
+        "backlogd: nothing to shed for, expected --listen, or a file with [[shed]] tables\n";
+    check(&["--config", "/dev/null"], 64, nothing);
+    check(
+        &["--listen", "[::1]:0", "--backend", "here", "--soft", "1"],
+        64,
+        "error: invalid value 'here' for '--backend <ADDR>': expected HOST:PORT",
+    );
+    let message =
+        format!("backlogd: shedding listener {addr}: listener {addr}: bind failed: Address");
+    check(&with(&["--soft", "1"]), 3, &message);
 }

@@ -29,7 +29,9 @@ use backlogd::{
         outlet::Delivery,
         self_process::Usage,
     },
+    shed::Counted,
 };
+use backlogd_shed::{Answer, Cause, Deadline, Pause, Reason, Stage, Stats};
 use proptest::prelude::*;
 
 fn usage() -> Usage {
@@ -44,10 +46,34 @@ fn usage() -> Usage {
     }
 }
 
+/// A listener that sheds, with numbers that add up.
+fn sheds() -> Counted {
+    let mut stats = Stats::default();
+    (stats.accepted, stats.admitted, stats.open) = (1_000, 900, 40);
+    stats.shed = vec![
+        ((Reason::Soft, Stage::Accept), 90),
+        ((Reason::PerIp, Stage::Accept), 10),
+        ((Reason::BackendDown, Stage::Handshake), 3),
+        ((Reason::Rate, Stage::Accept), 0),
+    ];
+    stats.answers = vec![(Answer::Rst, 13), (Answer::Bytes, 85), (Answer::FallbackRst, 5)];
+    stats.time_wait_closes = 85;
+    stats.closed = vec![(Cause::Peer, 850), (Cause::Deadline, 7), (Cause::Shed, 3)];
+    (stats.exempt_open, stats.lingering, stats.handshaking) = (2, 1, 4);
+    (stats.peers_tracked, stats.peers_evicted) = (30, 6);
+    (stats.bytes_in, stats.bytes_out) = (12_345, 678_900);
+    stats.deadline_timeouts = vec![(Deadline::Idle, 7)];
+    stats.accept_errors = BTreeMap::from([(24, 2)]);
+    stats.paused =
+        vec![(Pause::Hard, Duration::ZERO), (Pause::Backoff, Duration::from_millis(1_500))];
+    Counted { listener: "web".into(), stats, soft: 100, hard: 125 }
+}
+
 fn scrape(snapshot: Snapshot, format: Format) -> String {
     let delivery = Delivery { taken: 12, refused: 1, failed: 3, pending: 2 };
     let scrape = Scrape::new(fixture::judged(Arc::new(snapshot)), Some(usage()))
-        .with_deliveries(BTreeMap::from([("alertmanager:9093".to_owned(), delivery)]));
+        .with_deliveries(BTreeMap::from([("alertmanager:9093".to_owned(), delivery)]))
+        .with_shed(vec![sheds()]);
     let bytes = encode(scrape, format).expect("each family gives values of its kind");
     String::from_utf8(bytes).expect("it is text")
 }

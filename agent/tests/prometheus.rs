@@ -34,6 +34,8 @@ use crate::{
 
 /// Where the load has a server that accepts nothing until it is told to.
 const STUCK: &str = "8081";
+/// Where the agent sheds; the load has clients for it.
+const SHEDS: &str = "127.0.0.1:8086";
 
 /// From the start of the load to the questions: so long that what is written at one look in ten seconds is
 /// there several times.
@@ -41,7 +43,7 @@ const WARM: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Queries that rightly give nothing here, by the panel's file and title, and why.
-const EMPTY: [(&str, &str, &str); 10] = [
+const EMPTY: [(&str, &str, &str); 11] = [
     ("fleet", "Agents", "those that do not answer are shown only where there are any"),
     ("fleet", "Expected listeners that are missing", "none is missing"),
     ("fleet", "Soonest exhaustion", "a trend needs minutes"),
@@ -56,6 +58,7 @@ const EMPTY: [(&str, &str, &str); 10] = [
     ("agent", "Time of one run", "the kernel's BPF statistics are off"),
     ("agent", "Lost events", "programs that are skipped are shown only where there are any"),
     ("agent", "Put right", "without fentry and kprobe nothing is counted twice"),
+    ("agent", "Failures of accept", "the agent's own listener has descriptors enough"),
 ];
 
 /// Recording rules likewise.
@@ -70,10 +73,11 @@ const EMPTY_RULES: [(&str, &str); 2] = [
 /// Metrics that this kernel may not give; a query of them alone may be empty.
 const BY_HOOK: [&str; 2] = ["backlogd_listener_syns_total", "backlogd_listener_syncookies_total"];
 
-/// An `[[expect]]` that is there and a webhook that takes all.
+/// An `[[expect]]` that is there, a webhook that takes all, and a listener that sheds.
 fn config(webhook: &str) -> String {
     format!(
-        "[[expect]]\nport = 8080\n\n[[webhook]]\nurl = \"http://{webhook}/\"\nresend_seconds = 10\n"
+        "[[expect]]\nport = 8080\n\n[[webhook]]\nurl = \"http://{webhook}/\"\nresend_seconds = 10\n\n\
+         [[shed]]\nlisten = \"{SHEDS}\"\nbackend = \"127.0.0.1:8080\"\nsoft = 1\nper_ip = 100\n"
     )
 }
 

@@ -27,7 +27,16 @@ const RUNBOOKS: &str = "docs/runbooks";
 const RUNBOOK_URL: &str = "https://github.com/backlogd/backlogd/blob/main/docs/runbooks/";
 
 /// Rules that are not about a detection, and what they are about.
-const OTHERS: [(&str, &str); 1] = [("BacklogdDown", "The agent does not answer")];
+const OTHERS: [(&str, &str); 5] = [
+    ("BacklogdDown", "The agent does not answer"),
+    ("BacklogdShedding", "A listener sheds more than one connection in twenty"),
+    ("BacklogdShedNearLimit", "A listener that sheds is near its soft limit"),
+    ("BacklogdShedPaused", "A listener that sheds did not accept for a while"),
+    (
+        "BacklogdShedAcceptErrors",
+        "A listener that sheds has no descriptor or memory for a connection",
+    ),
+];
 /// Detections without a rule, and why.
 const WITHOUT: [(&str, &str); 0] = [];
 

@@ -16,10 +16,11 @@ use tokio::{
 
 use crate::{
     budget::Budget,
+    close,
     deadline::cell::Loan,
     drain,
     permit::{Moved, Permit},
-    reason::Cause,
+    reason::{Cause, Reason},
     registry::Registered,
 };
 
@@ -198,6 +199,24 @@ impl ShedStream {
                 self.check_size().inspect_err(|_| self.permit.oversized())
             }
             Err(err) => Err(self.failed(err)),
+        }
+    }
+
+    /// Ends it before it is served, for `reason`, with what the listener has for that.
+    pub fn shed(self, reason: Reason) {
+        // what a deadline or a drain ended already is theirs
+        if self.permit.timed_out().is_none() && !self.registered.shared().life.is_over() {
+            let (stream, permit) = self.into_parts();
+            permit.shed(stream, (reason, None), 0);
+        }
+    }
+
+    /// Ends it with a reset, which throws away what its peer has not read.
+    pub fn reset(self) {
+        let (stream, _permit) = self.into_parts();
+        // where it fails, the runtime is gone and the socket closed
+        if let Ok(stream) = stream.into_std() {
+            close::reset(stream.into());
         }
     }
 

@@ -87,6 +87,12 @@ impl Handle {
         self.shared.limits()
     }
 
+    /// The soft and the hard limit in force.
+    #[must_use]
+    pub fn bounds(&self) -> (usize, usize) {
+        (self.shared.gate.soft_limit(), self.shared.gate.hard_limit())
+    }
+
     /// Puts other limits in force, at once. Connections that are open above them stay open; the next
     /// ones are shed until enough of them have ended.
     ///

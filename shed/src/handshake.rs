@@ -13,7 +13,6 @@ use std::{
     time::Duration,
 };
 
-use socket2::Socket;
 use tokio::{
     net::TcpStream,
     task::JoinSet,
@@ -22,12 +21,11 @@ use tokio::{
 
 use crate::{
     arrival::Arrival,
-    close,
     conn::ShedStream,
     decide::Refusal,
     permit::Permit,
     proxy_protocol::{self, MAX_V1, Parsed},
-    reason::{Cause, Reason, Stage},
+    reason::Reason,
     shared::Shared,
 };
 
@@ -110,15 +108,9 @@ impl Pending {
     }
 
     fn end(&mut self, (reason, answer): Refusal) {
-        let Some((stream, mut permit)) = self.parts.take() else { return };
+        let Some((stream, permit)) = self.parts.take() else { return };
         self.shared.counters.handshaken();
-        self.shared.counters.shed(reason, Stage::Handshake);
-        permit.ends_by(Cause::Shed);
-        // where it fails, the runtime is gone and the socket closed
-        if let Ok(stream) = stream.into_std() {
-            let answer = answer.as_ref().unwrap_or_else(|| self.shared.answers.of(reason));
-            close::shed(Socket::from(stream), answer, self.turn, &self.shared);
-        }
+        permit.shed(stream, (reason, answer), self.turn);
     }
 }
 

@@ -7,25 +7,24 @@ use std::{
     time::{Duration, Instant},
 };
 
+use socket2::Socket;
 use tokio::net::TcpStream;
 
 use crate::{
     budget::Budget,
+    close,
     deadline::{
         Deadline, TimedOut,
         cell::{Cell, Loan},
         ticker::Watcher,
     },
-    decide::Closed,
+    decide::{Closed, Refusal},
     peer_map::Place,
-    reason::Cause,
+    reason::{Cause, Stage},
     shared::Shared,
 };
 #[cfg(feature = "tls")]
-use crate::{
-    close::Answer,
-    reason::{Reason, Stage},
-};
+use crate::{close::Answer, reason::Reason};
 
 /// Holds a connection's place in the limits, and gives it back when it is dropped: by return, by an
 /// error, by a panic or when its task is aborted.
@@ -98,13 +97,19 @@ impl Permit {
     /// Counts the connection as shed for `reason` after it was admitted; the caller resets it. What
     /// a deadline or a drain ended already is theirs.
     #[cfg(feature = "tls")]
-    pub(crate) fn shed(&mut self, reason: Reason) {
+    pub(crate) fn counts_as_shed(&mut self, reason: Reason) {
         if self.timed_out().is_some() || self.shared.life.is_over() {
             return;
         }
         self.cause = Cause::Shed;
         self.shared.counters.shed(reason, Stage::Handshake);
         self.shared.counters.answered(Answer::Rst, false);
+    }
+
+    /// Why the connection ends, as far as is known.
+    #[must_use]
+    pub fn cause(&self) -> Cause {
+        self.cause
     }
 
     /// When the connection was admitted.
@@ -186,6 +191,17 @@ impl Permit {
             && self.watched().is_some_and(|(watcher, cell)| watcher.stalled(cell))
         {
             self.shared.counters.timed_out(Deadline::WriteStall);
+        }
+    }
+
+    /// Ends the connection, which was not served.
+    pub(crate) fn shed(mut self, stream: TcpStream, (reason, answer): Refusal, turn: u64) {
+        self.shared.counters.shed(reason, Stage::Handshake);
+        self.cause = Cause::Shed;
+        // where it fails, the runtime is gone and the socket closed
+        if let Ok(stream) = stream.into_std() {
+            let answer = answer.as_ref().unwrap_or_else(|| self.shared.answers.of(reason));
+            close::shed(Socket::from(stream), answer, turn, &self.shared);
         }
     }
 

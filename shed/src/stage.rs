@@ -62,7 +62,7 @@ fn shed(conn: &mut ShedStream, reason: Reason) {
     drop(SockRef::from(conn.get_ref()).set_linger(Some(Duration::ZERO)));
     // what a panic ends is not counted as refused
     if !thread::panicking() {
-        conn.permit().shed(reason);
+        conn.permit().counts_as_shed(reason);
     }
 }
 

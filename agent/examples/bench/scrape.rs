@@ -179,6 +179,7 @@ fn serve(
         let server = axum::serve(
             listener,
             http::router(http::App {
+                shed: Vec::new(),
                 snapshots,
                 now: clock::monotonic,
                 histograms: HistogramForm::Both,

@@ -17,6 +17,7 @@ pub mod out;
 mod record;
 mod replay;
 mod run;
+mod shed;
 mod snapshot;
 mod span;
 mod trace;
@@ -76,6 +77,7 @@ enum Verb {
     Trace(trace::Trace),
     Record(record::Record),
     Replay(replay::Replay),
+    Shed(shed::Shed),
     #[command(subcommand)]
     Config(config::Verb),
 }
@@ -99,6 +101,7 @@ impl Cli {
         let Common { color, verbose } = self.common;
         match self.verb {
             Verb::Run(run) => run.run(color),
+            Verb::Shed(shed) => shed.run(color),
             Verb::List(list) => {
                 log::for_verb(verbose, color)?;
                 list.run(color, 0 < verbose)

@@ -103,6 +103,41 @@ const OTHERS: &str = r#"
 #timeout_seconds = 10
 #resend_seconds = 60
 #labels = { cluster = "eu1" }
+
+# [[shed]]: a listener of this process that sheds, in front of a backend; `backlogd run` and
+# `backlogd shed` host it. listen, backend (HOST:PORT or unix:/PATH) and soft must be there. SIGHUP
+# changes soft, hard and fd_reserve of listeners that stay; all else takes effect at the next start.
+# Above soft connections are accepted and get on_shed at once: "rst", "fin", "http-503", "http-429",
+# or { bytes = "TEXT" }. At hard nothing is accepted: at least 20 % above soft, and 25 % if it is not
+# said; each connection takes two descriptors of RLIMIT_NOFILE less fd_reserve. backlog is the limit of
+# the accept queue. exempt is shed at hard alone. per_ip is connections of one address, an IPv6 one
+# of ipv6_prefix bits; rate and per_ip_rate are connections per second, burst at once.
+# Connections from proxy_protocol_from begin with a header of the PROXY protocol, version 1 or 2.
+# drain_seconds is how long open connections may go on at SIGTERM; the service manager has to wait
+# longer (TimeoutStopSec, terminationGracePeriodSeconds). Without a key, what it limits is unlimited, but for
+# connect_timeout_seconds = 1 and drain_seconds = 20.
+#[[shed]]
+#name = "web"
+#listen = "[::]:8080"
+#backend = "127.0.0.1:9000"
+#soft = 10000
+#hard = 12500
+#fd_reserve = 256
+#backlog = 4096
+#on_shed = "http-503"
+#exempt = ["10.1.0.0/16"]
+#per_ip = 100
+#per_ip_rate = 50
+#ipv6_prefix = 64
+#rate = 5000
+#burst = 10000
+#proxy_protocol_from = ["10.0.0.0/24"]
+#first_byte_seconds = 3
+#idle_seconds = 120
+#write_stall_seconds = 30
+#lifetime_seconds = 86400
+#connect_timeout_seconds = 1
+#drain_seconds = 20
 "#;
 
 fn entry(key: &Key) -> String {

@@ -12,6 +12,7 @@ pub mod example;
 mod file;
 pub mod key;
 mod outlet;
+mod shed;
 mod table;
 
 use std::{
@@ -37,6 +38,7 @@ use crate::{
     input::Tier,
     metric::HistogramForm,
     outlet::{Form, Outlet},
+    shed::Front,
 };
 
 /// Where the configuration is looked for when nobody names a file.
@@ -46,12 +48,14 @@ pub const DEFAULT_FILE: &str = "/etc/backlogd/backlogd.toml";
 pub const FILE_VARIABLE: &str = "BACKLOGD_CONFIG";
 
 /// The arrays of tables of the file.
-pub const TABLES: [&str; 4] = ["detect", "expect", "alertmanager", "webhook"];
+pub const TABLES: [&str; 5] = ["detect", "expect", "alertmanager", "webhook", "shed"];
 
 /// Most elements of one array of tables.
 const MOST: usize = 1000;
 /// Most receivers of one kind: each has a task.
 const MOST_OUTLETS: usize = 16;
+/// Most shedding listeners.
+const MOST_FRONTS: usize = 64;
 
 /// Everything that can be set, checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -96,6 +100,8 @@ pub struct Config {
     pub tuning: Arc<Tuning>,
     /// Who is told of alerts.
     pub outlets: Vec<Outlet>,
+    /// The shedding listeners of this process.
+    pub shed: Vec<Front>,
 }
 
 impl Default for Config {
@@ -121,6 +127,7 @@ impl Default for Config {
             log_format: LogFormat::Text,
             tuning: Arc::default(),
             outlets: Vec::new(),
+            shed: Vec::new(),
         }
     }
 }
@@ -243,7 +250,11 @@ impl Loaded {
     ) -> Result<(), ConfigError> {
         let Some(table) = TABLES.into_iter().find(|table| *table == name) else { return Ok(()) };
         let entries = Entry::all(file, table, value)?;
-        let most = if ["alertmanager", "webhook"].contains(&table) { MOST_OUTLETS } else { MOST };
+        let most = match table {
+            "alertmanager" | "webhook" => MOST_OUTLETS,
+            "shed" => MOST_FRONTS,
+            _ => MOST,
+        };
         if let Some(entry) = entries.get(most) {
             return Err(entry.wrong("one more", &format!("at most {most} of them")));
         }
@@ -278,6 +289,19 @@ impl Loaded {
                 });
                 expected.push(new);
                 return Ok((same.map(|first| ("listener", first)), Vec::new()));
+            }
+            "shed" => {
+                let new = shed::front(entry)?;
+                let mut old = self.config.shed.iter();
+                let same = match old.position(|old| old.listen == new.listen) {
+                    Some(first) => Some(("listen", first)),
+                    None => {
+                        let same = self.config.shed.iter().position(|old| old.name == new.name);
+                        same.map(|first| ("name", first))
+                    }
+                };
+                self.config.shed.push(new);
+                return Ok((same, Vec::new()));
             }
             "alertmanager" => Form::Alertmanager,
             _ => Form::Webhook,

@@ -118,7 +118,7 @@ fn a_file_is_taken_or_its_mistake_is_named_with_its_place() {
              own_netns_only, host_root, table_cpu_ratio, \
              listener_retention_seconds, length_max_window_seconds, stalled_after_seconds, \
              series_limit, textfile, histograms, log, log_format, \
-             detect, expect, alertmanager, webhook"),
+             detect, expect, alertmanager, webhook, shed"),
     );
 }
 
@@ -193,9 +193,11 @@ fn the_example_loads_also_with_every_key_uncommented() {
         .collect();
     let mut loaded = Loaded::new();
     file::apply(&mut loaded, Path::new("example"), &uncommented).expect("it is valid");
-    let Config { tuning, outlets, .. } = &loaded.config;
+    let Config { tuning, outlets, shed, .. } = &loaded.config;
     assert_eq!((2, 1, 2), (tuning.entries.len(), tuning.expected.len(), outlets.len()));
-    let keys = Config { tuning: Arc::default(), outlets: Vec::new(), ..loaded.config };
+    assert_eq!(1, shed.len());
+    let keys =
+        Config { tuning: Arc::default(), outlets: Vec::new(), shed: Vec::new(), ..loaded.config };
     assert_eq!(keys, Config::default());
     assert!(loaded.origins.iter().all(|from| *from != Origin::Default));
 }

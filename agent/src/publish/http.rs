@@ -18,6 +18,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use backlogd_shed::Handle;
 use flate2::{Compression, write::GzEncoder};
 use serde::Serialize;
 use tokio::sync::watch;
@@ -36,6 +37,7 @@ use crate::{
     detect::Judged,
     id::Pid,
     metric::HistogramForm,
+    shed,
     time::{Monotonic, Nanos},
 };
 
@@ -53,6 +55,8 @@ pub struct App {
     pub series_limit: u32,
     /// What receivers of alerts took.
     pub deliveries: Deliveries,
+    /// The shedding listeners of this process.
+    pub shed: Vec<Handle>,
 }
 
 /// What the handlers share.
@@ -63,6 +67,7 @@ struct Server {
     started: Monotonic,
     process: SelfProcess,
     deliveries: Deliveries,
+    shed: Vec<Handle>,
     /// Whoever scrapes sees the same series.
     caps: Mutex<Caps>,
 }
@@ -75,10 +80,10 @@ const TOO_OLD_INTERVALS: u64 = 10;
 
 /// The routes of `app`.
 pub fn router(app: App) -> Router {
-    let App { snapshots, now, histograms, series_limit, deliveries } = app;
+    let App { snapshots, now, histograms, series_limit, deliveries, shed } = app;
     let (started, process) = (now(), SelfProcess::new());
     let caps = Mutex::new(Caps::new(series_limit));
-    let server = Server { snapshots, now, histograms, started, process, deliveries, caps };
+    let server = Server { snapshots, now, histograms, started, process, deliveries, shed, caps };
     Router::new()
         .route("/", get(index))
         .route("/metrics", get(metrics))
@@ -204,7 +209,7 @@ impl Server {
         // what is kept is whole between two scrapes, also if one of them panicked
         let mut caps = self.caps.lock().unwrap_or_else(PoisonError::into_inner);
         let scrape = Scrape::capped(self.newest()?, self.process.read(), &mut caps);
-        Some(scrape.with_deliveries(self.deliveries.all()))
+        Some(scrape.with_deliveries(self.deliveries.all()).with_shed(shed::counted(&self.shed)))
     }
 
     /// Why the sampler is taken to be dead.

@@ -12,6 +12,7 @@ mod listener;
 mod namespace;
 mod outlet;
 mod port;
+mod shed;
 mod udp;
 
 use std::{
@@ -38,6 +39,7 @@ use crate::{
     histogram::Histogram,
     metric::{Descriptor, Fold, Group, Kind, LISTENER_LABELS},
     model::snapshot::{Durations, Snapshot},
+    shed::Counted,
 };
 
 /// All families, in the order of the scrape.
@@ -50,6 +52,7 @@ pub const FAMILIES: &[&[Family]] = &[
     host::FAMILIES,
     alert::FAMILIES,
     outlet::FAMILIES,
+    shed::FAMILIES,
     agent::FAMILIES,
     self_process::FAMILIES,
 ];
@@ -98,6 +101,7 @@ pub struct Scrape {
     pub(super) process: Option<Usage>,
     pub(super) rows: Rows,
     pub(super) deliveries: BTreeMap<String, Delivery>,
+    pub(super) shed: Vec<Counted>,
 }
 
 impl Scrape {
@@ -113,14 +117,21 @@ impl Scrape {
     pub fn capped(judged: impl Into<Judged>, process: Option<Usage>, caps: &mut Caps) -> Self {
         let Judged { snapshot, verdicts } = judged.into();
         let (rows, alert_limit) = (caps.rows(&snapshot), caps.limit());
-        let deliveries = BTreeMap::new();
-        Self { snapshot, verdicts, alert_limit, process, rows, deliveries }
+        let (deliveries, shed) = (BTreeMap::new(), Vec::new());
+        Self { snapshot, verdicts, alert_limit, process, rows, deliveries, shed }
     }
 
     /// The same with what receivers of alerts took.
     #[must_use]
     pub fn with_deliveries(mut self, deliveries: BTreeMap<String, Delivery>) -> Self {
         self.deliveries = deliveries;
+        self
+    }
+
+    /// The same with what the shedding listeners of this process counted.
+    #[must_use]
+    pub fn with_shed(mut self, shed: Vec<Counted>) -> Self {
+        self.shed = shed;
         self
     }
 

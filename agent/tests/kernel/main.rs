@@ -33,6 +33,7 @@ mod sampled;
 mod segment;
 mod servers;
 mod shapes;
+mod shed;
 mod space;
 mod spaces;
 mod table;

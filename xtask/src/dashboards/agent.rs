@@ -1,6 +1,9 @@
 //! The agent itself: does it see everything, are its numbers the kernel's, what does it cost?
 
-use super::board::{Board, Form, Link, Panel, Row, Unit, Variable, query};
+use super::{
+    board::{Board, Form, Link, Panel, Row, Unit, Variable, query},
+    shed,
+};
 
 /// The agents of the chosen hosts.
 pub(super) const BOARD: Board = Board {
@@ -11,7 +14,7 @@ pub(super) const BOARD: Board = Board {
         Variable { name: "job", label: "Job", of: "backlogd_build_info" },
         Variable { name: "instance", label: "Host", of: "backlogd_build_info" },
     ],
-    rows: &[SEES, COSTS, TELLS],
+    rows: &[SEES, COSTS, TELLS, shed::ROW],
 };
 
 const SEES: Row = Row {

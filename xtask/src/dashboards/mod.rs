@@ -10,6 +10,7 @@ mod fleet;
 mod kubernetes;
 mod listener;
 mod panel;
+mod shed;
 
 use std::{
     fs,

@@ -1,0 +1,91 @@
+//! `backlogd shed`: shedding listeners in front of servers that cannot be changed.
+
+use std::{env, net::SocketAddr, path::PathBuf};
+
+use clap::Args;
+
+use super::{
+    Exit, log,
+    out::{self, Color},
+};
+use crate::{
+    config::{self, Config, ConfigError},
+    daemon,
+    shed::{Backend, Front, check_limits},
+};
+
+/// Accept for a server, and shed what is above its limit
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  \
+    backlogd shed --listen 0.0.0.0:8080 --backend 127.0.0.1:9000 --soft 1000\n  \
+    backlogd shed --listen [::]:443 --backend unix:/run/app.sock --soft 10000 --hard 12500\n  \
+    backlogd shed --config /etc/backlogd/shed.toml      its [[shed]] tables\n\n\
+    Above the soft limit a connection is accepted and reset at once. At the hard limit, the last\n\
+    resort, nothing is accepted; unsaid, it is a quarter above the soft one. SIGTERM accepts nothing\n\
+    more and waits for what is open. `backlogd run` hosts the same tables.")]
+pub(super) struct Shed {
+    /// Where to listen
+    #[arg(long, value_name = "ADDR:PORT", requires = "backend", requires = "soft")]
+    listen: Option<SocketAddr>,
+    /// Where connections go: HOST:PORT or unix:/PATH
+    #[arg(long, value_name = "ADDR", requires = "listen", value_parser = backend)]
+    backend: Option<Backend>,
+    /// Above this many open connections, more are shed
+    #[arg(long, value_name = "N", requires = "listen")]
+    soft: Option<usize>,
+    /// At this many, nothing is accepted
+    #[arg(long, value_name = "N", requires = "listen")]
+    hard: Option<usize>,
+    /// The file with [[shed]] tables
+    #[arg(long, value_name = "FILE", conflicts_with = "listen")]
+    config: Option<PathBuf>,
+    /// Where /metrics is served
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:10512")]
+    metrics: SocketAddr,
+}
+
+fn backend(text: &str) -> Result<Backend, String> {
+    text.parse().map_err(|expected| format!("expected {expected}"))
+}
+
+impl Shed {
+    pub(super) fn run(self, color: Color) -> anyhow::Result<Exit> {
+        let config = self.load()?;
+        if config.shed.is_empty() {
+            out::note("nothing to shed for, expected --listen, or a file with [[shed]] tables");
+            return Ok(Exit::Usage);
+        }
+        log::start(&config.log, config.log_format, color)?;
+        daemon::run(config, move || self.load())?;
+        Ok(Exit::Fine)
+    }
+
+    /// What the daemon does that serves for these listeners alone: it looks at its own network
+    /// namespace, without programs in the kernel.
+    fn load(&self) -> Result<Config, ConfigError> {
+        let config = match (self.listen, &self.backend, self.soft) {
+            (Some(listen), Some(backend), Some(soft)) => {
+                let mut front = Front::new(listen, backend.clone(), soft);
+                front.limits.hard = self.hard;
+                check_limits(front.limits).map_err(|wrong| ConfigError::Value {
+                    place: format!("--{}", wrong.key),
+                    got: wrong.got.to_string(),
+                    expected: wrong.expected,
+                })?;
+                Config { shed: vec![front], ..Config::default() }
+            }
+            _ => {
+                let loaded = config::load(self.config.as_deref(), |name| env::var_os(name), &[])?;
+                loaded.check_files()?;
+                loaded.config
+            }
+        };
+        Ok(Config {
+            listen: self.metrics,
+            socket: None,
+            no_ebpf: true,
+            own_netns_only: true,
+            ..config
+        })
+    }
+}

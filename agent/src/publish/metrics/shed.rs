@@ -1,0 +1,226 @@
+//! What the listeners of this process shed, and why.
+
+use std::fmt;
+
+use backlogd_shed::{Class, Stats};
+
+use super::{Family, Scrape, Sink, Value};
+use crate::{
+    errno::Errno,
+    metric::{Descriptor, Kind},
+    shed::Counted,
+};
+
+const SOURCE: &str = "the shedding listeners of this process (backlogd shed, [[shed]])";
+
+/// A family with one or more series for each listener.
+const fn family(
+    name: &'static str,
+    kind: Kind,
+    labels: &'static [&'static str],
+    help: &'static str,
+    emit: fn(&Scrape, Sink<'_>) -> fmt::Result,
+) -> Family {
+    Family {
+        descriptor: Descriptor { name, kind, labels, help, source: SOURCE },
+        folds: None,
+        emit,
+    }
+}
+
+pub(super) const FAMILIES: &[Family] = &[
+    family(
+        "backlogd_shed_accepted_total",
+        Kind::Counter,
+        &["listener"],
+        "Connections that accept(2) gave; accepted = admitted + shed at the stage of accept",
+        |scrape, sink| each(scrape, sink, |it| it.stats.accepted),
+    ),
+    family(
+        "backlogd_shed_admitted_total",
+        Kind::Counter,
+        &["listener"],
+        "Connections that no limit refused; admitted = closed + open",
+        |scrape, sink| each(scrape, sink, |it| it.stats.admitted),
+    ),
+    family(
+        "backlogd_shed_connections_total",
+        Kind::Counter,
+        &["listener", "reason", "stage"],
+        "Connections that were shed, by the limit or state; at the stage of accept, or after that, before they were served",
+        |scrape, sink| {
+            labelled(scrape, sink, |stats, add| {
+                stats.shed.iter().filter(|(_, n)| 0 < *n).try_for_each(|((reason, stage), n)| {
+                    add(&[("reason", reason.as_str()), ("stage", stage.as_str())], *n)
+                })
+            })
+        },
+    ),
+    family(
+        "backlogd_shed_answers_total",
+        Kind::Counter,
+        &["listener", "answer"],
+        "What shed connections got: rst, fin, bytes, or fallback_rst, a reset for want of room to let the answer arrive",
+        |scrape, sink| {
+            labelled(scrape, sink, |stats, add| {
+                stats
+                    .answers
+                    .iter()
+                    .try_for_each(|(answer, n)| add(&[("answer", answer.as_str())], *n))
+            })
+        },
+    ),
+    family(
+        "backlogd_shed_time_wait_closes_total",
+        Kind::Counter,
+        &["listener"],
+        "Shed connections that leave a TIME_WAIT here, since this end closed first",
+        |scrape, sink| each(scrape, sink, |it| it.stats.time_wait_closes),
+    ),
+    family(
+        "backlogd_shed_closed_total",
+        Kind::Counter,
+        &["listener", "cause"],
+        "Admitted connections that ended",
+        |scrape, sink| {
+            labelled(scrape, sink, |stats, add| {
+                stats.closed.iter().try_for_each(|(cause, n)| add(&[("cause", cause.as_str())], *n))
+            })
+        },
+    ),
+    family(
+        "backlogd_shed_open_connections",
+        Kind::Gauge,
+        &["listener", "state"],
+        "Admitted connections that are open: handshaking (their PROXY header is awaited), or serving",
+        |scrape, sink| {
+            labelled(scrape, sink, |stats, add| {
+                let serving = stats.open.saturating_sub(stats.handshaking);
+                add(&[("state", "handshaking")], stats.handshaking)?;
+                add(&[("state", "serving")], serving)
+            })
+        },
+    ),
+    family(
+        "backlogd_shed_exempt_open_connections",
+        Kind::Gauge,
+        &["listener"],
+        "Open connections that count towards the hard limit alone",
+        |scrape, sink| each(scrape, sink, |it| it.stats.exempt_open),
+    ),
+    family(
+        "backlogd_shed_lingering_connections",
+        Kind::Gauge,
+        &["listener"],
+        "Shed connections that are open until their answer arrived",
+        |scrape, sink| each(scrape, sink, |it| it.stats.lingering),
+    ),
+    family(
+        "backlogd_shed_limit",
+        Kind::Gauge,
+        &["listener", "kind"],
+        "Limits in force: above soft, connections are shed; at hard, nothing is accepted",
+        |scrape, sink| {
+            scrape.shed.iter().try_for_each(|it| {
+                [("soft", it.soft), ("hard", it.hard)].into_iter().try_for_each(|(kind, n)| {
+                    let labels = [("listener", it.listener.as_str()), ("kind", kind)];
+                    sink(&labels, Value::Unsigned(n as u64))
+                })
+            })
+        },
+    ),
+    family(
+        "backlogd_shed_paused_seconds_total",
+        Kind::Counter,
+        &["listener", "cause"],
+        "Time in which nothing was accepted: hard, the limit was reached; backoff, accept(2) failed for want of descriptors or memory",
+        |scrape, sink| {
+            scrape.shed.iter().try_for_each(|it| {
+                it.stats.paused.iter().try_for_each(|(cause, time)| {
+                    let labels = [("listener", it.listener.as_str()), ("cause", cause.as_str())];
+                    sink(&labels, Value::Real(time.as_secs_f64()))
+                })
+            })
+        },
+    ),
+    family(
+        "backlogd_shed_accept_errors_total",
+        Kind::Counter,
+        &["listener", "errno", "class"],
+        "Failures of accept(2): of the connection (retry), for want of descriptors or memory (backoff), of the listener (fatal)",
+        |scrape, sink| {
+            labelled(scrape, sink, |stats, add| {
+                stats.accept_errors.iter().try_for_each(|(number, n)| {
+                    let name = Errno(number.unsigned_abs()).to_string();
+                    add(&[("errno", name.as_str()), ("class", Class::of(*number).as_str())], *n)
+                })
+            })
+        },
+    ),
+    family(
+        "backlogd_shed_deadline_timeouts_total",
+        Kind::Counter,
+        &["listener", "deadline"],
+        "Admitted connections that a deadline ended",
+        |scrape, sink| {
+            labelled(scrape, sink, |stats, add| {
+                stats
+                    .deadline_timeouts
+                    .iter()
+                    .try_for_each(|(deadline, n)| add(&[("deadline", deadline.as_str())], *n))
+            })
+        },
+    ),
+    family(
+        "backlogd_shed_bytes_total",
+        Kind::Counter,
+        &["listener", "direction"],
+        "Bytes of admitted connections, from the client (in) and to it (out)",
+        |scrape, sink| {
+            labelled(scrape, sink, |stats, add| {
+                add(&[("direction", "in")], stats.bytes_in)?;
+                add(&[("direction", "out")], stats.bytes_out)
+            })
+        },
+    ),
+    family(
+        "backlogd_shed_peers_tracked",
+        Kind::Gauge,
+        &["listener"],
+        "Peers that are kept in mind for the connections they have or opened of late",
+        |scrape, sink| each(scrape, sink, |it| it.stats.peers_tracked),
+    ),
+    family(
+        "backlogd_shed_peers_evicted_total",
+        Kind::Counter,
+        &["listener"],
+        "Peers without connections that were forgotten early, for others",
+        |scrape, sink| each(scrape, sink, |it| it.stats.peers_evicted),
+    ),
+];
+
+/// One series for each listener.
+fn each(scrape: &Scrape, sink: Sink<'_>, value: impl Fn(&Counted) -> u64) -> fmt::Result {
+    scrape
+        .shed
+        .iter()
+        .try_for_each(|it| sink(&[("listener", it.listener.as_str())], Value::Unsigned(value(it))))
+}
+
+/// Where series of one listener go, by their other labels.
+type Add<'a> = &'a mut dyn FnMut(&[(&str, &str)], u64) -> fmt::Result;
+
+/// Several series for each listener.
+fn labelled(
+    scrape: &Scrape,
+    sink: Sink<'_>,
+    series: impl Fn(&Stats, Add<'_>) -> fmt::Result,
+) -> fmt::Result {
+    scrape.shed.iter().try_for_each(|it| {
+        series(&it.stats, &mut |labels, n| {
+            let mut all = vec![("listener", it.listener.as_str())];
+            all.extend_from_slice(labels);
+            sink(&all, Value::Unsigned(n))
+        })
+    })
+}

@@ -1,0 +1,185 @@
+//! The enforcing mode in user space: listeners of this process that shed, each in front of a backend.
+//!
+//! In: [`Front`]s of the configuration. Out: connections passed on to the backends, and counters
+//! ([`Counted`]). What is admitted and what becomes of the rest is the crate `backlogd-shed`'s; here
+//! bytes go to and fro. Cost: a task and two buffers of 8 KiB for each connection. Not here: pools,
+//! HTTP, TLS.
+
+mod relay;
+mod run;
+
+use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+
+use backlogd_shed::{
+    Bounds, Cidr, Deadlines, LimitError, Limits, MAX_LIMIT, OnShed, PerIp, ProxyProtocol, Rate,
+};
+
+pub use self::run::{Counted, Fronts, StartError, counted};
+
+/// A listener, and where its connections go.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Front {
+    /// The label `listener` of its counters.
+    pub name: String,
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Where its connections go.
+    pub backend: Backend,
+    /// How many may be open.
+    pub limits: Limits,
+    /// The limit of its accept queue; `None`: the largest that the kernel gives.
+    pub backlog: Option<u16>,
+    /// What shed connections get.
+    pub on_shed: OnShed,
+    /// Who is shed for nothing but the hard limit.
+    pub exempt: Vec<Cidr>,
+    /// What one peer may have.
+    pub per_ip: Option<PerIp>,
+    /// How fast connections are admitted.
+    pub rate: Option<Rate>,
+    /// Who passes connections of others on.
+    pub proxy_protocol: Option<ProxyProtocol>,
+    /// How long connections may take.
+    pub deadlines: Deadlines,
+    /// How long the backend may take to accept one.
+    pub connect_timeout: Duration,
+    /// How long open connections may go on when it is told to stop.
+    pub drain: Duration,
+}
+
+impl Front {
+    /// Descriptors of a connection: the client's and the backend's.
+    pub const FDS: usize = 2;
+
+    /// A front with everything else as it is unsaid.
+    #[must_use]
+    pub fn new(listen: SocketAddr, backend: Backend, soft: usize) -> Self {
+        Self {
+            name: listen.to_string(),
+            listen,
+            backend,
+            limits: Limits { fds_per_connection: Self::FDS, ..Limits::soft(soft) },
+            backlog: None,
+            on_shed: OnShed::Rst,
+            exempt: Vec::new(),
+            per_ip: None,
+            rate: None,
+            proxy_protocol: None,
+            deadlines: Deadlines::default(),
+            connect_timeout: Duration::from_secs(1),
+            drain: Duration::from_secs(20),
+        }
+    }
+}
+
+/// The most that a soft limit can be: there is room for a hard one above it.
+pub const MAX_SOFT: usize = MAX_LIMIT * 5 / 6;
+
+/// A limit that cannot hold, wherever it is in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WrongLimit {
+    /// Which: soft or hard.
+    pub key: &'static str,
+    /// What it was.
+    pub got: usize,
+    /// What it may be.
+    pub expected: String,
+}
+
+/// Whether `limits` can hold in a process that has enough descriptors.
+///
+/// # Errors
+/// The limit that cannot.
+pub fn check_limits(limits: Limits) -> Result<(), WrongLimit> {
+    let Limits { soft, hard, .. } = limits;
+    if !(1..=MAX_SOFT).contains(&soft) {
+        let expected = format!("connections, 1 to {MAX_SOFT}");
+        return Err(WrongLimit { key: "soft", got: soft, expected });
+    }
+    let Some(got) = hard else { return Ok(()) };
+    let expected = match Bounds::new(limits, usize::MAX) {
+        Err(LimitError::Hard { least, .. }) => {
+            format!("at least {least}: 20 % above the soft limit, which is {soft}")
+        }
+        _ if MAX_LIMIT < got => format!("at most {MAX_LIMIT} connections"),
+        _ => return Ok(()),
+    };
+    Err(WrongLimit { key: "hard", got, expected })
+}
+
+/// Where connections go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// HOST:PORT; a name is looked up for each connection.
+    Tcp(String),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+impl Backend {
+    /// What it is written like.
+    pub const EXPECTED: &str = "HOST:PORT, such as 127.0.0.1:9000, or unix:/PATH";
+}
+
+impl FromStr for Backend {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            // sun_path holds 108 bytes, the ending zero included
+            let is_path = path.starts_with('/') && path.len() <= 107 && !path.contains('\0');
+            return if is_path { Ok(Self::Unix(path.into())) } else { Err(Self::EXPECTED) };
+        }
+        let (host, port) = text.rsplit_once(':').ok_or(Self::EXPECTED)?;
+        let is_bare_ipv6 = host.contains(':') && !(host.starts_with('[') && host.ends_with(']'));
+        match port.parse::<u16>() {
+            Ok(1..) if !host.is_empty() && !is_bare_ipv6 => Ok(Self::Tcp(text.to_owned())),
+            _ => Err(Self::EXPECTED),
+        }
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => f.write_str(address),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(soft: usize, hard: Option<usize>, expected: Result<(), (&str, &str)>) {
+        let got = check_limits(Limits { hard, ..Limits::soft(soft) });
+        let got = got.as_ref().map_err(|wrong| (wrong.key, wrong.expected.as_str()));
+        assert_eq!(got.copied(), expected, "soft {soft}, hard {hard:?}");
+    }
+
+    #[test]
+    fn limits_can_hold_or_the_one_that_cannot_is_named() {
+        check(1, Some(2), Ok(()));
+        check(MAX_SOFT, None, Ok(()));
+        check(MAX_SOFT, Some(MAX_LIMIT), Ok(()));
+        check(0, None, Err(("soft", "connections, 1 to 1747625")));
+        check(MAX_SOFT + 1, Some(MAX_LIMIT), Err(("soft", "connections, 1 to 1747625")));
+        let least = "at least 12: 20 % above the soft limit, which is 10";
+        check(10, Some(11), Err(("hard", least)));
+        check(10, Some(0), Err(("hard", least)));
+        check(10, Some(MAX_LIMIT + 1), Err(("hard", "at most 2097151 connections")));
+    }
+
+    #[test]
+    fn a_backend_is_a_host_with_a_port_or_a_path() {
+        for text in ["127.0.0.1:9000", "[::1]:80", "app.svc:8080", "unix:/run/app.sock"] {
+            let backend: Backend = text.parse().expect("a backend");
+            assert_eq!(backend.to_string(), text);
+        }
+        for text in ["", ":80", "app", "app:", "app:0", "app:70000", "::1:80", "unix:app.sock"] {
+            assert_eq!(text.parse::<Backend>(), Err(Backend::EXPECTED), "{text}");
+        }
+    }
+}

@@ -1,0 +1,565 @@
+//! Listeners that shed, through the real binary: what clients and backends get, what is counted, how it
+//! ends.
+
+#![expect(clippy::unwrap_used, reason = "outside of #[test] functions, but in a test")]
+
+use std::{
+    fs,
+    io::{self, BufRead as _, BufReader, ErrorKind, Read as _, Write as _},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    os::unix::net::{UnixListener, UnixStream},
+    path::PathBuf,
+    process::{Child, Command, Output, Stdio},
+    sync::mpsc::{self, Receiver},
+    thread,
+    time::{Duration, Instant},
+};
+
+use socket2::SockRef;
+use tempfile::TempDir;
+
+/// Longer than anything here takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// `backlogd shed` or `backlogd run` with one listener; it ends, however the test ends.
+struct Shed {
+    child: Child,
+    log: Receiver<String>,
+    /// Where it sheds.
+    at: SocketAddr,
+    metrics: SocketAddr,
+    dir: TempDir,
+}
+
+impl Shed {
+    /// In front of `backend`, with more lines for its table.
+    fn start(backend: &str, lines: &str) -> Self {
+        Self::by(&["shed", "--metrics", "127.0.0.1:0"], backend, lines)
+    }
+
+    fn by(verb: &[&str], backend: &str, lines: &str) -> Self {
+        let dir = TempDir::new().unwrap();
+        let config = dir.path().join("backlogd.toml");
+        fs::write(&config, table(backend, lines)).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_backlogd"))
+            .args(verb)
+            .arg("--config")
+            .arg(&config)
+            .env("NO_COLOR", "1")
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = lines_of(child.stderr.take().unwrap());
+        let nowhere = SocketAddr::from(([0; 4], 0));
+        let mut shed = Self { child, log, at: nowhere, metrics: nowhere, dir };
+        shed.at = field(&shed.wait_for_line("sheds above the soft limit"), "listen");
+        shed.metrics = field(&shed.wait_for_line(" started "), "listen");
+        // before the first sample there are no metrics
+        wait_for(|| match shed.get("/metrics") {
+            text if text.contains("\nbacklogd_shed_limit{") => Ok(()),
+            text => Err(text),
+        });
+        shed
+    }
+
+    fn config(&self) -> PathBuf {
+        self.dir.path().join("backlogd.toml")
+    }
+
+    #[track_caller]
+    fn wait_for_line(&self, part: &str) -> String {
+        let (end, mut all) = (Instant::now() + PATIENCE, String::new());
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            match self.log.recv_timeout(left) {
+                Ok(line) if line.contains(part) => return line,
+                Ok(line) => all.push_str(&format!("{line}\n")),
+                Err(_) => panic!("no {part:?} in:\n{all}"),
+            }
+        }
+    }
+
+    fn client(&self) -> TcpStream {
+        patient(TcpStream::connect(self.at).unwrap())
+    }
+
+    /// What a client gets that says nothing. A reset may come before connect(2) has seen that the
+    /// connection was established.
+    fn ends(&self) -> Result<String, ErrorKind> {
+        let stream = TcpStream::connect(self.at).map_err(|err| err.kind())?;
+        rest(&mut patient(stream))
+    }
+
+    fn get(&self, path: &str) -> String {
+        let mut stream = patient(TcpStream::connect(self.metrics).unwrap());
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    /// The sum of the series of `name` that have all of `labels`; `None`: there is none.
+    fn counted(&self, name: &str, labels: &[&str]) -> Option<u64> {
+        sum(&self.get("/metrics"), name, labels)
+    }
+
+    #[track_caller]
+    fn wait_until_counted(&self, name: &str, labels: &[&str], n: u64) {
+        wait_for(|| match self.counted(name, labels).unwrap_or(0) {
+            got if got == n => Ok(()),
+            got => Err(format!("{name} {labels:?} is {got}, not {n}")),
+        });
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    }
+
+    /// Its exit code, `within` that time.
+    #[track_caller]
+    fn ended(&mut self, within: Duration) -> Option<i32> {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(start.elapsed() < within, "runs after {within:?}");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Shed {
+    fn drop(&mut self) {
+        // it has ended already where the test is about that
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn table(backend: &str, lines: &str) -> String {
+    format!(
+        "sample_interval_seconds = 0.1\n[[shed]]\nname = \"web\"\nlisten = \"127.0.0.1:0\"\n\
+         backend = \"{backend}\"\n{lines}\n"
+    )
+}
+
+fn lines_of(log: impl io::Read + Send + 'static) -> Receiver<String> {
+    let (send, lines) = mpsc::channel();
+    thread::spawn(move || {
+        for line in BufReader::new(log).lines().map_while(Result::ok) {
+            if send.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    lines
+}
+
+/// The address in `name=ADDR` of a line of the log.
+fn field(line: &str, name: &str) -> SocketAddr {
+    let (_, after) = line.split_once(&format!(" {name}=")).unwrap_or_else(|| panic!("{line}"));
+    after.split(' ').next().unwrap().parse().unwrap()
+}
+
+fn sum(metrics: &str, name: &str, labels: &[&str]) -> Option<u64> {
+    let start = format!("{name}{{");
+    let is_it =
+        |line: &&str| line.starts_with(&start) && labels.iter().all(|label| line.contains(label));
+    let value = |line: &str| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap();
+    metrics.lines().filter(is_it).map(value).reduce(|a, b| a + b)
+}
+
+/// A socket whose reads and writes end.
+fn patient(stream: TcpStream) -> TcpStream {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+#[track_caller]
+fn wait_for(mut happened: impl FnMut() -> Result<(), String>) {
+    let start = Instant::now();
+    while let Err(what) = happened() {
+        assert!(start.elapsed() < PATIENCE, "{what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Closes with a reset.
+fn reset(stream: TcpStream) {
+    SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(stream);
+}
+
+/// A backend, and its address.
+fn listen() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    (listener, addr)
+}
+
+/// The next connection of a backend, with a deadline.
+#[track_caller]
+fn accept(listener: &TcpListener) -> TcpStream {
+    listener.set_nonblocking(true).unwrap();
+    let mut stream = None;
+    wait_for(|| {
+        stream =
+            Some(listener.accept().map_err(|err| format!("the backend gets nothing: {err}"))?.0);
+        Ok(())
+    });
+    let stream = stream.unwrap();
+    stream.set_nonblocking(false).unwrap();
+    patient(stream)
+}
+
+/// A backend that answers what it gets, connection by connection, each on a thread.
+fn echo() -> String {
+    let (listener, addr) = listen();
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            thread::spawn(move || {
+                let mut reader = stream.try_clone().unwrap();
+                // clients of these tests also reset
+                let _ = io::copy(&mut reader, &mut &stream);
+            });
+        }
+    });
+    addr
+}
+
+/// A round trip: its connection is served.
+#[track_caller]
+fn serves(client: &mut TcpStream) {
+    client.write_all(b"ping").unwrap();
+    let mut answer = [0; 4];
+    client.read_exact(&mut answer).unwrap();
+    assert_eq!(b"ping", &answer);
+}
+
+/// All that comes until the end, or the error.
+fn rest(client: &mut TcpStream) -> Result<String, ErrorKind> {
+    let mut text = String::new();
+    client.read_to_string(&mut text).map(|_| text).map_err(|err| err.kind())
+}
+
+#[track_caller]
+fn check_above_the_limit(on_shed: &str, answer: &str, expected: Result<&str, ErrorKind>) {
+    let lines = format!("soft = 2\non_shed = {on_shed}");
+    let shed = Shed::start(&echo(), &lines);
+    let mut served = [shed.client(), shed.client()];
+    served.iter_mut().for_each(serves);
+    let start = Instant::now();
+    let got = shed.ends();
+    assert!(start.elapsed() < Duration::from_secs(5), "{on_shed}: {:?}", start.elapsed());
+    match (&got, expected) {
+        (Ok(got), Ok(expected)) => assert!(got.starts_with(expected), "{on_shed}: {got:?}"),
+        _ => assert_eq!(got, expected.map(str::to_owned), "{on_shed}"),
+    }
+    shed.wait_until_counted("backlogd_shed_answers_total", &[&format!("answer=\"{answer}\"")], 1);
+    let soft = ["listener=\"web\"", "reason=\"soft\"", "stage=\"accept\""];
+    assert_eq!(Some(1), shed.counted("backlogd_shed_connections_total", &soft));
+    served.iter_mut().for_each(serves);
+    // a place is free again
+    let [mut one, other] = served;
+    one.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(Ok(String::new()), rest(&mut one));
+    shed.wait_until_counted("backlogd_shed_open_connections", &[], 1);
+    serves(&mut shed.client());
+    drop(other);
+}
+
+#[test]
+fn above_the_soft_limit_a_client_gets_what_is_configured() {
+    check_above_the_limit("\"rst\"", "rst", Err(ErrorKind::ConnectionReset));
+    check_above_the_limit("\"fin\"", "fin", Ok(""));
+    check_above_the_limit("\"http-503\"", "bytes", Ok("HTTP/1.1 503 "));
+    check_above_the_limit("\"http-429\"", "bytes", Ok("HTTP/1.1 429 "));
+    check_above_the_limit("{ bytes = \"421 busy\\r\\n\" }", "bytes", Ok("421 busy\r\n"));
+}
+
+#[test]
+fn the_end_of_one_direction_is_passed_on_by_itself() {
+    let (backend, addr) = listen();
+    let shed = Shed::start(&addr, "soft = 10");
+    // the client's first
+    let mut client = shed.client();
+    let mut server = accept(&backend);
+    client.write_all(b"all I have").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(Ok("all I have".to_owned()), rest(&mut server));
+    server.write_all(b"and the answer").unwrap();
+    drop(server);
+    assert_eq!(Ok("and the answer".to_owned()), rest(&mut client));
+    // the backend's first
+    let mut client = shed.client();
+    let mut server = accept(&backend);
+    server.write_all(b"hello").unwrap();
+    server.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(Ok("hello".to_owned()), rest(&mut client));
+    client.write_all(b"goodbye").unwrap();
+    drop(client);
+    assert_eq!(Ok("goodbye".to_owned()), rest(&mut server));
+    drop(server);
+    shed.wait_until_counted("backlogd_shed_closed_total", &["cause=\"error\""], 0);
+    shed.wait_until_counted("backlogd_shed_open_connections", &[], 0);
+    assert_eq!(Some(17), shed.counted("backlogd_shed_bytes_total", &["direction=\"in\""]));
+    assert_eq!(Some(19), shed.counted("backlogd_shed_bytes_total", &["direction=\"out\""]));
+}
+
+#[test]
+fn a_reset_is_passed_on_as_a_reset() {
+    let (backend, addr) = listen();
+    let shed = Shed::start(&addr, "soft = 10");
+    let open = || {
+        let mut client = shed.client();
+        let mut server = accept(&backend);
+        client.write_all(b"x").unwrap();
+        server.read_exact(&mut [0]).unwrap();
+        (client, server)
+    };
+    let (client, mut server) = open();
+    reset(client);
+    assert_eq!(Err(ErrorKind::ConnectionReset), rest(&mut server));
+    let (mut client, server) = open();
+    reset(server);
+    assert_eq!(Err(ErrorKind::ConnectionReset), rest(&mut client));
+    shed.wait_until_counted("backlogd_shed_open_connections", &[], 0);
+    assert_eq!(Some(1), shed.counted("backlogd_shed_closed_total", &["cause=\"backend\""]));
+    assert_eq!(Some(2), shed.counted("backlogd_shed_closed_total", &[]));
+}
+
+#[test]
+fn a_backend_may_be_a_unix_socket() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("app.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let mut reader: UnixStream = stream.try_clone().unwrap();
+            let _ = io::copy(&mut reader, &mut &stream);
+        }
+    });
+    let shed = Shed::start(&format!("unix:{}", path.display()), "soft = 10");
+    let mut client = shed.client();
+    serves(&mut client);
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(Ok(String::new()), rest(&mut client));
+    shed.wait_until_counted("backlogd_shed_closed_total", &[], 1);
+}
+
+#[test]
+fn without_a_backend_clients_are_reset_and_it_is_logged_now_and_then() {
+    let (backend, addr) = listen();
+    drop(backend);
+    let shed = Shed::start(&addr, "soft = 10");
+    for n in 1..=20 {
+        assert_eq!(Err(ErrorKind::ConnectionReset), shed.ends());
+        let down = ["reason=\"backend_down\""];
+        shed.wait_until_counted("backlogd_shed_connections_total", &down, n);
+    }
+    let line = shed.wait_for_line("the backend cannot be reached");
+    assert!(line.contains(&format!("listener=\"web\" backend={addr}")), "{line}");
+    assert!(line.contains("error=Connection refused"), "{line}");
+    let more: Vec<_> = shed.log.try_iter().filter(|line| line.contains("backend")).collect();
+    assert!(more.is_empty(), "{more:?}");
+    shed.wait_until_counted("backlogd_shed_open_connections", &[], 0);
+}
+
+#[test]
+fn sigterm_waits_for_what_is_open_and_refuses_what_comes() {
+    let mut shed = Shed::start(&echo(), "soft = 10\ndrain_seconds = 15");
+    let mut open = shed.client();
+    serves(&mut open);
+    shed.signal("TERM");
+    shed.wait_for_line("stopping");
+    let mut last = Ok(());
+    wait_for(|| match TcpStream::connect(shed.at) {
+        Err(err) => {
+            last = Err(err.kind());
+            Ok(())
+        }
+        Ok(_) => Err("it still accepts".into()),
+    });
+    assert_eq!(Err(ErrorKind::ConnectionRefused), last);
+    // the transfer goes on, also of more than buffers hold
+    let sent: Vec<u8> = (0..8_000_000_u32).map(|n| n.to_le_bytes()[1]).collect();
+    let mut writer = open.try_clone().unwrap();
+    let thread = thread::spawn(move || {
+        writer.write_all(&sent).unwrap();
+        writer.shutdown(Shutdown::Write).unwrap();
+        sent
+    });
+    let mut got = Vec::new();
+    open.read_to_end(&mut got).unwrap();
+    assert!(thread.join().unwrap() == got, "{} bytes", got.len());
+    assert_eq!(Some(0), shed.ended(Duration::from_secs(5)), "it waits for nothing more");
+}
+
+#[test]
+fn what_is_open_after_the_drain_is_cut_off() {
+    let mut shed = Shed::start(&echo(), "soft = 10\ndrain_seconds = 1");
+    let mut open = shed.client();
+    serves(&mut open);
+    let start = Instant::now();
+    shed.signal("TERM");
+    assert_eq!(Some(0), shed.ended(Duration::from_secs(5)));
+    let took = start.elapsed();
+    assert!(Duration::from_secs(1) <= took && took < Duration::from_secs(2), "{took:?}");
+    assert!(matches!(rest(&mut open).as_deref(), Ok("") | Err(ErrorKind::ConnectionReset)));
+}
+
+#[test]
+fn a_second_signal_cuts_the_drain_short() {
+    let mut shed = Shed::start(&echo(), "soft = 10\ndrain_seconds = 600");
+    let mut open = shed.client();
+    serves(&mut open);
+    shed.signal("TERM");
+    shed.wait_for_line("stopping");
+    serves(&mut open);
+    shed.signal("INT");
+    shed.wait_for_line("told again to stop");
+    assert_eq!(Some(0), shed.ended(Duration::from_secs(5)));
+}
+
+/// accepted = admitted + shed at accept; admitted = closed + open.
+#[track_caller]
+fn check_identities(shed: &Shed, accepted: u64) {
+    wait_for(|| {
+        let text = shed.get("/metrics");
+        let n = |name: &str, labels: &[&str]| {
+            sum(&text, &format!("backlogd_shed_{name}"), labels).unwrap_or(0)
+        };
+        let admitted = n("admitted_total", &[]);
+        let at_accept = n("connections_total", &["stage=\"accept\""]);
+        let open = n("open_connections", &[]);
+        let is_fine = n("accepted_total", &[]) == accepted
+            && accepted == admitted + at_accept
+            && admitted == n("closed_total", &[]) + open
+            && open == 0;
+        if is_fine { Ok(()) } else { Err(format!("{accepted} connections:\n{text}")) }
+    });
+}
+
+#[test]
+fn what_is_counted_adds_up() {
+    let shed = Shed::start(&echo(), "soft = 20\nidle_seconds = 0.5\nrate = 400");
+    let at = shed.at;
+    let one = move |i: usize| {
+        // many are shed, so that any of it may fail; a reset may come before connect(2) has returned
+        let Ok(client) = TcpStream::connect(at) else { return };
+        let mut client = patient(client);
+        let _ = client.write_all(b"ping");
+        match i % 5 {
+            0 => drop(client),
+            1 => reset(client),
+            // until the deadline
+            2 => drop(client.read(&mut [0; 4]).and_then(|_| client.read(&mut [0; 4]))),
+            3 => drop(client.read(&mut [0; 4])),
+            _ => {
+                let _ = client.shutdown(Shutdown::Write);
+                drop(rest(&mut client));
+            }
+        }
+    };
+    let threads: Vec<_> = (0..8).map(|_| thread::spawn(move || (0..50).for_each(one))).collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    check_identities(&shed, 400);
+    for (name, labels) in [
+        ("backlogd_shed_connections_total", ["reason=\"soft\"", "listener=\"web\""]),
+        ("backlogd_shed_deadline_timeouts_total", ["deadline=\"idle\"", "listener=\"web\""]),
+        ("backlogd_shed_closed_total", ["cause=\"peer\"", "listener=\"web\""]),
+    ] {
+        assert!(shed.counted(name, &labels).is_some_and(|n| 0 < n), "{name} {labels:?}");
+    }
+    let limit = |kind: &str| shed.counted("backlogd_shed_limit", &[&format!("kind=\"{kind}\"")]);
+    assert_eq!((Some(20), Some(36)), (limit("soft"), limit("hard")));
+}
+
+#[test]
+fn the_listing_shows_it_and_so_do_its_own_metrics() {
+    let shed = Shed::start(&echo(), "soft = 10\nbacklog = 77");
+    let port = shed.at.port();
+    let output: Output = Command::new(env!("CARGO_BIN_EXE_backlogd"))
+        .args(["list", "--no-ebpf", "--output", "json"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let listing: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let mut listeners = listing["listeners"].as_array().unwrap().iter();
+    let it = listeners.find(|it| it["port"] == port).unwrap_or_else(|| panic!("{port}: {text}"));
+    assert!(it.to_string().contains("\"backlogd\""), "its owner: {it}");
+    let labels = [&*format!("port=\"{port}\""), "comm=\"backlogd\""];
+    shed.wait_until_counted("backlogd_listener_accept_queue_limit", &labels, 77);
+}
+
+#[test]
+fn the_daemon_hosts_it_too() {
+    let run = ["run", "--no-ebpf", "--listen", "127.0.0.1:0", "--socket", ""];
+    let mut shed = Shed::by(&run, &echo(), "soft = 2\ndrain_seconds = 5");
+    let mut served = [shed.client(), shed.client()];
+    served.iter_mut().for_each(serves);
+    assert_eq!(Err(ErrorKind::ConnectionReset), shed.ends());
+    drop(served);
+    check_identities(&shed, 3);
+    shed.signal("TERM");
+    assert_eq!(Some(0), shed.ended(Duration::from_secs(5)));
+}
+
+#[test]
+fn sighup_changes_limits_and_says_what_waits_for_the_next_start() {
+    let addr = echo();
+    let shed = Shed::start(&addr, "soft = 1");
+    let mut first = shed.client();
+    serves(&mut first);
+    assert_eq!(Err(ErrorKind::ConnectionReset), shed.ends());
+    fs::write(shed.config(), table(&addr, "soft = 3\nhard = 30\nidle_seconds = 9")).unwrap();
+    shed.signal("HUP");
+    let line = shed.wait_for_line("takes effect at the next start");
+    assert!(line.contains("key=\"shed\" listener=\"web\""), "{line}");
+    let line = shed.wait_for_line("sheds by other limits");
+    assert!(line.contains("listener=\"web\" soft=3 hard=30"), "{line}");
+    let mut more = [shed.client(), shed.client()];
+    more.iter_mut().for_each(serves);
+    assert_eq!(Err(ErrorKind::ConnectionReset), shed.ends());
+    shed.wait_until_counted("backlogd_shed_limit", &["kind=\"hard\""], 30);
+    // no descriptors for that many: the limits before stay
+    fs::write(shed.config(), table(&addr, "soft = 1700000\nidle_seconds = 9")).unwrap();
+    shed.signal("HUP");
+    let line = shed.wait_for_line("its limits stay as they were");
+    assert!(line.contains("RLIMIT_NOFILE"), "{line}");
+    shed.wait_until_counted("backlogd_shed_limit", &["kind=\"hard\""], 30);
+    serves(&mut first);
+}
+
+#[test]
+fn a_proxy_header_is_taken_from_an_allowed_range_alone() {
+    // by who the proxy speaks for, that one may have one connection
+    let lines = "soft = 10\nper_ip = 1\nproxy_protocol_from = [\"127.0.0.0/8\"]";
+    let shed = Shed::start(&echo(), lines);
+    let open = |source: &str| {
+        let mut client = shed.client();
+        write!(client, "PROXY TCP4 {source} 192.0.2.9 1000 80\r\n").unwrap();
+        client
+    };
+    let (mut one, mut other) = (open("192.0.2.1"), open("192.0.2.2"));
+    serves(&mut one);
+    serves(&mut other);
+    assert_eq!(Err(ErrorKind::ConnectionReset), rest(&mut open("192.0.2.1")));
+    let mut without = shed.client();
+    without.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    assert_eq!(Err(ErrorKind::ConnectionReset), rest(&mut without));
+    let count = |reason: &str| {
+        shed.counted("backlogd_shed_connections_total", &[&format!("reason=\"{reason}\"")])
+    };
+    assert_eq!((Some(1), Some(1)), (count("per_ip"), count("proxy_header")));
+    // from elsewhere it is a part of what the client says
+    let shed = Shed::start(&echo(), "soft = 10\nproxy_protocol_from = [\"192.0.2.0/24\"]");
+    let mut client = shed.client();
+    client.write_all(b"PROXY TCP4").unwrap();
+    let mut answer = [0; 10];
+    client.read_exact(&mut answer).unwrap();
+    assert_eq!(b"PROXY TCP4", &answer);
+}
