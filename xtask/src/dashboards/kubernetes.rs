@@ -1,6 +1,6 @@
 //! Rules and dashboards as objects of Kubernetes: `deploy/kubernetes/overlays/operator/generated`.
 //!
-//! In: the files of `dashboards/` that there are. Out: a PrometheusRule, copies of the dashboards and
+//! In: the files of `dashboards/`. Out: a PrometheusRule, copies of the dashboards and
 //! the kustomization that makes ConfigMaps of them: kustomize reads no file above its own folder. Not
 //! here: what the rules and dashboards say.
 
@@ -17,41 +17,32 @@ const FOLDER: &str = "deploy/kubernetes/overlays/operator/generated";
 const RULES: [&str; 2] = ["dashboards/alerts.yaml", "dashboards/recording.yaml"];
 const DASHBOARDS: [&str; 3] = ["fleet", "listener", "agent"];
 
-/// Paths below the root, and texts; `read` gives a file below the root, if it is there.
-pub(super) fn files(read: impl Fn(&Path) -> Option<String>) -> Result<Vec<(PathBuf, String)>> {
-    let mut kustomization = Kustomization::default();
-    let mut files = Vec::new();
-    let rules = RULES.into_iter().filter_map(|path| Some((path, read(Path::new(path))?)));
-    if let Some(rule) = prometheus_rule(rules)? {
-        files.push((Path::new(FOLDER).join("prometheusrule.yaml"), yaml(&rule)?));
-        kustomization.resources.push("prometheusrule.yaml".to_owned());
-    }
+/// Paths below the root, and texts; `read` gives a file below the root.
+pub(super) fn files(read: impl Fn(&Path) -> Result<String>) -> Result<Vec<(PathBuf, String)>> {
+    let rule = prometheus_rule(&read)?;
+    let mut files = vec![(Path::new(FOLDER).join("prometheusrule.yaml"), yaml(&rule)?)];
     for name in DASHBOARDS {
-        let Some(text) = read(&Path::new("dashboards").join(name).with_extension("json")) else {
-            continue;
-        };
+        let text = read(&Path::new("dashboards").join(name).with_extension("json"))?;
         files.push((Path::new(FOLDER).join(name).with_extension("json"), text));
-        kustomization.config_map_generator.push(ConfigMap::of(name));
     }
-    files.push((Path::new(FOLDER).join("kustomization.yaml"), yaml(&kustomization)?));
+    let kustomization = yaml(&Kustomization::new())?;
+    files.push((Path::new(FOLDER).join("kustomization.yaml"), kustomization));
     Ok(files)
 }
 
-/// All groups in one object; `None` without a file.
-fn prometheus_rule(
-    files: impl Iterator<Item = (&'static str, String)>,
-) -> Result<Option<PrometheusRule>> {
+/// All groups in one object.
+fn prometheus_rule(read: impl Fn(&Path) -> Result<String>) -> Result<PrometheusRule> {
     let mut groups = Vec::new();
-    for (path, text) in files {
-        let file: RuleSpec = serde_norway::from_str(&text).context(path)?;
+    for path in RULES {
+        let file: RuleSpec = serde_norway::from_str(&read(Path::new(path))?).context(path)?;
         groups.extend(file.groups);
     }
-    Ok((!groups.is_empty()).then(|| PrometheusRule {
+    Ok(PrometheusRule {
         api_version: "monitoring.coreos.com/v1".to_owned(),
         kind: "PrometheusRule".to_owned(),
         metadata: Metadata::backlogd(),
         spec: RuleSpec { groups },
-    }))
+    })
 }
 
 fn yaml(object: &impl Serialize) -> Result<String> {
@@ -65,20 +56,18 @@ struct Kustomization {
     api_version: &'static str,
     kind: &'static str,
     namespace: &'static str,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    resources: Vec<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    config_map_generator: Vec<ConfigMap>,
+    resources: [&'static str; 1],
+    config_map_generator: [ConfigMap; 3],
 }
 
-impl Default for Kustomization {
-    fn default() -> Self {
+impl Kustomization {
+    fn new() -> Self {
         Self {
             api_version: "kustomize.config.k8s.io/v1beta1",
             kind: "Kustomization",
             namespace: "backlogd",
-            resources: Vec::new(),
-            config_map_generator: Vec::new(),
+            resources: ["prometheusrule.yaml"],
+            config_map_generator: DASHBOARDS.map(ConfigMap::of),
         }
     }
 }
@@ -189,11 +178,19 @@ mod tests {
     const RECORDING: &str = "groups:\n- name: backlogd-fleet\n  interval: 30s\n  rules:\n  \
         - record: instance:backlogd_drops:rate5m\n    expr: sum by (instance) (x)\n";
 
+    const FILES: [(&str, &str); 5] = [
+        ("dashboards/recording.yaml", RECORDING),
+        ("dashboards/alerts.yaml", ALERTS),
+        ("dashboards/fleet.json", "{}\n"),
+        ("dashboards/listener.json", "{}\n"),
+        ("dashboards/agent.json", "{}\n"),
+    ];
+
     /// What is made of these files, by name.
     fn made(there: &[(&str, &str)]) -> Result<Vec<(String, String)>> {
         let read = |path: &Path| {
-            let (_, text) = there.iter().find(|(name, _)| Path::new(name) == path)?;
-            Some((*text).to_owned())
+            let found = there.iter().find(|(name, _)| Path::new(name) == path);
+            Ok(found.with_context(|| format!("no {}", path.display()))?.1.to_owned())
         };
         let name = |path: &Path| path.strip_prefix(FOLDER).unwrap().to_str().unwrap().to_owned();
         Ok(files(read)?.into_iter().map(|(path, text)| (name(&path), text)).collect())
@@ -201,9 +198,7 @@ mod tests {
 
     #[test]
     fn groups_of_both_files_are_in_one_object_as_they_were() {
-        let made =
-            made(&[("dashboards/recording.yaml", RECORDING), ("dashboards/alerts.yaml", ALERTS)])
-                .unwrap();
+        let made = made(&FILES).unwrap();
         let (name, text) = &made[0];
         assert_eq!("prometheusrule.yaml", name);
         let rule: Value = serde_norway::from_str(text).unwrap();
@@ -217,26 +212,28 @@ mod tests {
 
     #[test]
     fn a_dashboard_is_a_config_map_that_grafana_finds() {
-        let made = made(&[("dashboards/fleet.json", "{}\n")]).unwrap();
-        assert_eq!(("fleet.json".to_owned(), "{}\n".to_owned()), made[0]);
-        let kustomization: Value = serde_norway::from_str(&made[1].1).unwrap();
+        let made = made(&FILES).unwrap();
+        assert_eq!(("fleet.json".to_owned(), "{}\n".to_owned()), made[1]);
+        let kustomization: Value = serde_norway::from_str(&made[4].1).unwrap();
         let map = &kustomization["configMapGenerator"][0];
         assert_eq!(map["options"]["labels"]["grafana_dashboard"], "1");
         assert_eq!(map["files"][0], "backlogd-fleet.json=fleet.json");
-        assert!(kustomization.get("resources").is_none(), "there are no rules");
+        assert_eq!(kustomization["resources"][0], made[0].0.as_str());
     }
 
     #[test]
-    fn without_files_there_is_a_kustomization_without_objects() {
-        let made = made(&[]).unwrap();
-        assert_eq!(1, made.len());
-        assert!(made[0].1.contains("\nnamespace: backlogd\n"), "kustomize refuses an empty one");
+    fn a_file_that_is_missing_is_named() {
+        for (missing, _) in FILES {
+            let others: Vec<_> = FILES.into_iter().filter(|(name, _)| *name != missing).collect();
+            assert_eq!(format!("no {missing}"), made(&others).unwrap_err().to_string());
+        }
     }
 
     #[test]
     fn a_field_that_the_operator_has_not_is_refused_with_the_files_name() {
         let text = ALERTS.replace("annotations:", "anotations:");
-        let err = made(&[("dashboards/alerts.yaml", &text)]).unwrap_err();
+        let there = FILES.map(|(name, ours)| (name, if ours == ALERTS { &text } else { ours }));
+        let err = made(&there).unwrap_err();
         let text = format!("{err:#}");
         assert!(text.starts_with("dashboards/alerts.yaml: "), "{text}");
         assert!(text.contains("unknown field `anotations`"), "{text}");

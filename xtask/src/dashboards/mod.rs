@@ -73,7 +73,11 @@ fn files(root: &Path) -> Result<Vec<(PathBuf, String)>> {
         files.push((PathBuf::from(path), serde_json::to_string_pretty(&board.json())? + "\n"));
     }
     let made = |path: &Path| files.iter().find(|(ours, _)| ours == path).map(|it| it.1.clone());
-    let read = |path: &Path| made(path).or_else(|| fs::read_to_string(root.join(path)).ok());
+    let read = |path: &Path| match made(path) {
+        Some(text) => Ok(text),
+        None => fs::read_to_string(root.join(path))
+            .with_context(|| format!("cannot read {}", path.display())),
+    };
     let objects = kubernetes::files(read)?;
     files.extend(objects);
     Ok(files)
