@@ -23,6 +23,9 @@ const BOARDS: [&str; 3] = ["fleet", "listener", "agent"];
 /// What Prometheus says of each scrape.
 const OF_SCRAPES: [&str; 2] = ["scrape_duration_seconds", "scrape_samples_scraped"];
 
+/// Those of Grafana's units that are used.
+const UNITS: [&str; 6] = ["bytes", "cps", "dateTimeFromNow", "percentunit", "s", "short"];
+
 /// Metrics that are on no panel, and why.
 const WITHOUT: [(&str, &str); 3] = [
     (
@@ -72,19 +75,9 @@ impl Board {
         format!("{}, {}", self.file, panel["title"])
     }
 
-    /// Queries of panels, annotations and variables.
+    /// Queries of panels and annotations.
     fn queries(&self) -> Vec<Query<'_>> {
-        let mut all = Vec::new();
-        for panel in self.panels() {
-            let links = panel["fieldConfig"]["defaults"]["links"].as_array().into_iter().flatten();
-            let links: Vec<_> = links.map(|link| str_of(&link["url"])).collect();
-            for target in panel["targets"].as_array().into_iter().flatten() {
-                let mut labelled = links.clone();
-                labelled.push(str_of(&target["legendFormat"]));
-                let (place, expr) = (self.place(panel), str_of(&target["expr"]));
-                all.push(Query { place, expr, labelled });
-            }
-        }
+        let mut all = self.queries_of_panels();
         for it in self.list("/annotations/list") {
             let place = format!("{}, annotation {}", self.file, it["name"]);
             let labelled = vec![str_of(&it["titleFormat"]), str_of(&it["textFormat"])];
@@ -93,9 +86,23 @@ impl Board {
         all
     }
 
+    fn queries_of_panels(&self) -> Vec<Query<'_>> {
+        let mut all = Vec::new();
+        for panel in self.panels() {
+            let links = links(panel);
+            for target in panel["targets"].as_array().into_iter().flatten() {
+                let mut labelled = links.clone();
+                labelled.push(str_of(&target["legendFormat"]));
+                let (place, expr) = (self.place(panel), str_of(&target["expr"]));
+                all.push(Query { place, expr, labelled });
+            }
+        }
+        all
+    }
+
     /// The query with all choices made.
     fn chosen(&self, expr: &str) -> String {
-        choices::chosen(&self.json, expr, "5m")
+        choices::chosen(&self.json, expr, "5m", |_| "backlogd".to_owned())
     }
 }
 
@@ -103,16 +110,40 @@ fn str_of(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
-/// What the rules record: names and queries.
-fn recorded() -> Vec<(String, String)> {
-    let rules = ["dashboards/alerts.yaml", "dashboards/recording.yaml"].map(|file| {
-        let file: Value = serde_norway::from_str(&text(file)).expect("rules are YAML");
-        let groups = file["groups"].as_array().cloned().unwrap_or_default();
-        groups.into_iter().flat_map(|group| group["rules"].as_array().cloned().unwrap_or_default())
-    });
-    let all = rules.into_iter().flatten();
-    all.filter_map(|it| Some((it["record"].as_str()?.to_owned(), str_of(&it["expr"]).to_owned())))
-        .collect()
+/// What is set for some columns or series of a panel, by name.
+fn overrides<'a>(panel: &'a Value, id: &str) -> Vec<&'a Value> {
+    let all = panel["fieldConfig"]["overrides"].as_array().into_iter().flatten();
+    let all = all.flat_map(|it| it["properties"].as_array().into_iter().flatten());
+    all.filter(|it| it["id"] == id).map(|it| &it["value"]).collect()
+}
+
+/// Where clicks on a panel's values lead.
+fn links(panel: &Value) -> Vec<&str> {
+    let mut all = overrides(panel, "links");
+    all.push(&panel["fieldConfig"]["defaults"]["links"]);
+    let each = all.into_iter().flat_map(|it| it.as_array().into_iter().flatten());
+    each.map(|link| str_of(&link["url"])).collect()
+}
+
+/// A recording rule.
+struct Recorded {
+    file: &'static str,
+    name: String,
+    expr: String,
+}
+
+fn recorded() -> Vec<Recorded> {
+    let of = |file: &'static str| {
+        let rules: Value =
+            serde_norway::from_str(&text(file)).unwrap_or_else(|err| panic!("{file}: {err}"));
+        let groups = rules["groups"].as_array().cloned().unwrap_or_default();
+        let all = groups.into_iter().flat_map(|it| it["rules"].as_array().cloned());
+        all.flatten().filter_map(move |it| {
+            let (name, expr) = (it["record"].as_str()?.to_owned(), str_of(&it["expr"]).to_owned());
+            Some(Recorded { file, name, expr })
+        })
+    };
+    ["dashboards/alerts.yaml", "dashboards/recording.yaml"].into_iter().flat_map(of).collect()
 }
 
 /// What a scrape has, Prometheus adds, and rules record.
@@ -121,8 +152,9 @@ fn known() -> Known {
     for name in OF_SCRAPES {
         known.add(name, ["job", "instance"].map(str::to_owned).into());
     }
-    for (name, expr) in recorded() {
-        let labels = known.check(&expr).unwrap_or_else(|err| panic!("{name}: {err}"));
+    for Recorded { file, name, expr } in recorded() {
+        let labels = known.check(&expr);
+        let labels = labels.unwrap_or_else(|err| panic!("{file}, {name}: {err}\n{}", expr.trim()));
         known.add(&name, labels);
     }
     known
@@ -171,7 +203,8 @@ fn each_choice_has_values_and_is_used() {
                 known.check(&chosen).unwrap_or_else(|err| panic!("{place}: {err}\n{query}"));
             assert!(labels.contains(label), "{place}: no label {label} in {query}");
             assert_eq!(name, label, "{place}: {query}");
-            let is_used = board.queries().iter().any(|it| it.expr.contains(&format!("${name}\"")));
+            let word = format!("${name}\"");
+            let is_used = board.queries_of_panels().iter().any(|it| it.expr.contains(&word));
             assert!(is_used, "{place}: no panel uses it");
         }
     }
@@ -194,6 +227,11 @@ fn each_panel_says_what_it_shows_and_has_a_place_of_its_own() {
             ] {
                 assert!(!str_of(text).is_empty(), "{place}: no {what}");
             }
+            for unit in overrides(panel, "unit").into_iter().chain([&defaults["unit"]]) {
+                assert!(UNITS.contains(&str_of(unit)), "{place}: {unit} is none of {UNITS:?}");
+            }
+            let targets = panel["targets"].as_array().map_or(&[][..], Vec::as_slice);
+            assert!(!targets.is_empty(), "{place}: no query");
             let is_sentence = str_of(&panel["description"]).ends_with('.');
             assert!(is_sentence, "{place}: {}", panel["description"]);
             let n = |key: &str| panel["gridPos"][key].as_u64().expect("a number");
@@ -209,12 +247,25 @@ fn each_panel_says_what_it_shows_and_has_a_place_of_its_own() {
 }
 
 #[test]
+fn a_choice_is_a_whole_word() {
+    let [board, ..] = &Board::all()[..] else { panic!("there are boards") };
+    for (expr, expected) in [
+        ("up{job=~\"$job\"}", "up{job=~\"backlogd\"}"),
+        ("up{job=~\"$jobb\"}", "up{job=~\"$jobb\"}"),
+        ("up{instance=~\"$instance\"}", "up{instance=~\".*\"}"),
+        ("rate(x[$__rate_interval]) and y[$__range]", "rate(x[5m]) and y[5m]"),
+    ] {
+        assert_eq!(expected, board.chosen(expr));
+    }
+}
+
+#[test]
 fn each_metric_is_on_a_panel_or_has_a_reason() {
     let boards = Board::all();
     let mut shown: String =
         boards.iter().flat_map(Board::queries).map(|it| format!("{} ", it.expr)).collect();
     // what a recorded series is made of is shown with it
-    for (name, expr) in recorded().into_iter().rev() {
+    for Recorded { name, expr, .. } in recorded().into_iter().rev() {
         if shown.contains(&name) {
             shown += &format!("{expr} ");
         }

@@ -42,23 +42,34 @@ const SHEDS: &str = "127.0.0.1:8086";
 const WARM: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Queries that rightly give nothing here, by the panel's file and title, and why.
-const EMPTY: [(&str, &str, &str); 11] = [
-    ("fleet", "Agents", "those that do not answer are shown only where there are any"),
-    ("fleet", "Expected listeners that are missing", "none is missing"),
-    ("fleet", "Soonest exhaustion", "a trend needs minutes"),
-    ("fleet", "Growing open connections", "a trend needs minutes"),
-    ("fleet", "TCP memory", "only the first network namespace has net.ipv4.tcp_mem"),
+/// Queries that rightly give nothing here, by the panel's file, title and the query's legend, and why.
+const EMPTY: [(&str, &str, &str, &str); 11] = [
+    ("fleet", "Agents", "do not", "those that do not answer are shown only where there are any"),
+    ("fleet", "Expected listeners that are missing", "missing", "none is missing"),
+    ("fleet", "Soonest exhaustion", "time left", "a trend needs minutes"),
+    ("fleet", "Growing open connections", "growth", "a trend needs minutes"),
+    ("fleet", "TCP memory", "{{level}}", "only the first network namespace has net.ipv4.tcp_mem"),
     (
         "listener",
         "Cookies and aborted connections",
+        "cookies",
         "without fentry and kprobe no hook tells cookies",
     ),
-    ("agent", "CPU of its programs", "the kernel's BPF statistics are off"),
-    ("agent", "Time of one run", "the kernel's BPF statistics are off"),
-    ("agent", "Lost events", "programs that are skipped are shown only where there are any"),
-    ("agent", "Put right", "without fentry and kprobe nothing is counted twice"),
-    ("agent", "Failures of accept", "the agent's own listener has descriptors enough"),
+    ("agent", "CPU of its programs", "{{program}}", "the kernel's BPF statistics are off"),
+    ("agent", "Time of one run", "{{program}}", "the kernel's BPF statistics are off"),
+    (
+        "agent",
+        "Lost events",
+        "skipped: {{event}}",
+        "programs that are skipped are shown only where there are any",
+    ),
+    ("agent", "Put right", "second copy", "without fentry and kprobe nothing is counted twice"),
+    (
+        "agent",
+        "Failures of accept",
+        "{{errno}} ({{class}})",
+        "the agent's own listener has descriptors enough",
+    ),
 ];
 
 /// Recording rules likewise.
@@ -70,8 +81,10 @@ const EMPTY_RULES: [(&str, &str); 2] = [
     ("instance:backlogd_host_open_fds:rise75s", "the test is over before two of its windows"),
 ];
 
-/// Metrics that this kernel may not give; a query of them alone may be empty.
-const BY_HOOK: [&str; 2] = ["backlogd_listener_syns_total", "backlogd_listener_syncookies_total"];
+/// Metrics that this kernel may not give, and the events they count: without a hook of that event a query
+/// of them may be empty.
+const BY_HOOK: [(&str, &str); 2] =
+    [("backlogd_listener_syns_total", "syn"), ("backlogd_listener_syncookies_total", "syn_cookie")];
 
 /// An `[[expect]]` that is there, a webhook that takes all, and a listener that sheds.
 fn config(webhook: &str) -> String {
@@ -153,19 +166,50 @@ fn has_value(series: &[Value]) -> bool {
     })
 }
 
+/// Whether a series is not of an agent: Prometheus scrapes itself, too.
+fn is_foreign(series: &Value) -> bool {
+    series["metric"]["job"].as_str().is_some_and(|job| job != "backlogd")
+}
+
+/// Any of those that a choice lists.
+fn listed(choice: &Value) -> String {
+    let (expr, label) = label_values(choice);
+    let values = ask(&format!("label/{label}/values"), &[("match[]", expr)]).expect("values");
+    format!("({})", values.iter().map(str_of).collect::<Vec<_>>().join("|"))
+}
+
+/// The series that a choice asks for, and the label.
+fn label_values(choice: &Value) -> (&str, &str) {
+    let inner = str_of(&choice["query"]["query"]).strip_prefix("label_values(");
+    let parts = inner.and_then(|it| it.strip_suffix(')')).and_then(|it| it.rsplit_once(", "));
+    parts.expect("label_values")
+}
+
+/// Whether a query is of an event for which this kernel has no hook.
+fn lacks_a_hook(expr: &str) -> bool {
+    BY_HOOK.iter().filter(|(metric, _)| expr.contains(metric)).any(|(_, event)| {
+        let hooks = format!("backlogd_hook_info{{event=\"{event}\",tier!=\"none\"}}");
+        range(&hooks).expect("Prometheus answers").is_empty()
+    })
+}
+
 /// What is asked of each panel and variable of a board; all that fails.
 fn check_board(name: &str, failures: &mut Vec<String>) {
     let board: Value =
         serde_json::from_str(&text(&format!("dashboards/{name}.json"))).expect("JSON");
     let list = |pointer: &str| board.pointer(pointer).and_then(Value::as_array).expect("a list");
-    let chosen = |expr: &str| chosen(&board, expr, "10s");
+    let chosen = |expr: &str| chosen(&board, expr, "10s", listed);
     for panel in list("/panels") {
         let title = str_of(&panel["title"]);
-        let may_be_empty = EMPTY.iter().any(|(file, it, _)| (*file, *it) == (name, title));
         for target in panel["targets"].as_array().into_iter().flatten() {
             let expr = chosen(str_of(&target["expr"]));
-            let is_optional = may_be_empty || BY_HOOK.iter().any(|it| expr.contains(it));
+            let query = (name, title, str_of(&target["legendFormat"]));
+            let is_optional =
+                EMPTY.iter().any(|&(file, title, legend, _)| (file, title, legend) == query)
+                    || lacks_a_hook(&expr);
             match range(&expr) {
+                Ok(series) if series.iter().any(is_foreign) => failures
+                    .push(format!("dashboards/{name}.json, {title}: of another job\n{expr}")),
                 Ok(series) if has_value(&series) || is_optional => {}
                 Ok(_) => failures.push(format!("dashboards/{name}.json, {title}: nothing\n{expr}")),
                 Err(err) => {
@@ -184,14 +228,12 @@ fn check_board(name: &str, failures: &mut Vec<String>) {
         }
     }
     for it in list("/templating/list").iter().filter(|it| it["type"] == "query") {
-        let query = str_of(&it["query"]["query"]);
-        let inner = query.strip_prefix("label_values(").and_then(|it| it.strip_suffix(')'));
-        let (expr, label) = inner.and_then(|it| it.rsplit_once(", ")).expect("label_values");
+        let (expr, label) = label_values(it);
         let values = ask(&format!("label/{label}/values"), &[("match[]", &chosen(expr))]);
         // no pods here: a choice of these has no value but All
         let is_optional = ["namespace", "pod"].contains(&label);
         if !values.as_ref().is_ok_and(|values| is_optional || !values.is_empty()) {
-            failures.push(format!("dashboards/{name}.json, variable {label}: {values:?}\n{query}"));
+            failures.push(format!("dashboards/{name}.json, variable {label}: {values:?}\n{expr}"));
         }
     }
 }
@@ -215,8 +257,8 @@ fn check_rules(failures: &mut Vec<String>) {
         if rule["health"] != "ok" {
             failures.push(format!("rule {name}: {}", rule["lastError"]));
         }
-        let is_optional = EMPTY_RULES.iter().any(|(it, _)| *it == name)
-            || BY_HOOK.iter().any(|it| str_of(&rule["query"]).contains(it));
+        let is_optional =
+            EMPTY_RULES.iter().any(|(it, _)| *it == name) || lacks_a_hook(str_of(&rule["query"]));
         if rule["type"] == "recording" && name.starts_with("instance") && !is_optional {
             match range(name) {
                 Ok(series) if has_value(&series) => {}
