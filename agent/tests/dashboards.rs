@@ -14,7 +14,7 @@ use backlogd::publish::metrics::FAMILIES;
 use serde_json::Value;
 
 use crate::{
-    files::text,
+    files::{path, text},
     promql::{Known, Labels},
 };
 
@@ -25,6 +25,8 @@ const OF_SCRAPES: [&str; 2] = ["scrape_duration_seconds", "scrape_samples_scrape
 
 /// Those of Grafana's units that are used.
 const UNITS: [&str; 6] = ["bytes", "cps", "dateTimeFromNow", "percentunit", "s", "short"];
+
+const RUNBOOKS: &str = "https://github.com/backlogd/backlogd/blob/main/docs/runbooks/";
 
 /// Metrics that are on no panel, and why.
 const WITHOUT: [(&str, &str); 3] = [
@@ -244,6 +246,91 @@ fn each_panel_says_what_it_shows_and_has_a_place_of_its_own() {
             }
         }
     }
+}
+
+/// What is wrong with a link from a value.
+fn check_link(boards: &[Board], url: &str) -> Result<(), String> {
+    if let Some(page) = url.strip_prefix(RUNBOOKS) {
+        let of_alert = "Backlogd${__data.fields.alert}.md";
+        // rules.rs has that each alert has a page
+        let is_there = page == of_alert || path("docs/runbooks").join(page).is_file();
+        return if is_there { Ok(()) } else { Err(format!("no page {page}")) };
+    }
+    let inner = url.strip_prefix("/d/").ok_or("neither a dashboard nor a runbook")?;
+    let (uid, query) = inner.split_once('?').ok_or("no time")?;
+    let board = boards.iter().find(|it| it.json["uid"] == uid);
+    let board = board.ok_or_else(|| format!("no dashboard {uid}"))?;
+    let parts: Vec<_> = query.split('&').collect();
+    for needed in ["${__url_time_range}", "${datasource:queryparam}"] {
+        if !parts.contains(&needed) {
+            return Err(format!("no {needed}"));
+        }
+    }
+    let choices: Vec<_> =
+        board.list("/templating/list").iter().map(|it| str_of(&it["name"])).collect();
+    let given: Vec<_> = parts.iter().filter_map(|it| it.strip_prefix("var-")).collect();
+    for (name, value) in given.iter().filter_map(|it| it.split_once('=')) {
+        if !choices.contains(&name) {
+            return Err(format!("{uid} has no choice {name}"));
+        }
+        if !["__field.labels", "__data.fields"]
+            .iter()
+            .any(|it| value == format!("${{{it}.{name}}}"))
+        {
+            return Err(format!("{name} is {value}"));
+        }
+    }
+    let is_given = |name: &str| given.iter().any(|it| it.starts_with(&format!("{name}=")));
+    match ["job", "instance"].into_iter().find(|name| !is_given(name)) {
+        Some(name) => Err(format!("no {name}")),
+        None => Ok(()),
+    }
+}
+
+#[test]
+fn each_link_leads_to_what_is_there() {
+    let boards = Board::all();
+    for board in &boards {
+        for panel in board.panels() {
+            for url in links(panel) {
+                let place = board.place(panel);
+                check_link(&boards, url).unwrap_or_else(|err| panic!("{place}: {err}: {url}"));
+            }
+        }
+        let tags = &board.json["tags"];
+        for link in board.list("/links") {
+            let place = format!("{}, link {}", board.file, link["title"]);
+            match str_of(&link["type"]) {
+                "dashboards" => assert_eq!(*tags, link["tags"], "{place}"),
+                _ => check_link(&boards, str_of(&link["url"]))
+                    .unwrap_or_else(|err| panic!("{place}: {err}")),
+            }
+        }
+        let has_runbooks = board.list("/links").iter().any(|it| it["type"] == "link");
+        assert!(has_runbooks, "{}: no link to the runbooks", board.file);
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_link_is_told() {
+    let boards = Board::all();
+    let check = |url: &str, expected: &str| {
+        let got = check_link(&boards, url).expect_err(url);
+        assert_eq!(expected, got, "{url}");
+    };
+    let always = "${__url_time_range}&${datasource:queryparam}";
+    let host = "var-job=${__field.labels.job}&var-instance=${__field.labels.instance}";
+    check("/d/nowhere", "no time");
+    check(&format!("/d/nowhere?{always}&{host}"), "no dashboard nowhere");
+    check(&format!("/d/backlogd-agent?{host}"), "no ${__url_time_range}");
+    check(&format!("/d/backlogd-agent?{always}"), "no job");
+    check(
+        &format!("/d/backlogd-agent?{always}&{host}&var-pod=a"),
+        "backlogd-agent has no choice pod",
+    );
+    check(&format!("/d/backlogd-agent?{always}&var-job=a"), "job is a");
+    check(&format!("{RUNBOOKS}Backlogd.md"), "no page Backlogd.md");
+    check("https://example.org/", "neither a dashboard nor a runbook");
 }
 
 #[test]

@@ -36,7 +36,7 @@ const step = Math.max(1, Math.round((to - from) / POINTS));
 const chosen = Object.fromEntries((flags.var ?? []).map((it) => it.split(/=(.*)/s).slice(0, 2)));
 
 function expand(expr, variables, values) {
-  let text = expr.replaceAll('$__rate_interval', `${Math.max(4 * step, 20)}s`);
+  let text = expr.replaceAll('$__rate_interval', `${Math.max(4 * step, 20)}s`).replaceAll('$__range', `${to - from}s`);
   for (const name of variables) {
     text = text.replaceAll(`$${name}`, values[name] ?? '.*');
   }

@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 use self::{
     ask::{Answer, Prometheus, Question},
     make::Fleet,
+    series::JOB,
 };
 use crate::{packages, sh};
 
@@ -108,12 +109,15 @@ pub(super) fn measure(root: &Path) -> Result<Value> {
 
 /// The query with all choices at `All`.
 fn chosen(board: &Value, expr: &str) -> String {
-    let mut names: Vec<_> =
-        list(board, "/templating/list").filter_map(|it| it["name"].as_str()).collect();
+    let mut names: Vec<_> = list(board, "/templating/list")
+        .filter_map(|it| Some((it["name"].as_str()?, it["allValue"].as_str().unwrap_or(JOB))))
+        .collect();
     // the longest first: one may begin as another does
-    names.sort_by_key(|name| std::cmp::Reverse(name.len()));
-    let expr = expr.replace("$__rate_interval", RATE_INTERVAL);
-    names.iter().fold(expr, |expr, name| expr.replace(&format!("${name}"), ".*"))
+    names.sort_by_key(|(name, _)| std::cmp::Reverse(name.len()));
+    let expr = expr
+        .replace("$__rate_interval", RATE_INTERVAL)
+        .replace("$__range", &format!("{SHOWN_SECONDS}s"));
+    names.iter().fold(expr, |expr, (name, all)| expr.replace(&format!("${name}"), all))
 }
 
 fn list<'a>(board: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> {

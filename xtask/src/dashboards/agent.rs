@@ -1,7 +1,7 @@
 //! The agent itself: does it see everything, are its numbers the kernel's, what does it cost?
 
 use super::{
-    board::{Board, Form, Link, Panel, Row, Unit, Variable, query},
+    board::{Board, Form, Link, Panel, Row, Unit, Variable, counted, query},
     shed,
 };
 
@@ -62,7 +62,7 @@ const SEES: Row = Row {
             unit: Unit::Count,
             size: (8, 8),
             queries: &[query(
-                "sum by (instance) (increase(backlogd_listener_drops_total{H}[5m])) - sum by (instance) (increase(backlogd_netstat_total{H,field=\"ListenDrops\"}[5m]))",
+                "sum by (job, instance) (increase(backlogd_listener_drops_total{H}[5m])) - sum by (job, instance) (increase(backlogd_netstat_total{H,field=\"ListenDrops\"}[5m]))",
                 "{{instance}}",
             )],
             empty: "nothing to compare",
@@ -128,7 +128,7 @@ const SEES: Row = Row {
             unit: Unit::Seconds,
             size: (8, 8),
             queries: &[query(
-                "topk(10, backlogd_table_age_seconds{H})",
+                "backlogd_table_age_seconds{H} and topk(10, avg_over_time(backlogd_table_age_seconds{H}[$__range] @ end()))",
                 "{{netns}} on {{instance}}",
             )],
             empty: "no table is readable",
@@ -171,7 +171,7 @@ const COSTS: Row = Row {
             unit: Unit::Ratio,
             size: (8, 8),
             queries: &[query(
-                "topk(10, rate(process_cpu_seconds_total{H}[$__rate_interval]))",
+                "rate(process_cpu_seconds_total{H}[$__rate_interval]) and topk(10, rate(process_cpu_seconds_total{H}[$__range] @ end()))",
                 "{{instance}}",
             )],
             empty: "no agent answers",
@@ -212,7 +212,10 @@ const COSTS: Row = Row {
             form: Form::Lines,
             unit: Unit::Bytes,
             size: (8, 8),
-            queries: &[query("topk(10, process_resident_memory_bytes{H})", "{{instance}}")],
+            queries: &[query(
+                "process_resident_memory_bytes{H} and topk(10, avg_over_time(process_resident_memory_bytes{H}[$__range] @ end()))",
+                "{{instance}}",
+            )],
             empty: "no agent answers",
             limits: None,
             link: Link::Agent,
@@ -233,14 +236,20 @@ const COSTS: Row = Row {
         },
         Panel {
             title: "Reads of tables",
-            help: "Time that the newest read of a namespace's table of sockets took, and the sockets that it saw.",
+            help: "Time that the newest read of a namespace's table of sockets took, the ten longest, and the sockets that it saw.",
             form: Form::Table,
             unit: Unit::Seconds,
             size: (8, 8),
-            queries: &[query(
-                "topk(10, backlogd_table_read_seconds{H} and on (instance, netns) backlogd_table_rows{H} > 0)",
-                "took",
-            )],
+            queries: &[
+                query(
+                    "topk(10, sum without () (backlogd_table_read_seconds{H}) and backlogd_table_rows{H} > 0)",
+                    "took",
+                ),
+                counted(
+                    "sum without () (backlogd_table_rows{H}) and topk(10, backlogd_table_read_seconds{H} and backlogd_table_rows{H} > 0)",
+                    "sockets",
+                ),
+            ],
             empty: "no table is readable",
             limits: None,
             link: Link::Agent,
@@ -251,7 +260,10 @@ const COSTS: Row = Row {
             form: Form::Lines,
             unit: Unit::Seconds,
             size: (12, 8),
-            queries: &[query("topk(10, scrape_duration_seconds{H})", "{{instance}}")],
+            queries: &[query(
+                "scrape_duration_seconds{H} and topk(10, avg_over_time(scrape_duration_seconds{H}[$__range] @ end()))",
+                "{{instance}}",
+            )],
             empty: "nothing is scraped",
             limits: None,
             link: Link::Agent,
@@ -262,7 +274,10 @@ const COSTS: Row = Row {
             form: Form::Lines,
             unit: Unit::Count,
             size: (12, 8),
-            queries: &[query("topk(10, scrape_samples_scraped{H})", "{{instance}}")],
+            queries: &[query(
+                "scrape_samples_scraped{H} and topk(10, avg_over_time(scrape_samples_scraped{H}[$__range] @ end()))",
+                "{{instance}}",
+            )],
             empty: "nothing is scraped",
             limits: None,
             link: Link::Agent,
@@ -323,8 +338,14 @@ const TELLS: Row = Row {
             unit: Unit::Count,
             size: (12, 7),
             queries: &[
-                query("topk(10, process_open_fds{H})", "descriptors on {{instance}}"),
-                query("topk(10, process_threads{H})", "threads on {{instance}}"),
+                query(
+                    "process_open_fds{H} and topk(10, avg_over_time(process_open_fds{H}[$__range] @ end()))",
+                    "descriptors on {{instance}}",
+                ),
+                query(
+                    "process_threads{H} and topk(10, avg_over_time(process_threads{H}[$__range] @ end()))",
+                    "threads on {{instance}}",
+                ),
             ],
             empty: "no agent answers",
             limits: None,

@@ -2,11 +2,12 @@
 //!
 //! Form: Grafana's dashboard JSON, schema version 39 (Grafana 10.4; newer ones migrate it by themselves).
 //! In an expression `{L}` stands for the selector of listeners, `{L,…}` for that and more labels, `{H}` for
-//! the selector of hosts, and `$__rate_interval` is Grafana's.
+//! the selector of hosts, and `$__rate_interval` and `$__range` are Grafana's. A plot of the
+//! ten worst asks for the worst of the whole range: `topk` alone would choose others at each step.
 
 use serde_json::{Value, json};
 
-use super::panel::datasource;
+use super::{link::RUNBOOKS, panel::datasource};
 
 /// How many columns a dashboard has.
 const COLUMNS: u32 = 24;
@@ -73,6 +74,8 @@ pub(super) enum Style {
     Alarm,
     /// Below the axis.
     Mirrored,
+    /// A column of plain numbers beside those of the panel's unit.
+    Counted,
 }
 
 /// What a panel looks like.
@@ -108,6 +111,10 @@ pub(super) enum Unit {
 pub(super) enum Link {
     /// To that listener's dashboard, with time and labels.
     Listener,
+    /// What an alert is about: to its host, from its name to its runbook, from its address to its listener.
+    Alert,
+    /// To the page of that name.
+    Runbook(&'static str),
     /// To the fleet's, of that host alone.
     Host,
     /// To the dashboard of that host's agent.
@@ -134,6 +141,11 @@ pub(super) const fn alarm(expr: &'static str, legend: &'static str) -> Query {
 /// Query that is drawn below the axis.
 pub(super) const fn mirrored(expr: &'static str, legend: &'static str) -> Query {
     Query { expr, legend, style: Style::Mirrored }
+}
+
+/// Query of a column of plain numbers.
+pub(super) const fn counted(expr: &'static str, legend: &'static str) -> Query {
+    Query { expr, legend, style: Style::Counted }
 }
 
 impl Board {
@@ -193,13 +205,20 @@ impl Board {
     }
 }
 
-/// From each dashboard to the others, with time and choices.
+/// From each dashboard to the others, with time and choices, and to the runbooks.
 fn links() -> Value {
-    json!([{
-        "type": "dashboards", "title": "backlogd", "tags": ["backlogd"], "asDropdown": false,
-        "includeVars": true, "keepTime": true, "targetBlank": false, "icon": "external link",
-        "tooltip": "", "url": "",
-    }])
+    json!([
+        {
+            "type": "dashboards", "title": "backlogd", "tags": ["backlogd"], "asDropdown": false,
+            "includeVars": true, "keepTime": true, "targetBlank": false, "icon": "external link",
+            "tooltip": "", "url": "",
+        },
+        {
+            "type": "link", "title": "Runbooks", "tags": [], "asDropdown": false,
+            "includeVars": false, "keepTime": false, "targetBlank": true, "icon": "doc",
+            "tooltip": "What each alert means, and what to do", "url": format!("{RUNBOOKS}README.md"),
+        },
+    ])
 }
 
 /// Where an alert fires.
@@ -225,13 +244,18 @@ fn templating(board: &Board) -> Vec<Value> {
             .map(|before| format!("{name}=~\"${name}\"", name = before.name))
             .collect();
         let query = format!("label_values({}{{{}}}, {})", it.of, before.join(","), it.name);
-        list.push(json!({
+        let mut choice = json!({
             "name": it.name, "label": it.label, "type": "query", "datasource": datasource(),
             "definition": query, "query": {"query": query, "refId": "StandardVariableQuery"},
-            "hide": 0, "includeAll": true, "allValue": ".*", "multi": true, "refresh": 2,
+            "hide": 0, "includeAll": true, "multi": true, "refresh": 2,
             "regex": "", "sort": 3, "options": [],
             "current": {"selected": true, "text": ["All"], "value": ["$__all"]},
-        }));
+        });
+        // all jobs are those that are listed: other targets have `up` and `process_*`, too
+        if it.name != "job" {
+            choice["allValue"] = json!(".*");
+        }
+        list.push(choice);
     }
     list
 }

@@ -1,4 +1,4 @@
-//! Which listeners are in trouble, on which hosts, and what runs out there.
+//! A flat table of panels: which listeners are in trouble, on which hosts, and what runs out there.
 //!
 //! Where an agent has a series for each listener or namespace, the panels read what `dashboards/recording.yaml` makes
 //! of it: of a thousand hosts with two hundred listeners each Prometheus answers no query in time, or none at all
@@ -63,7 +63,7 @@ const NOW: Row = Row {
             queries: &[query("sum(instance:backlogd_listeners_stalled:sum{H})", "stalled")],
             empty: "not measurable here",
             limits: Some((1.0, 1.0)),
-            link: Link::None,
+            link: Link::Runbook("BacklogdListenerStalled"),
         },
         Panel {
             title: "Overflowing",
@@ -74,7 +74,7 @@ const NOW: Row = Row {
             queries: &[query("sum(instance:backlogd_listeners_overflowing:sum{H})", "overflowing")],
             empty: "none",
             limits: Some((1.0, 1.0)),
-            link: Link::None,
+            link: Link::Runbook("BacklogdAcceptQueueOverflow"),
         },
         Panel {
             title: "Expected listeners that are missing",
@@ -85,18 +85,19 @@ const NOW: Row = Row {
             queries: &[query("count(backlogd_expected_listener_up{H} == 0)", "missing")],
             empty: "none is missing",
             limits: Some((1.0, 1.0)),
-            link: Link::None,
+            link: Link::Runbook("BacklogdExpectedListenerDown"),
         },
         Panel {
             title: "What fires",
-            help: "The alerts by name and by what they are about. A click leads to the listener.",
+            help: "The alerts by name and by what they are about. A click leads to the host, on the name to its runbook, \
+                   on the address or port to the listener, where it is one of TCP.",
             form: Form::Table,
             unit: Unit::Count,
             size: (24, 8),
             queries: &[query("backlogd_alert_firing{H} == 1", "")],
             empty: "none fires",
             limits: None,
-            link: Link::Listener,
+            link: Link::Alert,
         },
     ],
 };
@@ -301,12 +302,12 @@ const RUNS_OUT: Row = Row {
             unit: Unit::PerSecond,
             size: (8, 8),
             queries: &[query(
-                "topk(10, rate(backlogd_udp_drops_total{H}[$__rate_interval]))",
+                "rate(backlogd_udp_drops_total{H}[$__rate_interval]) and topk(10, rate(backlogd_udp_drops_total{H}[$__range] @ end()))",
                 "{{comm}} {{addr}}:{{port}} on {{instance}}",
             )],
             empty: "no UDP socket is bound",
             limits: None,
-            link: Link::None,
+            link: Link::Host,
         },
         Panel {
             title: "Fullest UDP receive queues",
@@ -329,9 +330,9 @@ const RUNS_OUT: Row = Row {
             unit: Unit::Count,
             size: (12, 8),
             queries: &[
-                query("topk(10, sum without (job) (backlogd_ephemeral_ports_used{H}))", "used"),
+                query("topk(10, sum without () (backlogd_ephemeral_ports_used{H}))", "used"),
                 query(
-                    "sum without (job) (backlogd_ephemeral_ports_usable{H}) and topk(10, sum without (job) (backlogd_ephemeral_ports_used{H}))",
+                    "sum without () (backlogd_ephemeral_ports_usable{H}) and topk(10, sum without () (backlogd_ephemeral_ports_used{H}))",
                     "usable",
                 ),
             ],
@@ -347,7 +348,7 @@ const HOST: Row = Row {
     panels: &[
         Panel {
             title: "TCP sockets by state",
-            help: "TCP sockets of the chosen hosts and namespaces.",
+            help: "TCP sockets of the chosen hosts.",
             form: Form::Stacked,
             unit: Unit::Count,
             size: (8, 8),
@@ -366,7 +367,7 @@ const HOST: Row = Row {
             unit: Unit::Count,
             size: (8, 8),
             queries: &[query(
-                "topk(10, sum by (port) (instance_port:backlogd_time_wait_sockets:top5{H}))",
+                "sum by (port) (instance_port:backlogd_time_wait_sockets:top5{H}) and topk(10, sum by (port) (avg_over_time(instance_port:backlogd_time_wait_sockets:top5{H}[$__range] @ end())))",
                 "port {{port}}",
             )],
             empty: "none seen",
@@ -375,14 +376,18 @@ const HOST: Row = Row {
         },
         Panel {
             title: "TCP memory",
-            help: "Memory of all TCP sockets of a host, and its limits: from pressure on the kernel saves, at max it drops.",
+            help: "Memory of all TCP sockets, the ten hosts with most, and the smallest limits of the chosen hosts: \
+                   above pressure the kernel saves, at high it allocates no more.",
             form: Form::Lines,
             unit: Unit::Bytes,
             size: (8, 8),
             queries: &[
-                query("topk(10, backlogd_tcp_memory_bytes{H})", "{{instance}}"),
+                query(
+                    "backlogd_tcp_memory_bytes{H} and topk(10, avg_over_time(backlogd_tcp_memory_bytes{H}[$__range] @ end()))",
+                    "{{instance}}",
+                ),
                 limit(
-                    "min by (level) (backlogd_tcp_memory_limit_bytes{H,level!=\"min\"})",
+                    "min by (level) (backlogd_tcp_memory_limit_bytes{H,level!=\"low\"})",
                     "{{level}}",
                 ),
             ],

@@ -141,12 +141,12 @@ const RATES: Row = Row {
         },
         Panel {
             title: "Time with a full queue",
-            help: "Share of the time in which a socket of the listener had more than its limit.",
+            help: "Share of the time in which a socket of the listener had more than its limit; of several listeners the largest.",
             form: Form::Lines,
             unit: Unit::Ratio,
             size: (8, 7),
             queries: &[query(
-                "sum(rate(backlogd_listener_accept_queue_full_seconds_total{L}[$__rate_interval]))",
+                "max(rate(backlogd_listener_accept_queue_full_seconds_total{L}[$__rate_interval]))",
                 "full",
             )],
             empty: "none seen",
@@ -312,14 +312,14 @@ const OWNER: Row = Row {
     panels: &[
         Panel {
             title: "Descriptors",
-            help: "Open descriptors of the programs of this name that own listeners, and their limit.",
+            help: "Open descriptors of the programs of this name that own listeners, and their limit where there is one.",
             form: Form::Lines,
             unit: Unit::Count,
             size: (8, 8),
             queries: &[
                 query("sum by (comm) (backlogd_process_open_fds{H,comm=~\"$comm\"})", "{{comm}}"),
                 limit(
-                    "sum by (comm) (backlogd_process_max_fds{H,comm=~\"$comm\"})",
+                    "sum by (comm) (backlogd_process_max_fds{H,comm=~\"$comm\"} < 1e15)",
                     "{{comm}}: limit",
                 ),
             ],

@@ -8,6 +8,7 @@ mod agent;
 mod board;
 mod fleet;
 mod kubernetes;
+mod link;
 mod listener;
 mod panel;
 mod shed;

@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-use super::board::{Board, Form, Link, Panel, Query, Style, Unit};
+use super::board::{Board, Form, Panel, Query, Style, Unit};
 
 /// Labels as tables have them from left to right.
 const LABELS: [&str; 19] = [
@@ -93,7 +93,11 @@ impl Panel {
 
     /// Labels in an order that reads as a sentence, then the values, called as their queries are.
     fn columns(&self) -> Value {
-        let mut excluded = json!({"Time": true, "job": true, "__name__": true});
+        // a PodMonitor adds the last two
+        let mut excluded = json!({"Time": true, "__name__": true, "endpoint": true, "node": true});
+        if self.link.hidden().is_empty() {
+            excluded["job"] = json!(true);
+        }
         let mut names = json!({});
         for (query, id) in self.queries.iter().zip('A'..) {
             let ours =
@@ -213,9 +217,12 @@ impl Panel {
     fn cells(&self) -> Vec<Value> {
         let text = json!({"id": "custom.cellOptions", "value": {"type": "color-text"}});
         let mut all = Vec::new();
-        if matches!(self.link, Link::Listener | Link::Host) {
-            // links need it, people do not
-            all.push(by_name("netns", &json!([{"id": "custom.hidden", "value": true}])));
+        // links need them, people do not
+        for name in self.link.hidden() {
+            all.push(by_name(name, &json!([{"id": "custom.hidden", "value": true}])));
+        }
+        for (name, links) in self.link.of_columns() {
+            all.push(by_name(name, &json!([{"id": "links", "value": links}])));
         }
         for (label, values) in COLOURS {
             let texts: serde_json::Map<_, _> = values
@@ -252,6 +259,11 @@ impl Panel {
                     Style::Mirrored => json!([
                         {"id": "custom.transform", "value": "negative-Y"},
                     ]),
+                    // columns are of one frame
+                    Style::Counted => {
+                        let unit = Unit::Count.name();
+                        return by_name(query.legend, &json!([{"id": "unit", "value": unit}]));
+                    }
                 };
                 let matcher = json!({"id": "byFrameRefID", "options": id.to_string()});
                 json!({"matcher": matcher, "properties": properties})
@@ -349,26 +361,6 @@ impl Form {
             Self::StateTimeline => json!({"fillOpacity": 80, "lineWidth": 0}),
             Self::Stat | Self::BarGauge | Self::Heatmap => json!({}),
         }
-    }
-}
-
-impl Link {
-    fn json(self, form: Form) -> Value {
-        let (title, uid, labels): (_, _, &[&str]) = match self {
-            Self::Listener => (
-                "This listener",
-                "backlogd-listener",
-                &["instance", "netns", "addr", "port", "comm", "namespace", "pod"],
-            ),
-            Self::Host => ("This host", "backlogd-fleet", &["instance"]),
-            Self::Agent => ("Its agent", "backlogd-agent", &["instance"]),
-            Self::None => return json!([]),
-        };
-        let from = if form == Form::Table { "__data.fields" } else { "__field.labels" };
-        let labels: String =
-            labels.iter().map(|name| format!("&var-{name}=${{{from}.{name}}}")).collect();
-        let url = format!("/d/{uid}?${{__url_time_range}}&${{datasource:queryparam}}{labels}");
-        json!([{"title": title, "url": url, "targetBlank": false}])
     }
 }
 

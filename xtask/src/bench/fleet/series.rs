@@ -13,7 +13,8 @@ pub(super) const N_VARIANTS: u64 = 256;
 const N_OF_HOST: u32 = 40;
 /// Listeners of a pod.
 const N_OF_POD: u32 = 4;
-const JOB: &str = "backlogd";
+/// The only job.
+pub(super) const JOB: &str = "backlogd";
 const PROGRAMS: [&str; 8] =
     ["nginx", "redis-server", "java", "postgres", "python3", "node", "envoy", "sshd"];
 
