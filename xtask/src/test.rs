@@ -283,6 +283,8 @@ fn rules(session: &mut Session) -> Result<Outcome> {
     let folder = session.root.join("dashboards");
     let check = ["check", "rules", "alerts.yaml", "recording.yaml"];
     sh::run(Command::new(&promtool).current_dir(&folder).args(check))?;
+    let config = ["check", "config", "provisioning/prometheus.yaml"];
+    sh::run(Command::new(&promtool).current_dir(&folder).args(config))?;
     let test = ["test", "rules", "alerts_test.yaml"];
     sh::run(Command::new(&promtool).current_dir(&folder).args(test))?;
     let config = ["check-config", "alertmanager.yaml"];
