@@ -56,7 +56,7 @@ struct Group {
     rules: Vec<Rule>,
 }
 
-/// One rule. Prometheus 2.42 knows no other keys.
+/// One rule. `keep_firing_for` is left out on purpose: the head of `alerts.yaml`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Rule {
