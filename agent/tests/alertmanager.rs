@@ -43,7 +43,7 @@ struct Alertmanager {
 impl Alertmanager {
     fn start(addr: SocketAddr, webhook: &str) -> Self {
         let folder = TempDir::new().expect("a temporary folder");
-        let process = services::alertmanager(folder.path(), addr, webhook, "");
+        let process = services::alertmanager(folder.path(), addr, webhook, "1s", "");
         Self { addr, _process: process, _folder: folder }
     }
 

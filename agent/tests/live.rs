@@ -290,7 +290,7 @@ fn wait_for_agent(
 
 /// Servers and clients.
 struct Load {
-    _all: Running,
+    all: Running,
     stdin: ChildStdin,
 }
 
@@ -300,7 +300,14 @@ impl Load {
         command.arg(path("agent/tests/fixtures/incidents.py")).stdin(Stdio::piped());
         let mut all = Running::start(&mut command);
         let stdin = all.0.stdin.take().expect("it is piped");
-        Self { _all: all, stdin }
+        Self { all, stdin }
+    }
+
+    /// None of it has ended of itself, which would be told as other incidents.
+    #[track_caller]
+    fn check(&mut self) {
+        let ended = self.all.0.try_wait().expect("it is a child");
+        assert!(ended.is_none(), "fixtures/incidents.py: {ended:?}");
     }
 
     fn go_on(&mut self) -> Instant {
@@ -356,6 +363,7 @@ fn ten_incidents_at_a_time_are_told_by_name_by_both_and_nothing_else_is() {
     watch.check();
     let ended = load.go_on();
     watch.until("resolved", |told| told.resolved.is_some());
+    load.check();
     print(&watch, begun, ended);
     watch.check();
 }
