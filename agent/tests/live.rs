@@ -199,9 +199,12 @@ impl Watch {
             }
             let left = end.saturating_duration_since(Instant::now());
             let Ok(document) = self.webhook.recv_timeout(left) else {
+                let by_agent = told_by_agent();
                 let missing = missing.iter().map(|it| {
+                    let by_agent: Vec<_> =
+                        by_agent.iter().filter(|(key, _)| it.is_told_by(key)).collect();
                     format!(
-                        "{}: {} of {} is not told to be {what}",
+                        "{}: {} of {} is not told to be {what}; the agent tells {by_agent:?}",
                         it.recording, it.alert, it.comm
                     )
                 });
