@@ -262,7 +262,10 @@ mod tests {
         }
         let made: BTreeSet<_> = series::FAMILIES.iter().map(|family| family.name).collect();
         for query in &queries {
-            for name in named(query).filter(|name| !NOT_SIMULATED.contains(name)) {
+            // few hosts shed, with few listeners: those cost nothing
+            let is_left_out =
+                |name: &str| NOT_SIMULATED.contains(&name) || name.starts_with("backlogd_shed_");
+            for name in named(query).filter(|name| !is_left_out(name)) {
                 assert!(made.contains(name), "{name}: {query}");
             }
         }
