@@ -454,7 +454,8 @@ fn shed_names_what_cannot_be_before_anything_listens() {
         64,
         "error: invalid value 'here' for '--backend <ADDR>': expected HOST:PORT",
     );
-    let message =
-        format!("backlogd: shedding listener {addr}: listener {addr}: bind failed: Address");
+    let message = format!(
+        "backlogd: shedding listener {addr}: listener {addr}: the address is in use, by socket "
+    );
     check(&with(&["--soft", "1"]), 3, &message);
 }

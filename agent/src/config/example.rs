@@ -113,9 +113,10 @@ const OTHERS: &str = r#"
 # the accept queue. exempt is shed at hard alone. per_ip is connections of one address, an IPv6 one
 # of ipv6_prefix bits; rate and per_ip_rate are connections per second, burst at once.
 # Connections from proxy_protocol_from begin with a header of the PROXY protocol, version 1 or 2.
-# drain_seconds is how long open connections may go on at SIGTERM; the service manager has to wait
-# longer (TimeoutStopSec, terminationGracePeriodSeconds). Without a key, what it limits is unlimited, but for
-# connect_timeout_seconds = 1 and drain_seconds = 20.
+# At SIGTERM it accepts for drain_delay_seconds more, while /readyz says that it is not ready, and open
+# connections may go on for drain_seconds after that; the service manager has to wait longer
+# (TimeoutStopSec, terminationGracePeriodSeconds). Without a key, what it limits is unlimited, but for
+# connect_timeout_seconds = 1, drain_delay_seconds = 0 and drain_seconds = 20.
 #[[shed]]
 #name = "web"
 #listen = "[::]:8080"
@@ -137,6 +138,7 @@ const OTHERS: &str = r#"
 #write_stall_seconds = 30
 #lifetime_seconds = 86400
 #connect_timeout_seconds = 1
+#drain_delay_seconds = 5
 #drain_seconds = 20
 "#;
 

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::shed::{Backend, Front, MAX_SOFT, check_limits};
 
-const KEYS: [&str; 21] = [
+const KEYS: [&str; 22] = [
     "name",
     "listen",
     "backend",
@@ -31,6 +31,7 @@ const KEYS: [&str; 21] = [
     "write_stall_seconds",
     "lifetime_seconds",
     "connect_timeout_seconds",
+    "drain_delay_seconds",
     "drain_seconds",
     "ipv6_prefix",
 ];
@@ -124,6 +125,9 @@ fn times(entry: &Entry<'_>, front: &mut Front) -> Result<(), ConfigError> {
     front.deadlines.lifetime = seconds("lifetime_seconds", 0.1, WEEK)?;
     if let Some(limit) = seconds("connect_timeout_seconds", 0.01, 60.0)? {
         front.connect_timeout = limit;
+    }
+    if let Some(delay) = seconds("drain_delay_seconds", 0.0, 3_600.0)? {
+        front.drain_delay = delay;
     }
     if let Some(drain) = seconds("drain_seconds", 0.0, 3_600.0)? {
         front.drain = drain;
@@ -230,10 +234,12 @@ mod tests {
         };
         check(
             "first_byte_seconds = 3\nidle_seconds = 1.5\nwrite_stall_seconds = 30\n\
-             lifetime_seconds = 604800\nconnect_timeout_seconds = 0.5\ndrain_seconds = 0",
+             lifetime_seconds = 604800\nconnect_timeout_seconds = 0.5\ndrain_seconds = 0\n\
+             drain_delay_seconds = 5",
             Front {
                 deadlines,
                 connect_timeout: Duration::from_millis(500),
+                drain_delay: Duration::from_secs(5),
                 drain: Duration::ZERO,
                 ..least()
             },
@@ -291,6 +297,7 @@ mod tests {
             ("write_stall_seconds", "0.1", 604_800),
             ("lifetime_seconds", "0.1", 604_800),
             ("connect_timeout_seconds", "0.01", 60),
+            ("drain_delay_seconds", "0", 3_600),
             ("drain_seconds", "0", 3_600),
         ] {
             for value in ["-1".to_owned(), "nan".to_owned(), (most + 1).to_string()] {

@@ -188,6 +188,10 @@ async fn healthz(State(server): State<Arc<Server>>) -> Response {
 
 async fn readyz(State(server): State<Arc<Server>>) -> Response {
     let Some(Judged { snapshot, .. }) = server.newest() else { return too_early() };
+    if let Some(handle) = server.shed.iter().find(|handle| !handle.is_ready()) {
+        let ends = format!("the shedding listener {} is about to end\n", handle.name());
+        return text(StatusCode::SERVICE_UNAVAILABLE, ends);
+    }
     let lines = snapshot.hooks.iter().map(|hook| {
         let program = if hook.program.is_empty() { "-" } else { hook.program };
         let reasons = hook.reasons();

@@ -43,7 +43,9 @@ pub struct Front {
     pub deadlines: Deadlines,
     /// How long the backend may take to accept one.
     pub connect_timeout: Duration,
-    /// How long open connections may go on when it is told to stop.
+    /// How long it accepts as before when it is told to stop, so that a balancer learns of it.
+    pub drain_delay: Duration,
+    /// How long open connections may go on after that; those that are left are reset.
     pub drain: Duration,
 }
 
@@ -67,6 +69,7 @@ impl Front {
             proxy_protocol: None,
             deadlines: Deadlines::default(),
             connect_timeout: Duration::from_secs(1),
+            drain_delay: Duration::ZERO,
             drain: Duration::from_secs(20),
         }
     }

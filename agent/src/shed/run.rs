@@ -2,7 +2,7 @@
 
 use std::{io, mem, sync::Arc, time::Duration};
 
-use backlogd_shed::{AcceptError, BuildError, Handle, ShedListener, Stats};
+use backlogd_shed::{AcceptError, BuildError, Drain, Handle, ShedListener, Stats};
 use thiserror::Error;
 use tokio::{
     runtime::{self, Runtime},
@@ -12,6 +12,8 @@ use tokio::{
 
 use super::{Front, relay};
 
+/// What was reset has so long to be noticed.
+const GRACE: Duration = Duration::from_secs(1);
 /// The same trouble with a backend is logged once in so long.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
@@ -51,7 +53,7 @@ pub struct Fronts {
     runtime: Option<Runtime>,
     handles: Vec<Handle>,
     tasks: Vec<JoinHandle<()>>,
-    drain: Duration,
+    drains: Vec<Drain>,
 }
 
 impl Fronts {
@@ -75,8 +77,13 @@ impl Fronts {
             .zip(fronts)
             .map(|(listener, front)| runtime.spawn(serve(listener, front.clone())))
             .collect();
-        let drain = fronts.iter().map(|front| front.drain).max().unwrap_or_default();
-        Ok(Self { runtime: Some(runtime), handles, tasks, drain })
+        let drain = |front: &Front| Drain {
+            delay: front.drain_delay,
+            deadline: front.drain,
+            ..Drain::default()
+        };
+        let drains = fronts.iter().map(drain).collect();
+        Ok(Self { runtime: Some(runtime), handles, tasks, drains })
     }
 
     /// What reads their counters, from anywhere.
@@ -85,15 +92,18 @@ impl Fronts {
         self.handles.clone()
     }
 
-    /// Accepts nothing more, and waits for what is open; whatever is open after the longest of the
-    /// drains is cut off.
+    /// Drains all listeners: nobody who finished a handshake is lost, and what is open after its
+    /// listener's deadline is reset.
     pub async fn stop(mut self) {
-        for handle in &self.handles {
-            handle.close();
-        }
-        let end = Instant::now() + self.drain;
+        let mut drains: JoinSet<_> = mem::take(&mut self.handles)
+            .into_iter()
+            .zip(mem::take(&mut self.drains))
+            .map(|(handle, drain)| async move { handle.drain(drain).await })
+            .collect();
+        while drains.join_next().await.is_some() {}
         for task in mem::take(&mut self.tasks) {
-            drop(time::timeout_at(end, task).await);
+            // only what was reset is left, which ends at once
+            drop(time::timeout(GRACE, task).await);
         }
     }
 }
