@@ -196,8 +196,10 @@ fn an_alert_is_logged_and_shown_and_told_to_a_receiver_that_a_reload_brings() {
     assert!(daemon.get("/api/v1/alerts").contains("\"alert\":\"ExpectedListenerDown\""));
     let ours = TcpListener::bind(("0.0.0.0", free)).unwrap();
     daemon.wait_for_line("cleared alert=\"ExpectedListenerDown\"");
+    // other alerts may be told of, where the machine is busy
+    let is_told = (0..5).any(|_| posted(&receiver).contains("\"status\":\"resolved\""));
+    assert!(is_told);
     drop(ours);
-    assert!(posted(&receiver).contains("\"status\":\"resolved\""));
 }
 
 #[test]

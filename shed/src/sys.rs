@@ -324,6 +324,18 @@ fn no_messages() -> [libc::mmsghdr; MESSAGES] {
     unsafe { mem::zeroed() }
 }
 
+/// Flags of recvmmsg(2) and sendmmsg(2), which musl has as unsigned.
+#[cfg(target_env = "musl")]
+const fn flags(flags: libc::c_int) -> libc::c_uint {
+    flags.cast_unsigned()
+}
+
+/// Flags of recvmmsg(2) and sendmmsg(2), which musl has as unsigned.
+#[cfg(not(target_env = "musl"))]
+const fn flags(flags: libc::c_int) -> libc::c_int {
+    flags
+}
+
 /// recvmmsg(2): receives what is there into `buffers`, one datagram each; says of each in `received`
 /// what it is, and gives their number.
 pub(crate) fn receive(
@@ -344,7 +356,7 @@ pub(crate) fn receive(
         header.msg_iovlen = 1;
     }
     let vlen = libc::c_uint::try_from(most).expect("32 at most");
-    let (fd, flags) = (socket.as_raw_fd(), libc::MSG_DONTWAIT | libc::MSG_TRUNC);
+    let (fd, flags) = (socket.as_raw_fd(), flags(libc::MSG_DONTWAIT | libc::MSG_TRUNC));
     // SAFETY: the first `vlen` headers name addresses, parts and buffers that live, are borrowed
     // mutably by this function alone, and have the lengths that are given.
     let n = unsafe { libc::recvmmsg(fd, messages.as_mut_ptr(), vlen, flags, ptr::null_mut()) };
@@ -376,7 +388,7 @@ pub(crate) fn send(socket: &impl AsRawFd, datagrams: &[(&[u8], SocketAddr)]) -> 
         header.msg_iovlen = 1;
     }
     let vlen = libc::c_uint::try_from(most).expect("32 at most");
-    let (fd, flags) = (socket.as_raw_fd(), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
+    let (fd, flags) = (socket.as_raw_fd(), flags(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL));
     // SAFETY: the first `vlen` headers name addresses, parts and bytes that live and have the lengths
     // that are given; the kernel writes to none of them but the headers' own lengths.
     let n = unsafe { libc::sendmmsg(fd, messages.as_mut_ptr(), vlen, flags) };

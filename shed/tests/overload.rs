@@ -32,7 +32,7 @@ use tokio::{
 
 use crate::{
     crowds::{Crowd, Seen},
-    space::{in_own_space, netstat, passive_opens, time_waits},
+    space::{in_own_space, netstat, passive_opens, resets, time_waits},
 };
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -303,8 +303,7 @@ async fn a_reset_leaves_no_time_wait_and_an_end_leaves_as_many_as_are_counted() 
         return;
     }
     for (answer, n_expected) in [(OnShed::Rst, 0), (OnShed::Fin, 5_000)] {
-        // the client that is held has one, in the end
-        let before = time_waits();
+        let before = resets();
         let listener = ShedListener::bind("127.0.0.1:0").soft(1).on_shed(answer.clone());
         let (address, handle) = serve(listener.build().expect("a listener"));
         let held = connect(address, 1);
@@ -322,12 +321,18 @@ async fn a_reset_leaves_no_time_wait_and_an_end_leaves_as_many_as_are_counted() 
         .await
         .expect("clients");
         let stats = until(&handle, |stats| stats.shed_for(Reason::Soft) == 5_000).await;
-        assert_eq!(stats.time_wait_closes, n_expected, "{answer:?}");
+        assert_eq!(stats.time_wait_closes, n_expected as u64, "{answer:?}");
+        // where a busy kernel has packets overtake each other, a peer that has closed may answer with a
+        // reset, which ends a TIME_WAIT (RFC 1337)
+        let left = || {
+            let ended = if answer == OnShed::Fin { resets() - before } else { 0 };
+            time_waits(address.port()) + ended
+        };
         let end = Instant::now() + Duration::from_secs(5);
-        while time_waits() < before + n_expected && Instant::now() < end {
-            time::sleep(Duration::from_millis(1)).await;
+        while left() != n_expected && Instant::now() < end {
+            time::sleep(Duration::from_millis(10)).await;
         }
-        assert_eq!(time_waits(), before + n_expected, "{answer:?}");
+        assert_eq!(left(), n_expected, "{answer:?}");
         drop(held);
         check_at_rest(&until(&handle, |stats| stats.open == 0).await);
     }

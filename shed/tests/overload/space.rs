@@ -43,11 +43,16 @@ pub(crate) fn passive_opens() -> u64 {
     count("snmp", "PassiveOpens")
 }
 
-/// Connections in TIME_WAIT.
-pub(crate) fn time_waits() -> u64 {
-    let text = fs::read_to_string("/proc/self/net/sockstat").expect("counts");
-    let rest = text.split_once(" tw ").expect("TIME_WAIT").1;
-    rest.split(' ').next().and_then(|n| n.parse().ok()).expect("a number")
+/// Resets that were sent in this network namespace.
+pub(crate) fn resets() -> usize {
+    usize::try_from(count("snmp", "OutRsts")).expect("few")
+}
+
+/// Connections of `port` in TIME_WAIT: who closes first has it.
+pub(crate) fn time_waits(port: u16) -> usize {
+    let text = fs::read_to_string("/proc/self/net/tcp").expect("sockets");
+    let local = format!(" 0100007F:{port:04X} ");
+    text.lines().filter(|line| line.contains(&local) && line.contains(" 06 ")).count()
 }
 
 /// Sets RLIMIT_NOFILE of this process.
