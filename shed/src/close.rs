@@ -102,7 +102,10 @@ pub(crate) fn shed(socket: Socket, on_shed: &OnShed, turn: u64, shared: &Arc<Sha
             _ => linger(socket, Answer::Fin, shared),
         },
         OnShed::Bytes(texts) => {
-            let text = &texts[usize::try_from(turn % texts.len() as u64).expect("below a length")];
+            // of no texts, none is the right one
+            let n_texts = texts.len().max(1) as u64;
+            let place = usize::try_from(turn % n_texts).expect("below a length");
+            let text = texts.get(place).map_or(&[][..], |text| text);
             match write_whole(&socket, text) {
                 Ok(()) => linger(socket, Answer::Bytes, shared),
                 Err(_) => {

@@ -16,18 +16,28 @@ use std::{
 use socket2::Socket;
 use tokio::{sync::mpsc, time};
 
-use crate::{close, shared::Shared};
+use crate::{close, limits::MAX_LIMIT, range::OutOfRange, shared::Shared};
 
 /// Bounds of lingering.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Linger {
-    /// How many connections at most. `None`: as many as there are between the soft and the hard
-    /// limit.
+    /// How many connections at most; more are reset. `None`: half as many as there are between the soft
+    /// and the hard limit, so that they alone never have the listener stop. At most
+    /// [`MAX_LIMIT`](crate::MAX_LIMIT).
     pub max: Option<usize>,
     /// How long at most; at most 60 s.
     pub time: Duration,
     /// How many of the peer's bytes are read and thrown away at most.
     pub bytes: usize,
+}
+
+impl Linger {
+    pub(crate) fn check(&self) -> Result<(), OutOfRange> {
+        let most = self.max.map_or(1, |max| max as u64);
+        OutOfRange::check("connections that linger", most, 1, MAX_LIMIT as u64)?;
+        let ms = u64::try_from(self.time.as_millis()).unwrap_or(u64::MAX);
+        OutOfRange::check("time to linger in ms", ms, 1, 60_000)
+    }
 }
 
 impl Default for Linger {
@@ -49,13 +59,16 @@ impl Lingering {
     /// Takes a slot for it.
     ///
     /// # Errors
-    /// The hard limit leaves none; the connection is reset.
+    /// As many linger as may, or the hard limit leaves none; the connection is reset.
     pub(crate) fn new(socket: Socket, shared: &Arc<Shared>) -> io::Result<Self> {
-        if !shared.gate.take_hard() {
+        let is_counted = shared.counters.lingers(shared.most_lingering());
+        if !is_counted || !shared.gate.take_hard() {
+            if is_counted {
+                shared.counters.lingered();
+            }
             close::reset(socket);
             return Err(io::ErrorKind::QuotaExceeded.into());
         }
-        shared.counters.lingers();
         let shared = Arc::clone(shared);
         Ok(Self { socket: Some(socket), since: Instant::now(), read: 0, shared })
     }

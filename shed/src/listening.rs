@@ -8,7 +8,7 @@ use tokio::{io::unix::AsyncFd, sync::mpsc, task};
 use crate::{
     accept::AcceptError,
     arrival::Arrival,
-    door::{Batch, Door},
+    door::{BATCH, Batch, Door},
     leave::Leave,
     shared::Shared,
 };
@@ -21,11 +21,13 @@ pub(crate) struct Listening {
     pub(crate) local: SocketAddr,
     door: Door,
     leave: Option<Leave>,
+    /// Connections that were admitted since others had their turn.
+    in_a_row: usize,
 }
 
 impl Listening {
     pub(crate) fn new(socket: AsyncFd<Socket>, local: SocketAddr, door: Door) -> Self {
-        Self { socket: Some(socket), local, door, leave: None }
+        Self { socket: Some(socket), local, door, leave: None, in_a_row: 0 }
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -44,6 +46,11 @@ impl Listening {
     /// The next connection that is admitted. It may be cancelled: nothing is lost.
     pub(crate) async fn next(&mut self) -> Result<Arrival, AcceptError> {
         loop {
+            if BATCH <= self.in_a_row {
+                // before another is taken, so that none is lost where this is cancelled
+                self.in_a_row = 0;
+                task::yield_now().await;
+            }
             let door = &mut self.door;
             let Some(socket) = self.socket.as_ref() else { return Err(AcceptError::Closed) };
             if self.leave.is_some() || door.post.is_called() {
@@ -59,8 +66,14 @@ impl Listening {
                 () = door.post.called() => continue,
             };
             match door.batch(ready.get_inner()) {
-                Batch::Admitted(arrival) => return Ok(arrival),
-                Batch::Empty => ready.clear_ready(),
+                Batch::Admitted(arrival) => {
+                    self.in_a_row += 1;
+                    return Ok(arrival);
+                }
+                Batch::Empty => {
+                    self.in_a_row = 0;
+                    ready.clear_ready();
+                }
                 Batch::Yield => task::yield_now().await,
                 Batch::Backoff => door.back_off().await,
                 Batch::Fatal(err) => return Err(door.fatal(err)),

@@ -246,9 +246,6 @@ impl Drop for Permit {
             _ if self.shared.life.is_over() => Cause::Drain,
             cause => cause,
         };
-        if let Some(decide) = &self.shared.decide {
-            decide.closed(&Closed { after: self.since.elapsed(), cause });
-        }
         self.fold_above(0);
         if let Some(place) = self.peer.take() {
             self.shared.policy.give_back_peer(place);
@@ -258,5 +255,9 @@ impl Drop for Permit {
             self.shared.gate.give_back_soft();
         }
         self.shared.gate.give_back_hard();
+        // last, since it is the user's, and may panic
+        if let Some(decide) = &self.shared.decide {
+            decide.closed(&Closed { after: self.since.elapsed(), cause });
+        }
     }
 }

@@ -25,6 +25,9 @@ use crate::{
     words::Words,
 };
 
+/// Connections that begin to linger before the task that looks at them has its turn.
+const ARRIVALS: usize = 1_024;
+
 impl Builder {
     /// Opens the listener. Raises RLIMIT_NOFILE to its hard limit.
     ///
@@ -119,6 +122,7 @@ impl Builder {
         let nofile = sys::raise_nofile().map_err(|source| BuildError::call("getrlimit", source))?;
         let bounds = Bounds::new(self.limits, nofile).map_err(BuildError::Limits)?;
         let policy = mem::take(&mut self.policy).check().map_err(BuildError::OutOfRange)?;
+        self.linger.check().map_err(BuildError::OutOfRange)?;
         self.deadlines.check().map_err(BuildError::Deadlines)?;
         if self.max_request == 0 {
             return Err(BuildError::MaxRequestBytes);
@@ -132,14 +136,15 @@ impl Builder {
     /// All of a listener but its socket.
     fn plan(self, checked: Checked, local: SocketAddr, words: Words) -> Plan {
         let Checked { bounds, policy } = checked;
-        let most = self.linger.max.unwrap_or(bounds.hard() - bounds.soft()).max(1);
-        let (sender, arrivals) = mpsc::channel(most);
+        // how many linger is counted; the channel holds those that have just begun to
+        let (sender, arrivals) = mpsc::channel(ARRIVALS);
         let name = self.name.unwrap_or_else(|| local.to_string()).into_boxed_str();
         let gate = Gate::new(&bounds, words);
         let mut shared =
             Shared::new(name, gate, self.limits, self.answers, policy, self.decide, sender);
         shared.watcher = (!self.deadlines.is_off()).then(|| Watcher::new(self.deadlines));
         shared.max_request = self.max_request;
+        shared.max_lingering = self.linger.max;
         shared.adaptive = self.adaptive.map(|it| Controller::new(it, bounds.soft()));
         let shared = Arc::new(shared);
         tokio::spawn(linger::run(arrivals, self.linger));

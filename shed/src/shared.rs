@@ -72,6 +72,8 @@ pub(crate) struct Shared {
     pub(crate) watcher: Option<Watcher>,
     /// The size of a request in bytes, at most.
     pub(crate) max_request: u64,
+    /// How many shed connections may linger, where that is said.
+    pub(crate) max_lingering: Option<usize>,
     pub(crate) adaptive: Option<Controller>,
     pub(crate) probe: Probe,
     pub(crate) life: Life,
@@ -104,6 +106,7 @@ impl Shared {
             decide,
             watcher: None,
             max_request: u64::MAX,
+            max_lingering: None,
             adaptive: None,
             probe: Probe::default(),
             life: Life::new(),
@@ -131,6 +134,12 @@ impl Shared {
             Verdict::Admit => Ok(()),
             Verdict::Shed(answer) => Err((Reason::Policy, answer)),
         }
+    }
+
+    /// How many may linger.
+    pub(crate) fn most_lingering(&self) -> u64 {
+        let between = self.gate.hard_limit().saturating_sub(self.gate.soft_limit());
+        self.max_lingering.unwrap_or((between / 2).max(1)) as u64
     }
 
     /// Lets `lingering` linger.

@@ -115,8 +115,10 @@ impl Counters {
         add(&self.exempt_closed, exempt.into());
     }
 
-    pub(crate) fn lingers(&self) {
-        add(&self.lingering, 1);
+    /// Counts one more that lingers, unless as many do as may.
+    pub(crate) fn lingers(&self, most: u64) -> bool {
+        let more = |n: u64| (n < most).then(|| n + 1);
+        self.lingering.try_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
     }
 
     pub(crate) fn lingered(&self) {

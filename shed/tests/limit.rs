@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use backlogd_shed::{Cause, Handle, Limits, OnShed, Reason, ShedListener, Stage, Stats};
+use backlogd_shed::{
+    Answer, Candidate, Cause, Closed, Decide, Handle, Limits, Linger, Load, OnShed, Reason,
+    ShedListener, Stage, Stats, Verdict,
+};
 use tokio::{io::AsyncReadExt as _, task, time};
 
 /// Serves until each peer closes, in tasks.
@@ -55,7 +58,9 @@ async fn above_the_soft_limit_a_client_is_reset_at_once() {
         let results: Vec<_> = (0..5)
             .map(|_| {
                 let begun = Instant::now();
-                let result = read_all(&TcpStream::connect(address).expect("queued"));
+                // the reset may be quicker than connect(2)
+                let client = TcpStream::connect(address).map_err(|err| err.kind());
+                let result = client.and_then(|client| read_all(&client));
                 assert!(begun.elapsed() < Duration::from_millis(50), "{:?}", begun.elapsed());
                 result
             })
@@ -146,4 +151,92 @@ async fn a_limit_changes_while_it_runs() {
     assert_eq!(message, "hard limit is 6, expected at least 8: 20 % above the soft limit of 6");
     drop((held, more));
     check_identities(&until(&handle, |stats| stats.open == 0).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_that_linger_never_stop_the_listener_alone() {
+    let linger = Linger { time: Duration::from_secs(30), ..Linger::default() };
+    let listener = ShedListener::bind("127.0.0.1:0").soft(10).hard(30).linger(linger);
+    let (address, handle) =
+        serve(listener.on_shed(OnShed::http_503()).build().expect("a listener"));
+    let clients = task::spawn_blocking(move || {
+        // a reset may be quicker than connect(2)
+        (0..110).map(|_| TcpStream::connect(address)).collect::<Vec<_>>()
+    });
+    let clients = clients.await.expect("clients");
+    let stats = until(&handle, |stats| stats.accepted == 110 && stats.admitted == 10).await;
+    // half of what is between the limits
+    assert_eq!((stats.lingering, stats.is_paused), (10, None), "{stats:?}");
+    let resets = stats.answers.iter().find(|(answer, _)| *answer == Answer::FallbackRst);
+    assert_eq!(resets.expect("all").1, 90, "{stats:?}");
+    drop(clients);
+    check_identities(&until(&handle, |stats| stats.open == 0 && stats.lingering == 0).await);
+}
+
+#[tokio::test]
+async fn others_have_their_turn_among_those_who_are_admitted() {
+    let mut listener = ShedListener::bind("127.0.0.1:0").build().expect("a listener");
+    let (address, handle) = (listener.local_addr(), listener.handle());
+    let clients: Vec<_> = (0..100).map(|_| TcpStream::connect(address).expect("queued")).collect();
+    let accepts = tokio::spawn(async move {
+        let mut served = Vec::new();
+        while served.len() < 100 {
+            served.push(listener.accept().await.expect("admitted"));
+        }
+    });
+    let (mut before, mut most) = (0, 0);
+    while before < 100 {
+        task::yield_now().await;
+        let accepted = handle.stats().accepted;
+        (before, most) = (accepted, most.max(accepted - before));
+    }
+    assert!(most <= 16, "{most} accepted at one go");
+    accepts.await.expect("no panic");
+    drop(clients);
+    check_identities(&until(&handle, |stats| stats.open == 0).await);
+}
+
+/// Admits all, and panics when one of them ends.
+struct PanicsAtTheEnd;
+
+impl Decide for PanicsAtTheEnd {
+    fn decide(&self, _: &Candidate<'_>, _: &Load) -> Verdict {
+        Verdict::Admit
+    }
+
+    fn closed(&self, _: &Closed) {
+        panic!("on purpose");
+    }
+}
+
+#[tokio::test]
+async fn a_place_is_given_back_though_the_user_panics() {
+    let builder = ShedListener::bind("127.0.0.1:0").soft(2).decide(PanicsAtTheEnd);
+    let mut listener = builder.build().expect("a listener");
+    let (address, handle) = (listener.local_addr(), listener.handle());
+    for _ in 0..6 {
+        let client = TcpStream::connect(address).expect("queued");
+        let conn = listener.accept().await.expect("admitted");
+        let ends = tokio::spawn(async move { drop(conn) });
+        assert!(ends.await.is_err_and(|err| err.is_panic()));
+        drop(client);
+    }
+    check_identities(&until(&handle, |stats| stats.open == 0 && stats.admitted == 6).await);
+}
+
+#[tokio::test]
+async fn settings_that_cannot_hold_are_errors() {
+    for (linger, expected) in [
+        (
+            Linger { max: Some(usize::MAX), ..Linger::default() },
+            "connections that linger is 18446744073709551615, expected 1 to 2097151",
+        ),
+        (
+            Linger { time: Duration::from_secs(61), ..Linger::default() },
+            "time to linger in ms is 61000, expected 1 to 60000",
+        ),
+    ] {
+        let err = ShedListener::bind("127.0.0.1:0").linger(linger).build().expect_err("too much");
+        assert_eq!(err.to_string(), expected);
+    }
 }

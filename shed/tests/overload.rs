@@ -271,7 +271,11 @@ async fn at_the_hard_limit_the_queue_fills_until_there_is_room_again() {
         .soft(16)
         .hard(32)
         .on_shed(OnShed::http_503())
-        .linger(backlogd_shed::Linger { time: Duration::from_secs(1), ..Default::default() })
+        .linger(backlogd_shed::Linger {
+            max: Some(16),
+            time: Duration::from_secs(1),
+            ..Default::default()
+        })
         .build()
         .expect("a listener");
     let (address, handle) = (listener.local_addr(), listener.handle());
