@@ -178,13 +178,16 @@ pub(crate) async fn run(shared: &Shared, drain: &Drain) -> Drained {
 fn enter(shared: &Shared, drain: &Drain, stage: Stage, is_hurried: bool) -> Option<Drained> {
     match stage {
         Stage::Serving | Stage::Announced => {}
-        Stage::Closing => shared.leave(if shared.life.is_handed_over() {
-            Exit::Hand
-        } else if is_hurried {
-            Exit::Now
-        } else {
-            Exit::Filter { queued: drain.queued }
-        }),
+        // to a generation that is gone meanwhile, nothing is left
+        Stage::Closing => {
+            shared.leave(if shared.life.is_handed_over() && shared.gate.is_shared() {
+                Exit::Hand
+            } else if is_hurried {
+                Exit::Now
+            } else {
+                Exit::Filter { queued: drain.queued }
+            })
+        }
         Stage::Draining => {
             if is_hurried {
                 shared.leave(Exit::Now);
