@@ -208,12 +208,20 @@ const SHED_LEFT_OUT: [&str; 5] = [
     "deadline::ticker::tests::a_hundred_thousand_connections_at_rest_cost_a_hundredth_of_a_core",
 ];
 
-/// The slow tests of the crate, one after the other, as most are under load: some 45 s.
+/// The slow tests of the crate, and those that make network namespaces, one after the other, as most
+/// are under load: a minute.
 fn shed(session: &mut Session) -> Result<Outcome> {
+    if !sh::is_root()? {
+        return Ok(Outcome::Skipped("not root".into()));
+    }
     let run = ["--lib", "--tests", "--no-fail-fast", "--", "--ignored", "--exact"];
     let left_out = SHED_LEFT_OUT.iter().flat_map(|name| ["--skip", name]);
     let arguments = SHED.into_iter().chain(run).chain(["--test-threads=1"]).chain(left_out);
-    session.cargo_test(&arguments.collect::<Vec<_>>())
+    let arguments = arguments.collect::<Vec<_>>();
+    // they are about races: one that is lost now and then is named, and does not hide the rest
+    let Err(first) = session.cargo_test(&arguments) else { return Ok(Outcome::Passed) };
+    session.cargo_test(&arguments)?;
+    Ok(Outcome::Flaky(format!("{first:#}")))
 }
 
 /// The tests that attach programs and make network namespaces, one after the other; then those of
@@ -227,13 +235,11 @@ fn kernel(session: &mut Session, left_out: bool) -> Result<Outcome> {
     }
     let arguments = ["-p", "backlogd", "--test", "kernel", "--", "--ignored", "--test-threads=1"];
     let all = session.cargo_test(&arguments);
-    let arguments_of_shed = ["-p", "backlogd-shed", "--", "--ignored", "--test-threads=1"];
-    let shed = session.cargo_test(&arguments_of_shed);
     let mut command = session.cargo();
     command.arg("test").args(arguments).args(["waits::", "failures::", "trace::"]);
     command.env("BACKLOGD_TEST_TIER", "syscalls");
     // no failure hides another run
-    session.run_test(command).and(shed).and(all)
+    session.run_test(command).and(all)
 }
 
 /// Debian's Alertmanager takes what the agent tells it.
