@@ -174,20 +174,23 @@ pub(crate) async fn run(shared: &Shared, drain: &Drain) -> Drained {
     }
 }
 
+/// How the listener closes.
+fn exit(shared: &Shared, drain: &Drain, is_hurried: bool) -> Exit {
+    // to a generation that is gone meanwhile, nothing is left
+    if shared.life.is_handed_over() && shared.gate.is_shared() {
+        Exit::Hand
+    } else if is_hurried {
+        Exit::Now
+    } else {
+        Exit::Filter { queued: drain.queued }
+    }
+}
+
 /// Does what belongs to the beginning of a stage.
 fn enter(shared: &Shared, drain: &Drain, stage: Stage, is_hurried: bool) -> Option<Drained> {
     match stage {
         Stage::Serving | Stage::Announced => {}
-        // to a generation that is gone meanwhile, nothing is left
-        Stage::Closing => {
-            shared.leave(if shared.life.is_handed_over() && shared.gate.is_shared() {
-                Exit::Hand
-            } else if is_hurried {
-                Exit::Now
-            } else {
-                Exit::Filter { queued: drain.queued }
-            })
-        }
+        Stage::Closing => shared.leave(exit(shared, drain, is_hurried)),
         Stage::Draining => {
             if is_hurried {
                 shared.leave(Exit::Now);
