@@ -97,6 +97,17 @@ impl State {
         Self::Announced { until: after(at, drain.delay) }
     }
 
+    /// Begins, or goes on with what another one has left, which has no time any more.
+    fn from(stage: Stage, drain: &Drain, at: Instant) -> Self {
+        match stage {
+            Stage::Serving => Self::begin(drain, at),
+            Stage::Announced => Self::Announced { until: at },
+            Stage::Closing => Self::Closing { until: at, end: at },
+            Stage::Draining => Self::Draining { end: at },
+            Stage::Done => Self::Done,
+        }
+    }
+
     /// At most one step further.
     fn next(self, drain: &Drain, seen: &Seen) -> Self {
         let is_over = |until| seen.is_hurried || until <= seen.at;
@@ -142,14 +153,18 @@ fn after(at: Instant, time: Duration) -> Instant {
 /// Drains, or hurries the drain that goes on.
 pub(crate) async fn run(shared: &Shared, drain: &Drain) -> Drained {
     let mut progress = shared.life.progress.subscribe();
-    if !shared.life.begin_drain() {
+    shared.life.hurry();
+    let driver = loop {
+        if let Some(driver) = shared.life.drive() {
+            break driver;
+        }
+        let seen = *progress.borrow_and_update();
         // an error: nobody is left that could tell
-        return progress
-            .wait_for(Progress::is_done)
-            .await
-            .map_or_else(|_| Drained::default(), |it| it.drained);
-    }
-    let mut state = State::begin(drain, Instant::now());
+        if seen.is_done() || progress.changed().await.is_err() {
+            return seen.drained;
+        }
+    };
+    let mut state = State::from(driver.from, drain, Instant::now());
     loop {
         let is_hurried = progress.borrow_and_update().is_hurried;
         let open = shared.gate.own_taken();

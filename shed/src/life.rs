@@ -23,7 +23,23 @@ pub(crate) struct Progress {
     pub(crate) stage: Stage,
     /// It was asked for a second time.
     pub(crate) is_hurried: bool,
+    /// Somebody takes it further.
+    is_driven: bool,
     pub(crate) drained: Drained,
+}
+
+/// Whoever takes a drain further. Dropped before it is done, another one may.
+#[derive(Debug)]
+pub(crate) struct Driver<'a> {
+    life: &'a Life,
+    /// How far it was.
+    pub(crate) from: Stage,
+}
+
+impl Drop for Driver<'_> {
+    fn drop(&mut self) {
+        self.life.progress.send_modify(|it| it.is_driven = false);
+    }
 }
 
 impl Progress {
@@ -93,8 +109,12 @@ pub(crate) struct Life {
 
 impl Life {
     pub(crate) fn new() -> Self {
-        let begun =
-            Progress { stage: Stage::Serving, is_hurried: false, drained: Drained::default() };
+        let begun = Progress {
+            stage: Stage::Serving,
+            is_hurried: false,
+            is_driven: false,
+            drained: Drained::default(),
+        };
         Self {
             registry: Registry::new(),
             progress: watch::Sender::new(begun),
@@ -178,18 +198,28 @@ impl Life {
         self.members().iter().map(|it| it.accepted.load(Ordering::Relaxed)).collect()
     }
 
-    /// Begins the drain; `false`: it goes on already, and is hurried.
-    pub(crate) fn begin_drain(&self) -> bool {
-        let mut is_first = false;
-        self.progress.send_modify(|it| {
-            is_first = it.stage == Stage::Serving;
-            if is_first {
-                it.stage = Stage::Announced;
-            } else {
-                it.is_hurried = true;
-            }
+    /// Hurries the drain, where it has begun.
+    pub(crate) fn hurry(&self) {
+        self.progress.send_if_modified(|it| {
+            let has_begun = it.stage != Stage::Serving;
+            it.is_hurried |= has_begun;
+            has_begun
         });
-        is_first
+    }
+
+    /// Begins the drain, or goes on with it; `None`: somebody does, or it is done.
+    pub(crate) fn drive(&self) -> Option<Driver<'_>> {
+        let mut from = None;
+        self.progress.send_if_modified(|it| {
+            let may = !it.is_driven && !it.is_done();
+            if may {
+                it.is_driven = true;
+                from = Some(it.stage);
+                it.stage = it.stage.max(Stage::Announced);
+            }
+            may
+        });
+        from.map(|from| Driver { life: self, from })
     }
 
     pub(crate) fn stage(&self) -> Stage {

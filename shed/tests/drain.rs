@@ -311,3 +311,24 @@ async fn ten_thousand_connections_drain() {
 async fn some_hundred_connections_drain() {
     drain_many(300).await;
 }
+
+#[tokio::test]
+async fn who_asks_again_ends_it_though_the_first_request_was_dropped() {
+    let listener = ShedListener::bind("127.0.0.1:0").build().expect("a listener");
+    let (address, handle) = (listener.local_addr(), listener.handle());
+    let serving = tokio::spawn(serve(listener));
+    let mut client = TcpStream::connect(address).await.expect("connected");
+    until(&handle, |stats| stats.open == 1).await;
+    let long =
+        Drain { delay: Duration::ZERO, deadline: Duration::from_secs(60), queued: Queued::Serve };
+    for wait in [10, 100] {
+        let begun = time::timeout(Duration::from_millis(wait), handle.drain(long));
+        if let Ok(drained) = begun.await {
+            assert_eq!(drained.reset, 1);
+        }
+    }
+    assert_eq!(handle.stage(), DrainStage::Done);
+    assert!(client.read_u8().await.is_err());
+    serving.await.expect("it ends");
+    check_identities(&until(&handle, |stats| stats.open == 0).await);
+}
