@@ -205,7 +205,12 @@ fn exit(shared: &Shared, drain: &Drain, is_hurried: bool) -> Exit {
 fn enter(shared: &Shared, drain: &Drain, stage: Stage, is_hurried: bool) -> Option<Drained> {
     match stage {
         Stage::Serving | Stage::Announced => {}
-        Stage::Closing => shared.leave(exit(shared, drain, is_hurried)),
+        Stage::Closing => {
+            // first: a handover looks at it after it said that it is one
+            shared.life.progress.send_modify(|it| it.stage = stage);
+            shared.leave(exit(shared, drain, is_hurried));
+            return None;
+        }
         Stage::Draining => {
             if is_hurried {
                 shared.leave(Exit::Now);

@@ -25,6 +25,7 @@ use socket2::Socket;
 use tokio::{net, time};
 
 use crate::{
+    drain::Stage,
     inherit::{
         self, GenerationError, LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, SHED_GENERATION, VARIABLES,
     },
@@ -243,10 +244,12 @@ impl Generation {
         }
         let (ours, theirs) = UnixStream::pair().map_err(HandoverError::Start)?;
         let names: Vec<_> = listeners.iter().map(|(name, ..)| inherit::encode(name)).collect();
-        let mut fds: Vec<&dyn AsFd> = Vec::new();
-        fds.extend(listeners.iter().map(|(_, socket, _)| -> &dyn AsFd { socket }));
-        fds.extend([&self.memory as &dyn AsFd, &theirs]);
-        let child = start(command, &names, &fds).map_err(HandoverError::Start)?;
+        let child = {
+            let mut fds: Vec<&dyn AsFd> = Vec::new();
+            fds.extend(listeners.iter().map(|(_, socket, _)| -> &dyn AsFd { socket }));
+            fds.extend([&self.memory as &dyn AsFd, &theirs]);
+            start(command, &names, &fds).map_err(HandoverError::Start)?
+        };
         let mut child = Starting(Some(child));
         drop(theirs);
         match time::timeout(self.longest, says_ready(ours)).await {
@@ -256,6 +259,10 @@ impl Generation {
         }
         for (_, _, shared) in &listeners {
             shared.life.hand_over();
+        }
+        // a drain that did not know of it has the socket refuse who is new, for the child, too
+        if listeners.iter().any(|(_, _, shared)| Stage::Closing <= shared.life.stage()) {
+            return Err(HandoverError::Closed);
         }
         child.0.take().ok_or(HandoverError::Ended(None))
     }
