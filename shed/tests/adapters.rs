@@ -1,6 +1,8 @@
 //! The servers of the examples: each sheds above the soft limit, finishes what was begun when it is
 //! told to end, and says so when its listener fails.
 
+mod stats;
+
 use std::{
     error::Error,
     io::{self, Read as _, Write as _},
@@ -10,6 +12,7 @@ use std::{
 };
 
 use backlogd_shed::{Builder, Handle, Reason, ShedListener, Stage, Stats};
+use stats::until;
 use tokio::{sync::oneshot, task, time};
 use tonic::{Request, codegen::http::uri::PathAndQuery, transport::Endpoint};
 
@@ -54,18 +57,6 @@ fn bind() -> Builder {
 }
 
 /// Waits until `is_so`.
-async fn until(handle: &Handle, is_so: impl Fn(&Stats) -> bool) -> Stats {
-    let end = Instant::now() + LONGEST;
-    loop {
-        let stats = handle.stats();
-        if is_so(&stats) {
-            return stats;
-        }
-        assert!(Instant::now() < end, "{stats:?}");
-        time::sleep(Duration::from_millis(1)).await;
-    }
-}
-
 fn connect(address: SocketAddr) -> TcpStream {
     let client = TcpStream::connect(address).expect("queued");
     client.set_read_timeout(Some(LONGEST)).expect("a timeout");

@@ -1,18 +1,15 @@
 //! Adaptive limits on real sockets.
 
+mod stats;
+
 use std::{
     net::TcpStream,
     time::{Duration, Instant},
 };
 
-use backlogd_shed::{Reason, ShedListener, Stage, Stats, adaptive::Adaptive};
+use backlogd_shed::{Reason, ShedListener, adaptive::Adaptive};
+use stats::check_identities;
 use tokio::time;
-
-fn check_identities(stats: &Stats) {
-    assert_eq!(stats.accepted, stats.admitted + stats.shed_at(Stage::Accept), "{stats:?}");
-    let closed: u64 = stats.closed.iter().map(|(_, n)| n).sum();
-    assert_eq!(stats.admitted, closed + stats.open, "{stats:?}");
-}
 
 #[tokio::test]
 async fn codel_sheds_the_head_of_a_queue_that_stays_long() {

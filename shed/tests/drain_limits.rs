@@ -1,9 +1,11 @@
 //! A drain of a listener that has deadlines, awaits PROXY headers, or answers health checks.
 
+mod stats;
+
 use std::{
     io::{self, ErrorKind},
     net::SocketAddr,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use backlogd_shed::{
@@ -12,6 +14,7 @@ use backlogd_shed::{
     health::{HealthConfig, HealthServer, Unready},
 };
 use socket2::SockRef;
+use stats::until;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -50,19 +53,6 @@ fn serve(builder: Builder) -> (SocketAddr, Handle, task::JoinHandle<()>) {
         }
     });
     (address, handle, accepting)
-}
-
-/// Waits until `is_so`, at most 5 s.
-async fn until(handle: &Handle, is_so: impl Fn(&Stats) -> bool) -> Stats {
-    let end = Instant::now() + Duration::from_secs(5);
-    loop {
-        let stats = handle.stats();
-        if is_so(&stats) {
-            return stats;
-        }
-        assert!(Instant::now() < end, "{stats:?}");
-        time::sleep(Duration::from_millis(1)).await;
-    }
 }
 
 /// All ended, and both identities hold.

@@ -1,34 +1,19 @@
 //! Health checks on real sockets: answered whatever the limits say, and by what the accept loop does.
 
+mod stats;
+
 use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use backlogd_shed::{
-    Handle, Limits, Linger, OnShed, Pause, Reason, ShedListener, Stage, Stats,
+    Limits, Linger, OnShed, Pause, Reason, ShedListener,
     health::{FailAt, HealthConfig, HealthServer, Unready},
 };
+use stats::{check_identities, until};
 use tokio::{task, time};
-
-fn check_identities(stats: &Stats) {
-    assert_eq!(stats.accepted, stats.admitted + stats.shed_at(Stage::Accept), "{stats:?}");
-    let closed: u64 = stats.closed.iter().map(|(_, n)| n).sum();
-    assert_eq!(stats.admitted, closed + stats.open, "{stats:?}");
-}
-
-async fn until(handle: &Handle, is_so: impl Fn(&Stats) -> bool) -> Stats {
-    let end = Instant::now() + Duration::from_secs(5);
-    loop {
-        let stats = handle.stats();
-        if is_so(&stats) {
-            return stats;
-        }
-        assert!(Instant::now() < end, "{stats:?}");
-        time::sleep(Duration::from_millis(1)).await;
-    }
-}
 
 /// Status and body of a check.
 async fn check(address: SocketAddr, path: &str) -> (u16, String) {

@@ -1,5 +1,7 @@
 //! Limits on real sockets: who is served, what the others see, and that both identities hold.
 
+mod stats;
+
 use std::{
     io::{self, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
@@ -8,9 +10,10 @@ use std::{
 
 use backlogd_shed::{
     Answer, Candidate, Cause, Closed, Decide, Handle, Limits, Linger, Load, OnShed, Reason,
-    ShedListener, Stage, Stats, Verdict,
+    ShedListener, Stage, Verdict,
 };
-use tokio::{io::AsyncReadExt as _, task, time};
+use stats::{check_identities, until};
+use tokio::{io::AsyncReadExt as _, task};
 
 /// Serves until each peer closes, in tasks.
 fn serve(mut listener: ShedListener) -> (SocketAddr, Handle) {
@@ -23,30 +26,11 @@ fn serve(mut listener: ShedListener) -> (SocketAddr, Handle) {
     (address, handle)
 }
 
-/// Waits until `is_so`, at most 5 s.
-async fn until(handle: &Handle, is_so: impl Fn(&Stats) -> bool) -> Stats {
-    let end = Instant::now() + Duration::from_secs(5);
-    loop {
-        let stats = handle.stats();
-        if is_so(&stats) {
-            return stats;
-        }
-        assert!(Instant::now() < end, "{stats:?}");
-        time::sleep(Duration::from_millis(1)).await;
-    }
-}
-
 /// What a client reads until the end of its connection.
 fn read_all(mut client: &TcpStream) -> Result<Vec<u8>, io::ErrorKind> {
     client.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
     let mut bytes = Vec::new();
     client.read_to_end(&mut bytes).map(|_| bytes).map_err(|err| err.kind())
-}
-
-fn check_identities(stats: &Stats) {
-    assert_eq!(stats.accepted, stats.admitted + stats.shed_at(Stage::Accept), "{stats:?}");
-    let closed: u64 = stats.closed.iter().map(|(_, n)| n).sum();
-    assert_eq!(stats.admitted, closed + stats.open, "{stats:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -11,6 +11,7 @@
 mod crowds;
 #[path = "overload/space.rs"]
 mod space;
+mod stats;
 
 use std::{
     fs::File,
@@ -22,7 +23,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use backlogd_shed::{Cause, Handle, Limits, OnShed, Pause, Reason, ShedListener, Stage, Stats};
+use backlogd_shed::{Cause, Handle, Limits, OnShed, Pause, Reason, ShedListener, Stats};
 use socket2::{Domain, SockRef, Socket, Type};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
@@ -58,22 +59,12 @@ async fn echo(mut conn: impl AsyncRead + AsyncWrite + Unpin) {
 
 /// Waits until `is_so`, at most [`DEADLINE`].
 async fn until(handle: &Handle, is_so: impl Fn(&Stats) -> bool) -> Stats {
-    let end = Instant::now() + DEADLINE;
-    loop {
-        let stats = handle.stats();
-        if is_so(&stats) {
-            return stats;
-        }
-        assert!(Instant::now() < end, "{stats:?}");
-        time::sleep(Duration::from_millis(1)).await;
-    }
+    stats::within(DEADLINE, handle, is_so).await
 }
 
 /// Both identities, and that nothing is open.
 fn check_at_rest(stats: &Stats) {
-    assert_eq!(stats.accepted, stats.admitted + stats.shed_at(Stage::Accept), "{stats:?}");
-    let closed: u64 = stats.closed.iter().map(|(_, n)| n).sum();
-    assert_eq!(stats.admitted, closed + stats.open, "{stats:?}");
+    stats::check_identities(stats);
     let rest = (stats.open, stats.exempt_open, stats.lingering, stats.handshaking);
     assert_eq!(rest, (0, 0, 0, 0), "{stats:?}");
 }

@@ -1,5 +1,7 @@
 //! TLS handshakes: silent, foolish and too many peers are shed and hold up nobody.
 
+mod stats;
+
 use std::{
     io::{self, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
@@ -11,6 +13,7 @@ use backlogd_shed::{
     AnyListener, Cause, Deadlines, Handle, Handshakes, OnShed, Reason, ShedListener, Stage, Staged,
     Stats, TlsListener, rustls_config,
 };
+use stats::until;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net, task, time,
@@ -79,19 +82,6 @@ async fn talk(address: SocketAddr, connector: &TlsConnector) -> io::Result<()> {
     stream.flush().await?;
     assert_eq!(stream.read_u8().await?, b'x');
     stream.shutdown().await
-}
-
-/// Waits until `is_so`, at most 5 s.
-async fn until(handle: &Handle, is_so: impl Fn(&Stats) -> bool) -> Stats {
-    let end = Instant::now() + Duration::from_secs(5);
-    loop {
-        let stats = handle.stats();
-        if is_so(&stats) {
-            return stats;
-        }
-        assert!(Instant::now() < end, "{stats:?}");
-        time::sleep(Duration::from_millis(1)).await;
-    }
 }
 
 /// Everything was given back, and who was shed at the handshake was closed for that.

@@ -2,6 +2,9 @@
 
 #![allow(dead_code, reason = "each test takes what it needs")]
 
+#[path = "../stats/mod.rs"]
+mod stats;
+
 use std::{
     io,
     net::SocketAddr,
@@ -12,7 +15,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use backlogd_shed::{Handle, ShedListener, Stage, Stats};
+use backlogd_shed::{Handle, ShedListener, Stats};
+#[allow(unused_imports, reason = "each test takes what it needs")]
+pub(crate) use stats::check_identities;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -143,19 +148,5 @@ pub(crate) async fn serve(mut listener: ShedListener) {
 
 /// Waits until `is_so`, at most 10 s.
 pub(crate) async fn until(handle: &Handle, is_so: impl Fn(&Stats) -> bool) -> Stats {
-    let end = Instant::now() + Duration::from_secs(10);
-    loop {
-        let stats = handle.stats();
-        if is_so(&stats) {
-            return stats;
-        }
-        assert!(Instant::now() < end, "{stats:?}");
-        time::sleep(Duration::from_millis(1)).await;
-    }
-}
-
-pub(crate) fn check_identities(stats: &Stats) {
-    assert_eq!(stats.accepted, stats.admitted + stats.shed_at(Stage::Accept), "{stats:?}");
-    let closed: u64 = stats.closed.iter().map(|(_, n)| n).sum();
-    assert_eq!(stats.admitted, closed + stats.open, "{stats:?}");
+    stats::within(Duration::from_secs(10), handle, is_so).await
 }

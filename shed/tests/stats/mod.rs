@@ -1,0 +1,37 @@
+//! What a listener counted: waiting for it, and what always holds.
+
+#![allow(dead_code, reason = "each test takes what it needs")]
+
+use std::time::{Duration, Instant};
+
+use backlogd_shed::{Handle, Stage, Stats};
+use tokio::time;
+
+/// Waits until `is_so`, at most 5 s.
+pub(crate) async fn until(handle: &Handle, is_so: impl Fn(&Stats) -> bool) -> Stats {
+    within(Duration::from_secs(5), handle, is_so).await
+}
+
+/// Waits until `is_so`, at most `limit`.
+pub(crate) async fn within(
+    limit: Duration,
+    handle: &Handle,
+    is_so: impl Fn(&Stats) -> bool,
+) -> Stats {
+    let end = Instant::now() + limit;
+    loop {
+        let stats = handle.stats();
+        if is_so(&stats) {
+            return stats;
+        }
+        assert!(Instant::now() < end, "{stats:?}");
+        time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// accepted = admitted + shed at accept, and admitted = closed + open.
+pub(crate) fn check_identities(stats: &Stats) {
+    assert_eq!(stats.accepted, stats.admitted + stats.shed_at(Stage::Accept), "{stats:?}");
+    let closed: u64 = stats.closed.iter().map(|(_, n)| n).sum();
+    assert_eq!(stats.admitted, closed + stats.open, "{stats:?}");
+}
