@@ -80,6 +80,11 @@ impl Lingering {
         }
     }
 
+    /// Half of the room for such connections is taken.
+    fn is_pressed(&self) -> bool {
+        self.shared.most_lingering() <= 2 * self.shared.counters.n_lingering()
+    }
+
     /// Reads what is there; whether it is over.
     fn is_over(&mut self, bounds: &Linger) -> bool {
         let Some(socket) = &self.socket else { return true };
@@ -118,43 +123,63 @@ const LOOKS: [Duration; 5] = [
     Duration::from_millis(50),
 ];
 
+/// While half of the room for them is taken, all are looked at, but no more often than this.
+const PRESSED: Duration = Duration::from_millis(1);
+
 /// Waits for the ends of all that come by `arrivals`. Ends when no more can come and the last is
 /// closed.
 pub(crate) async fn run(mut arrivals: mpsc::Receiver<Lingering>, bounds: Linger) {
-    // a queue for each look: within one, who came first is due first
-    let mut queues: [VecDeque<(Instant, Lingering)>; LOOKS.len()] = Default::default();
-    let mut may_come = true;
+    let mut queues = Queues::default();
     loop {
-        let due = queues.iter().filter_map(|queue| queue.front()).map(|(due, _)| *due).min();
-        match due {
-            None if !may_come => return,
+        let arrival = match queues.due() {
             None => match arrivals.recv().await {
-                Some(lingering) => queues[0].push_back((Instant::now() + LOOKS[0], lingering)),
-                None => may_come = false,
+                Some(arrival) => Some(arrival),
+                None => return,
             },
-            Some(due) => {
-                tokio::select! {
-                    arrival = arrivals.recv(), if may_come => match arrival {
-                        Some(it) => queues[0].push_back((Instant::now() + LOOKS[0], it)),
-                        None => may_come = false,
-                    },
-                    () = time::sleep_until(due.into()) => look(&mut queues, &bounds),
-                }
-            }
-        }
+            Some(due) => tokio::select! {
+                Some(arrival) = arrivals.recv() => Some(arrival),
+                () = time::sleep_until(due.into()) => None,
+            },
+        };
+        // timers are late where the runtime is busy, which is when there are many to close
+        queues.look(arrival, Instant::now(), &bounds);
     }
 }
 
-/// Looks at all that are due.
-fn look(queues: &mut [VecDeque<(Instant, Lingering)>; LOOKS.len()], bounds: &Linger) {
-    let at = Instant::now();
-    for place in (0..queues.len()).rev() {
-        while queues[place].front().is_some_and(|(due, _)| *due <= at) {
-            let Some((_, mut lingering)) = queues[place].pop_front() else { break };
-            if !lingering.is_over(bounds) {
-                let next = (place + 1).min(LOOKS.len() - 1);
-                queues[next].push_back((at + LOOKS[next], lingering));
+/// Those that linger, and when each is due; a list for each of [`LOOKS`], in which who came first is
+/// due first.
+#[derive(Debug, Default)]
+struct Queues {
+    lists: [VecDeque<(Instant, Lingering)>; LOOKS.len()],
+    /// When all were looked at.
+    looked: Option<Instant>,
+}
+
+impl Queues {
+    fn due(&self) -> Option<Instant> {
+        self.lists.iter().filter_map(|list| list.front()).map(|(due, _)| *due).min()
+    }
+
+    /// Looks at all that are due, and at all others where there is little room for `arrival`.
+    fn look(&mut self, arrival: Option<Lingering>, at: Instant, bounds: &Linger) {
+        let is_pressed = arrival.as_ref().is_some_and(Lingering::is_pressed)
+            && self.looked.is_none_or(|looked| looked + PRESSED <= at);
+        if is_pressed {
+            self.looked = Some(at);
+        }
+        for place in (0..self.lists.len()).rev() {
+            for _ in 0..self.lists[place].len() {
+                let Some((due, mut lingering)) = self.lists[place].pop_front() else { break };
+                if at < due && !is_pressed {
+                    self.lists[place].push_front((due, lingering));
+                    break;
+                }
+                if !lingering.is_over(bounds) {
+                    let next = (place + 1).min(LOOKS.len() - 1);
+                    self.lists[next].push_back((at + LOOKS[next], lingering));
+                }
             }
         }
+        self.lists[0].extend(arrival.map(|lingering| (at + LOOKS[0], lingering)));
     }
 }

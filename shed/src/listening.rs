@@ -66,11 +66,15 @@ impl Listening {
                 () = door.post.called() => continue,
             };
             match door.batch(ready.get_inner()) {
-                Batch::Admitted(arrival) => {
+                Batch::Admitted { arrival, is_last } => {
                     self.in_a_row += 1;
+                    if is_last {
+                        // who came after the look at the queue wakes the runtime once more
+                        ready.clear_ready();
+                    }
                     return Ok(arrival);
                 }
-                Batch::Empty => {
+                Batch::Empty | Batch::Taken => {
                     self.in_a_row = 0;
                     ready.clear_ready();
                 }
@@ -97,8 +101,8 @@ impl Listening {
                 Some(leave) if !leave.is_free() => {
                     leave.rest().await;
                     match door.batch(socket) {
-                        Batch::Admitted(arrival) => return Ok(arrival),
-                        Batch::Yield => {
+                        Batch::Admitted { arrival, .. } => return Ok(arrival),
+                        Batch::Yield | Batch::Taken => {
                             task::yield_now().await;
                             continue;
                         }

@@ -121,6 +121,10 @@ impl Counters {
         self.lingering.try_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
     }
 
+    pub(crate) fn n_lingering(&self) -> u64 {
+        read(&self.lingering)
+    }
+
     pub(crate) fn lingered(&self) {
         self.lingering.fetch_sub(1, Ordering::Relaxed);
     }

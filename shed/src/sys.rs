@@ -115,11 +115,15 @@ pub(crate) fn waited(socket: &Socket) -> io::Result<Waited> {
 
 /// include/net/tcp_states.h
 const TCP_ESTABLISHED: u8 = 1;
+const TCP_LISTEN: u8 = 10;
 
 /// Length and limit of a listening socket's accept queue (`tcp_get_info`, net/ipv4/tcp.c).
 pub(crate) fn queue(listener: &Socket) -> io::Result<(u32, u32)> {
     let info = tcp_info(listener)?;
-    Ok((info.tcpi_unacked, info.tcpi_sacked))
+    match info.tcpi_state {
+        TCP_LISTEN => Ok((info.tcpi_unacked, info.tcpi_sacked)),
+        _ => Err(io::ErrorKind::InvalidInput.into()),
+    }
 }
 
 fn tcp_info(socket: &Socket) -> io::Result<libc::tcp_info> {

@@ -113,7 +113,9 @@ async fn each<F: Future<Output = Result<()>> + 'static>(
 
 /// How a connection ended, and how long after it was established.
 async fn end(address: SocketAddr, says: &[u8]) -> Result<(End, Duration)> {
-    let is_reset = |err: &io::Error| err.kind() == io::ErrorKind::ConnectionReset;
+    let is_reset = |err: &io::Error| {
+        matches!(err.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
+    };
     let mut client = match TcpStream::connect(address).await {
         Ok(client) => client,
         // the reset was quicker than we
@@ -121,8 +123,10 @@ async fn end(address: SocketAddr, says: &[u8]) -> Result<(End, Duration)> {
         Err(err) => return Err(err.into()),
     };
     let established = Instant::now();
-    if !says.is_empty() {
-        client.write_all(says).await?;
+    match client.write_all(says).await {
+        Ok(()) => {}
+        Err(err) if is_reset(&err) => return Ok((End::Reset, established.elapsed())),
+        Err(err) => return Err(err.into()),
     }
     let mut bytes = [0; 512];
     let read = time::timeout(PATIENCE, client.read(&mut bytes)).await;

@@ -16,6 +16,10 @@ use crate::process::{Server, pinned};
 /// Connections that each server holds before it sheds.
 pub(crate) const LIMIT: usize = 100;
 
+/// Else nginx makes folders of the host's, which has none where it is not installed.
+const TEMPORARY: &str = "client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path \
+                         fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;";
+
 /// Where the peers' programs are, and their settings.
 #[derive(Debug)]
 pub(crate) struct Peers {
@@ -59,7 +63,7 @@ impl Peers {
                 "stream {{\n limit_conn_zone $server_port zone=all:1m;\n server {{ listen \
                  127.0.0.1:{port} backlog=4096; limit_conn all {LIMIT}; limit_conn_log_level info; \
                  proxy_pass unix:{backend}; }}\n}}\n\
-                 http {{ access_log off; client_header_timeout 600s; keepalive_timeout 600s; keepalive_requests 1000000; server {{ listen unix:{backend}; \
+                 http {{ {TEMPORARY} access_log off; client_header_timeout 600s; keepalive_timeout 600s; keepalive_requests 1000000; server {{ listen unix:{backend}; \
                  location / {{ return 200 ok; }} }} }}\n"
             ),
         )

@@ -19,11 +19,13 @@ const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 /// Serves until it is killed.
 pub(crate) fn run(kind: &str, port: u16) -> Result<()> {
+    let soft = Limits::soft(LIMIT);
     match kind {
-        "rst" => shed(listen(port)?, OnShed::Rst, LIMIT),
-        "fin" => shed(listen(port)?, OnShed::Fin, LIMIT),
-        "503" => shed(listen(port)?, OnShed::http_503(), LIMIT),
-        "all" => shed(listen(port)?, OnShed::Rst, 15_000),
+        "rst" => shed(listen(port)?, OnShed::Rst, soft),
+        "fin" => shed(listen(port)?, OnShed::Fin, soft),
+        // room for as many answers as there are clients at once
+        "503" => shed(listen(port)?, OnShed::http_503(), Limits { hard: Some(4 * LIMIT), ..soft }),
+        "all" => shed(listen(port)?, OnShed::Rst, Limits::soft(15_000)),
         "bare" => bare(listen(port)?),
         "raw" => raw(&listen(port)?),
         _ => bail!("not a server of this bench: {kind:?}"),
@@ -38,9 +40,9 @@ fn listen(port: u16) -> Result<StdListener> {
     Ok(socket.into())
 }
 
-fn shed(listener: StdListener, answer: OnShed, soft: usize) -> Result<()> {
+fn shed(listener: StdListener, answer: OnShed, limits: Limits) -> Result<()> {
     crate::runtime()?.block_on(async {
-        let listener = ShedListener::adopt(listener).limits(Limits::soft(soft)).on_shed(answer);
+        let listener = ShedListener::adopt(listener).limits(limits).on_shed(answer);
         let mut listener = listener.build()?;
         loop {
             let conn = listener.accept().await?;
