@@ -106,7 +106,7 @@ impl Listening {
                             task::yield_now().await;
                             continue;
                         }
-                        Batch::Empty => leave.is_over(self.local.port(), Instant::now()),
+                        Batch::Empty => leave.is_over(socket, self.local.port(), Instant::now()),
                         Batch::Backoff => leave.is_late(Instant::now()),
                         Batch::Fatal(_) => true,
                     }

@@ -1,4 +1,4 @@
-//! The calls that neither std, tokio nor socket2 have.
+//! The calls that neither std, tokio nor socket2 have, all in one file: nothing else is unsafe.
 
 use std::{
     array,
@@ -180,6 +180,16 @@ pub(crate) fn steer(member: &Socket, program: &mut [libc::sock_filter]) -> io::R
     match unsafe {
         libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_CBPF, value, size)
     } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Returns when whoever read by RCU when it was called has ended (`synchronize_rcu`, membarrier(2)):
+/// milliseconds.
+pub(crate) fn membarrier() -> io::Result<()> {
+    // SAFETY: it touches no memory.
+    match unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
