@@ -131,7 +131,8 @@ impl Builder {
         self
     }
 
-    /// After a pause, connections that waited longer in the accept queue are shed. Unsaid: 1 s.
+    /// After a pause, connections that waited longer in the accept queue are shed, and those whose
+    /// clients left without a word. Unsaid: 1 s.
     #[must_use]
     pub fn queue_max_wait(mut self, wait: Duration) -> Self {
         self.queue_max_wait = wait;

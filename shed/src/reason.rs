@@ -17,7 +17,8 @@ pub enum Reason {
     PerIpFull,
     /// More connections came within a while than the rate allows.
     Rate,
-    /// It waited longer in the accept queue than its client is believed to, or was closed there.
+    /// It waited longer in the accept queue than its client is believed to, or its client left: by a
+    /// reset, or by an end without anything to read before it.
     Stale,
     /// The accept queue has had a wait too long for a while (CoDel).
     Codel,

@@ -100,7 +100,8 @@ pub(crate) struct Waited {
     /// Since the handshake ended: nothing was sent on it, so `tcpi_last_data_sent` counts from its
     /// creation (`tcp_create_openreq_child` sets `lsndtime`, net/ipv4/tcp_minisocks.c).
     pub(crate) age: Duration,
-    /// Whether its peer closed or reset it meanwhile.
+    /// Whether its peer reset it meanwhile, or ended it and left nothing to read: one that ended only
+    /// what it sends (shutdown(2)) may have sent a whole request, and wait for the answer.
     pub(crate) is_gone: bool,
 }
 
@@ -109,12 +110,18 @@ pub(crate) fn waited(socket: &Socket) -> io::Result<Waited> {
     let info = tcp_info(socket)?;
     Ok(Waited {
         age: Duration::from_millis(info.tcpi_last_data_sent.into()),
-        is_gone: info.tcpi_state != TCP_ESTABLISHED,
+        is_gone: match info.tcpi_state {
+            TCP_CLOSE => true,
+            // an end is no byte (`tcp_inq`, include/net/tcp.h)
+            TCP_CLOSE_WAIT => unread(socket).is_ok_and(|n| n == 0),
+            _ => false,
+        },
     })
 }
 
-/// include/net/tcp_states.h
-const TCP_ESTABLISHED: u8 = 1;
+// include/net/tcp_states.h
+const TCP_CLOSE: u8 = 7;
+const TCP_CLOSE_WAIT: u8 = 8;
 const TCP_LISTEN: u8 = 10;
 
 /// Length and limit of a listening socket's accept queue (`tcp_get_info`, net/ipv4/tcp.c).

@@ -15,9 +15,9 @@ mod stats;
 
 use std::{
     fs::File,
-    io::Read as _,
+    io::{Read as _, Write as _},
     iter,
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -333,6 +333,18 @@ async fn a_reset_leaves_no_time_wait_and_an_end_leaves_as_many_as_are_counted() 
     }
 }
 
+/// How a client that is queued goes on.
+#[derive(Clone, Copy, Debug)]
+enum Goes {
+    Waits,
+    /// Sends a request, and then nothing more: it waits for the answer, as `nc -N` does.
+    HalfCloses,
+    Closes,
+    Resets,
+    /// Resets after its request.
+    GivesUp,
+}
+
 #[tokio::test]
 async fn after_a_pause_those_who_gave_up_are_never_handed_out() {
     let listener = ShedListener::bind("127.0.0.1:0").soft(64).hard(77);
@@ -347,30 +359,44 @@ async fn after_a_pause_those_who_gave_up_are_never_handed_out() {
     // nothing is accepted: 64 are open, and 20 may be
     let accepting = tokio::spawn(async move {
         let mut peers = Vec::new();
-        for _ in 0..5 {
-            let conn = listener.accept().await.expect("admitted");
+        for _ in 0..9 {
+            let mut conn = listener.accept().await.expect("admitted");
             peers.push(conn.peer_addr());
-            drop(conn);
+            conn.write_all(b"answer").await.expect("it waits for that");
         }
         peers
     });
     until(&handle, |stats| stats.is_paused == Some(Pause::Hard)).await;
+    let goes = [Goes::Waits, Goes::HalfCloses, Goes::Closes, Goes::Resets, Goes::GivesUp];
     let mut stay = Vec::new();
-    for turn in 0..15 {
-        let client = TcpStream::connect(address).expect("queued");
-        match turn % 3 {
-            0 => stay.push(client),
-            1 => drop(client),
-            _ => SockRef::from(&client).set_linger(Some(Duration::ZERO)).expect("an option"),
+    for goes in goes.into_iter().cycle().take(20).chain([Goes::Waits]) {
+        let mut client = TcpStream::connect(address).expect("queued");
+        let reset = |client: &TcpStream| SockRef::from(client).set_linger(Some(Duration::ZERO));
+        match goes {
+            Goes::Waits => stay.push(client),
+            Goes::HalfCloses => {
+                client.write_all(b"request").expect("room");
+                client.shutdown(Shutdown::Write).expect("connected");
+                stay.push(client);
+            }
+            Goes::Closes => drop(client),
+            Goes::Resets => reset(&client).expect("an option"),
+            Goes::GivesUp => {
+                client.write_all(b"request").expect("room");
+                reset(&client).expect("an option");
+            }
         }
     }
     drop(open);
-    let peers = accepting.await.expect("no panic");
+    let peers = time::timeout(DEADLINE, accepting).await.expect("some wait").expect("no panic");
     let expected: Vec<_> = stay.iter().map(|it| it.local_addr().expect("connected")).collect();
     assert_eq!(peers, expected, "in their order");
+    let answered = task::spawn_blocking(move || {
+        stay.into_iter().all(|mut client| client.read_exact(&mut [0; 6]).is_ok())
+    });
+    assert!(answered.await.expect("clients"));
     let stats = until(&handle, |stats| stats.open == 0).await;
-    // whoever came last may not have been accepted: the listener is gone
-    assert!(8 <= stats.shed_for(Reason::Stale), "{stats:?}");
+    assert_eq!(stats.shed_for(Reason::Stale), 12, "{stats:?}");
     check_at_rest(&stats);
     drop(held);
 }
