@@ -8,8 +8,8 @@ use std::{
 };
 
 use backlogd_shed::{
-    Budget, Cause, Deadline, Deadlines, Handle, MinRate, OversizedRequest, ShedListener,
-    ShedStream, Stage, Stats, TimedOut,
+    Budget, Cause, Deadline, Deadlines, Handle, MinRate, OversizedRequest, ProxyProtocol,
+    ShedListener, ShedStream, Stage, Stats, TimedOut,
 };
 use socket2::{SockRef, Socket};
 use tokio::{
@@ -200,6 +200,46 @@ async fn each_deadline_ends_what_it_is_for() {
         drop(conn);
         assert_eq!(all_closed(&handle, 1).await.timeouts_of(deadline), 1, "{deadline}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_wait_for_a_proxy_header_is_of_the_lifetime_and_not_of_the_first_byte() {
+    let deadlines = Deadlines { first_byte: millis(500), lifetime: millis(1_500), ..OFF };
+    let proxies = ProxyProtocol::from(["127.0.0.0/8".parse().expect("a range")]);
+    let builder = ShedListener::bind("127.0.0.1:0").deadlines(deadlines).proxy_protocol(proxies);
+    let mut listener = builder.build().expect("a listener");
+    let (address, handle) = (listener.local_addr(), listener.handle());
+    let server =
+        tokio::spawn(async move { read_all(listener.accept().await.expect("named")).await });
+    let client = task::spawn_blocking(move || {
+        let begun = Instant::now();
+        let mut client = connect(address);
+        thread::sleep(Duration::from_millis(700));
+        client.write_all(b"PROXY TCP4 192.0.2.1 192.0.2.2 8080 80\r\n").expect("room");
+        thread::sleep(Duration::from_millis(200));
+        client.write_all(b"x").expect("room");
+        (end_of(&client), begun.elapsed())
+    });
+    let (end, took) = client.await.expect("a client");
+    assert_eq!(end, Err(io::ErrorKind::ConnectionReset));
+    check_time(took, Duration::from_millis(1_500));
+    server.await.expect("it ends");
+    assert_eq!(all_closed(&handle, 1).await.timeouts_of(Deadline::Lifetime), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_wait_for_whoever_serves_is_of_the_lifetime_and_not_of_the_first_byte() {
+    let deadlines = Deadlines { first_byte: millis(500), lifetime: millis(1_500), ..OFF };
+    let builder = ShedListener::bind("127.0.0.1:0").deadlines(deadlines);
+    let mut accepted = builder.build_threaded(4).expect("a listener");
+    let (begun, mut client) = (Instant::now(), connect(accepted.local_addr()));
+    time::sleep(Duration::from_millis(700)).await;
+    let conn = accepted.accept().await.expect("admitted");
+    time::sleep(Duration::from_millis(200)).await;
+    client.write_all(b"x").expect("room");
+    read_all(conn).await;
+    check_time(begun.elapsed(), Duration::from_millis(1_500));
+    assert_eq!(all_closed(&accepted.handle(), 1).await.timeouts_of(Deadline::Lifetime), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -104,6 +104,9 @@ pub(super) struct Seen {
 /// What is remembered of a connection from look to look.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Look {
+    /// Its lifetime began.
+    admitted: Tick,
+    /// All else began: somebody serves it.
     begun: Tick,
     /// So many of its bytes were acknowledged.
     acked: u64,
@@ -118,9 +121,9 @@ pub(super) struct Look {
 }
 
 impl Look {
-    pub(super) fn new(begun: Tick) -> Self {
-        let (acked, is_outstanding) = (0, false);
-        Self { begun, acked, is_outstanding, stalled: begun, moved: begun, window: (begun, 0) }
+    pub(super) fn new(admitted: Tick, begun: Tick) -> Self {
+        let (acked, is_outstanding, window) = (0, false, (begun, 0));
+        Self { admitted, begun, acked, is_outstanding, stalled: begun, moved: begun, window }
     }
 
     /// When to look again. `unacked` tells how many bytes its peer did not acknowledge so far; it is
@@ -148,7 +151,7 @@ impl Look {
                 due(plan.write_stall, self.stalled).filter(|_| self.is_outstanding),
             ),
             (Deadline::Idle, due(plan.idle, seen.progress.max(self.moved))),
-            (Deadline::Lifetime, due(plan.lifetime, self.begun)),
+            (Deadline::Lifetime, due(plan.lifetime, self.admitted)),
         ];
         let mut next = seen.at + plan.longest_look;
         for (deadline, due) in dues {

@@ -66,23 +66,23 @@ impl Watcher {
     }
 
     /// Has the wheel look at a connection.
-    pub(crate) fn watch(&self, stream: &TcpStream) -> (Arc<Cell>, Loan) {
+    pub(crate) fn watch(&self, stream: &TcpStream, admitted: Instant) -> (Arc<Cell>, Loan) {
         let at = self.clock();
         self.now.fetch_max(at, Ordering::Relaxed);
-        let cell = self.take(at);
+        let cell = self.take(self.tick(admitted), at);
         let loan = cell.lend(stream);
         (cell, loan)
     }
 
-    /// A connection that begins at `at`, on the wheel at its next turn.
-    fn take(&self, at: Tick) -> Arc<Cell> {
+    /// A connection that is served from `at` on, on the wheel at its next turn.
+    fn take(&self, admitted: Tick, at: Tick) -> Arc<Cell> {
         let phase = match self.deadlines.handshake {
             Some(_) => Phase::Handshake,
             None => Phase::Header,
         };
         let cell = Arc::new(Cell::new(phase, at));
         let mut arrivals = self.arrivals();
-        arrivals.list.push(Watched { cell: Arc::clone(&cell), look: Look::new(at) });
+        arrivals.list.push(Watched { cell: Arc::clone(&cell), look: Look::new(admitted, at) });
         if mem::take(&mut arrivals.is_parked) {
             self.wake.notify_one();
         }
@@ -121,7 +121,12 @@ impl Watcher {
     }
 
     fn clock(&self) -> Tick {
-        u64::try_from(self.since.elapsed().as_nanos() / TICK.as_nanos()).unwrap_or(u64::MAX / 8)
+        self.tick(Instant::now())
+    }
+
+    fn tick(&self, at: Instant) -> Tick {
+        let since = at.saturating_duration_since(self.since);
+        u64::try_from(since.as_nanos() / TICK.as_nanos()).unwrap_or(u64::MAX / 8)
     }
 
     fn arrivals(&self) -> MutexGuard<'_, Arrivals> {
@@ -243,7 +248,7 @@ mod tests {
             // as they come, some at a time
             thread::sleep(TICK);
             for _ in 0..1_000 {
-                cells.push(watcher.take(watcher.clock()));
+                cells.push(watcher.take(watcher.clock(), watcher.clock()));
             }
         }
         let (before, begun) = (used(), Instant::now());

@@ -25,7 +25,8 @@ fn watch(
     until: Tick,
     mut at_tick: impl FnMut(Tick) -> (Seen, u64),
 ) -> (Vec<Tick>, Option<(Tick, Deadline)>) {
-    let (plan, mut look, mut at, mut looks) = (Plan::new(&deadlines), Look::new(0), 0, Vec::new());
+    let (plan, mut look, mut at, mut looks) =
+        (Plan::new(&deadlines), Look::new(0, 0), 0, Vec::new());
     while at <= until {
         let (seen, unacked) = at_tick(at);
         looks.push(at);
