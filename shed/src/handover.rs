@@ -48,7 +48,6 @@ pub struct Generation {
     is_first: bool,
     listeners: BTreeMap<String, Weak<Shared>>,
     handovers: Handovers,
-    is_watching: bool,
     longest: Duration,
 }
 
@@ -140,7 +139,6 @@ impl Generation {
             is_first: !given.is_successor,
             listeners: BTreeMap::new(),
             handovers: Handovers::default(),
-            is_watching: false,
             longest: LONGEST,
         })
     }
@@ -187,15 +185,15 @@ impl Generation {
             self.page.borrows(entry);
         }
         let is_borrowed = self.page.is_borrowed(entry);
-        if !self.is_watching {
-            self.is_watching = true;
-            tokio::spawn(page::watch(Arc::downgrade(&self.page)));
-        }
         Ok((Words::Page { page: Arc::clone(&self.page), entry }, is_borrowed))
     }
 
+    /// Has `shared`, which counts in its words, for a handover. To be called within its runtime.
     pub(crate) fn keep(&mut self, shared: &Arc<Shared>) {
-        self.listeners.insert(shared.name.clone().into(), Arc::downgrade(shared));
+        let listener = Arc::downgrade(shared);
+        self.listeners.insert(shared.name.clone().into(), Weak::clone(&listener));
+        let is_used = move || listener.strong_count() != 0;
+        tokio::spawn(page::watch(Arc::downgrade(&self.page), is_used));
     }
 
     /// Tells the generation before, if there is one, that this one accepts. To be called when all

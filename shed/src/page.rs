@@ -193,9 +193,10 @@ impl Drop for Page {
     }
 }
 
-/// Looks after lanes of processes that died, as long as the page is used.
-pub(crate) async fn watch(page: Weak<Page>) {
-    while let Some(page) = page.upgrade() {
+/// Looks after lanes of processes that died, as long as `is_used`. Each listener has one, on its own
+/// runtime, so that somebody looks while any of them is served.
+pub(crate) async fn watch(page: Weak<Page>, is_used: impl Fn() -> bool) {
+    while let Some(page) = page.upgrade().filter(|_| is_used()) {
         page.reap();
         drop::<Arc<_>>(page);
         time::sleep(LOOK).await;
@@ -293,7 +294,12 @@ fn hash(name: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::{thread, time::Instant};
+
+    use tokio::runtime;
+
     use super::*;
+    use crate::{Generation, ShedListener, words::Words};
 
     #[test]
     fn generations_share_words_and_have_lanes_of_their_own() {
@@ -342,6 +348,31 @@ mod tests {
         assert_eq!(other.lane(), dead);
         page.reap();
         assert_ne!(owner_of(&page.words, dead).load(Ordering::SeqCst), 0, "it lives");
+    }
+
+    #[test]
+    fn the_dead_are_seen_while_any_listener_is_served() {
+        let runtime = || {
+            let mut builder = runtime::Builder::new_multi_thread();
+            builder.worker_threads(1).enable_all().build().unwrap()
+        };
+        let (first, second) = (runtime(), runtime());
+        let mut generation = Generation::take().unwrap();
+        let mut build = |runtime: &runtime::Runtime, name| {
+            let _entered = runtime.enter();
+            ShedListener::bind("127.0.0.1:0").name(name).build_in(&mut generation).unwrap()
+        };
+        let (web, _mail) = (build(&first, "web"), build(&second, "mail"));
+        drop((web, first));
+        let (words, _) = generation.words("other", false).unwrap();
+        let Words::Page { page, .. } = words else { panic!("they are shared") };
+        let dead = owner_of(&page.words, Lane::ALL[1]);
+        dead.store(Process { pid: process::id(), started: 1 }.packed(), Ordering::SeqCst);
+        let end = Instant::now() + 20 * LOOK;
+        while dead.load(Ordering::SeqCst) != 0 {
+            assert!(Instant::now() < end, "nobody looks");
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 
     #[test]
