@@ -55,6 +55,11 @@ pub enum BuildError {
         /// What was given.
         got: usize,
     },
+    /// Another listener of the generation has this name, by which both would count as one.
+    Named {
+        /// The name.
+        name: String,
+    },
     /// What the generation before had by this name listens elsewhere.
     Inherited {
         /// The listener's name.
@@ -117,6 +122,9 @@ impl fmt::Display for BuildError {
             Self::Capacity { got } => {
                 write!(f, "capacity is {got}, expected 1 to {MAX_LIMIT} connections")
             }
+            Self::Named { name } => {
+                write!(f, "the generation has a listener {name:?} already, expected another name")
+            }
             Self::Inherited { name, got, expected } => {
                 write!(f, "the inherited socket {name:?} listens on {got}, expected {expected}")
             }
@@ -144,6 +152,7 @@ impl Error for BuildError {
             | Self::Adopted { .. }
             | Self::Members { .. }
             | Self::Capacity { .. }
+            | Self::Named { .. }
             | Self::Inherited { .. }
             | Self::NoRuntime => None,
         }

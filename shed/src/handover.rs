@@ -188,6 +188,12 @@ impl Generation {
         Ok((Words::Page { page: Arc::clone(&self.page), entry }, is_borrowed))
     }
 
+    /// Whether a listener of that name is open.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        let known = self.listeners.get(name).and_then(Weak::upgrade);
+        known.is_some_and(|shared| !shared.is_closed())
+    }
+
     /// Has `shared`, which counts in its words, for a handover. To be called within its runtime.
     pub(crate) fn keep(&mut self, shared: &Arc<Shared>) {
         let listener = Arc::downgrade(shared);

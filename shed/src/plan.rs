@@ -79,7 +79,7 @@ impl Builder {
 
     /// As [`build`](Self::build), for a program that is restarted without a gap: the socket is the
     /// one of this name that the generation before had, if it had one, and the limits hold over all
-    /// generations.
+    /// generations. Each open listener of a generation has a name of its own.
     ///
     /// # Errors
     /// It cannot be as asked: what was inherited listens on another address, say.
@@ -87,6 +87,9 @@ impl Builder {
         let checked = self.check()?;
         let source = self.source.take();
         let name = self.name.clone().unwrap_or_else(|| source.name());
+        if generation.has(&name) {
+            return Err(BuildError::Named { name });
+        }
         let inherited = generation.inherited(&name);
         let is_inherited = inherited.is_some();
         let socket = match inherited {

@@ -4,7 +4,7 @@ mod load;
 
 use std::{fs, process, time::Duration};
 
-use backlogd_shed::{AcceptError, BuildError, ShedListener};
+use backlogd_shed::{AcceptError, BuildError, Builder, Generation, ShedListener};
 use load::{Load, serve};
 use tokio::net::TcpStream;
 
@@ -83,6 +83,25 @@ async fn a_group_of_others_is_not_joined_unasked() {
             format!("members of the group are {expected}, expected 1 to 1024")
         );
     }
+}
+
+#[tokio::test]
+async fn a_name_is_of_one_listener_of_a_generation() {
+    let mut generation = Generation::take().expect("the first");
+    let mut build = |name: Option<&str>| {
+        let builder = ShedListener::bind("127.0.0.1:0");
+        let builder = name.into_iter().fold(builder, Builder::name);
+        builder.build_in(&mut generation).map_err(|err| err.to_string())
+    };
+    let refused =
+        |name| format!("the generation has a listener {name:?} already, expected another name");
+    let (web, _mail) = (build(Some("web")).expect("one"), build(Some("mail")).expect("another"));
+    assert_eq!(build(Some("web")).map(drop), Err(refused("web")));
+    // unsaid, it is the address that was asked for
+    let _unsaid = build(None).expect("one");
+    assert_eq!(build(None).map(drop), Err(refused("127.0.0.1:0")));
+    drop(web);
+    build(Some("web")).expect("it is free again");
 }
 
 /// T56.
