@@ -230,7 +230,11 @@ pub(crate) fn pass(command: &mut Command, fds: &[&dyn AsFd]) -> io::Result<()> {
         .iter()
         .map(|fd| duplicate(fd.as_fd().as_raw_fd(), after))
         .collect::<io::Result<Vec<_>>>()?;
+    // with no place free, std has its socket elsewhere, by which the child tells that exec(2) failed
+    let reserved = fds.first().map(|fd| reserve(fd.as_fd().as_raw_fd(), after)).transpose()?;
     let place = move || {
+        // kept as long as `command`: whatever std opens comes after
+        let _ = &reserved;
         for (place, fd) in (3..).zip(&moved) {
             // SAFETY: it touches no memory, and may be called between fork(2) and exec(2).
             if unsafe { libc::dup2(fd.as_raw_fd(), place) } == -1 {
@@ -242,6 +246,18 @@ pub(crate) fn pass(command: &mut Command, fds: &[&dyn AsFd]) -> io::Result<()> {
     // SAFETY: the closure calls dup2(2) and nothing that allocates or locks.
     unsafe { command.pre_exec(place) };
     Ok(())
+}
+
+/// Takes all numbers from 3 on, below `end`, that are free, for duplicates of `fd`.
+fn reserve(fd: RawFd, end: RawFd) -> io::Result<Vec<OwnedFd>> {
+    let mut reserved = Vec::new();
+    loop {
+        let next = duplicate(fd, 3)?;
+        if end <= next.as_raw_fd() {
+            return Ok(reserved);
+        }
+        reserved.push(next);
+    }
 }
 
 fn duplicate(fd: RawFd, least: RawFd) -> io::Result<OwnedFd> {
@@ -418,9 +434,35 @@ pub(crate) fn send(socket: &impl AsRawFd, datagrams: &[(&[u8], SocketAddr)]) -> 
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Read as _, net::TcpStream, sync::mpsc, thread};
+    use std::{env, io::Read as _, net::TcpStream, sync::mpsc, thread};
 
     use super::*;
+
+    /// Set in a process that has the test to itself.
+    const ALONE: &str = "SHED_TEST_ALONE";
+
+    #[test]
+    fn a_program_that_is_missing_is_told_whatever_it_is_passed() {
+        if env::var_os(ALONE).is_none() {
+            // others open and close descriptors here
+            let mut again = Command::new(env::current_exe().expect("a path"));
+            let name = "sys::tests::a_program_that_is_missing_is_told_whatever_it_is_passed";
+            let output = again.args(["--exact", name]).env(ALONE, "").output().expect("it runs");
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            return assert!(output.status.success() && text.contains("1 passed"), "{text}");
+        }
+        let null = || File::open("/dev/null").expect("Linux has it");
+        let fillers: Vec<_> = (0..64).map(|_| null()).collect();
+        let passed = null();
+        // the numbers that the program is to have are free
+        drop(fillers);
+        for n in 1..=20 {
+            let mut command = Command::new("/nowhere");
+            pass(&mut command, &vec![&passed as &dyn AsFd; n]).expect("room");
+            let err = command.spawn().map(drop).expect_err("it is missing");
+            assert_eq!(err.kind(), io::ErrorKind::NotFound, "{n}: {err}");
+        }
+    }
 
     #[test]
     fn who_takes_a_socket_back_waits_for_who_borrowed_it() {
