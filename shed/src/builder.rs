@@ -46,7 +46,9 @@ impl ShedListener {
         Builder::new(Source::Address(address.into()))
     }
 
-    /// Begins with a socket that listens already.
+    /// Begins with a socket that listens already. A filter of its packets is taken off, since a process
+    /// that was killed while it closed the socket leaves one; one that is to stay has to be locked
+    /// (SO_LOCK_FILTER, socket(7)).
     #[must_use]
     pub fn adopt(socket: TcpListener) -> Builder {
         Builder::new(Source::Socket(socket.into()))

@@ -95,8 +95,6 @@ impl Builder {
         let socket = match inherited {
             Some(inherited) => {
                 let inherited = socket::adopted(inherited)?;
-                // of somebody before us that was killed while it closed; where it fails, there is none
-                drop(inherited.detach_filter());
                 let (got, expected) = (socket::local_addr(&inherited)?, source.address()?);
                 if got != expected && expected.port() != 0 {
                     return Err(BuildError::Inherited { name, got, expected });

@@ -89,6 +89,7 @@ pub(crate) fn open(address: SocketAddr, backlog: i32, reuse: Reuse) -> Result<So
     Ok(socket)
 }
 
+/// A socket that somebody else opened.
 pub(crate) fn adopted(socket: Socket) -> Result<Socket, BuildError> {
     let call = |name| move |source| BuildError::call(name, source);
     let kind = match socket.r#type() {
@@ -105,5 +106,8 @@ pub(crate) fn adopted(socket: Socket) -> Result<Socket, BuildError> {
     }
     socket.set_nonblocking(true).map_err(call("O_NONBLOCK"))?;
     socket.set_cloexec(true).map_err(call("FD_CLOEXEC"))?;
+    // of somebody before us that was killed while it closed; where it fails, there is none, or it is
+    // locked, to stay (SO_LOCK_FILTER, socket(7))
+    drop(socket.detach_filter());
     Ok(socket)
 }

@@ -436,6 +436,8 @@ pub(crate) fn send(socket: &impl AsRawFd, datagrams: &[(&[u8], SocketAddr)]) -> 
 mod tests {
     use std::{env, io::Read as _, net::TcpStream, sync::mpsc, thread};
 
+    use socket2::SockFilter;
+
     use super::*;
 
     /// Set in a process that has the test to itself.
@@ -461,6 +463,27 @@ mod tests {
             pass(&mut command, &vec![&passed as &dyn AsFd; n]).expect("room");
             let err = command.spawn().map(drop).expect_err("it is missing");
             assert_eq!(err.kind(), io::ErrorKind::NotFound, "{n}: {err}");
+        }
+    }
+
+    #[test]
+    fn a_filter_is_taken_off_what_is_adopted_unless_it_is_locked() {
+        for locks in [false, true] {
+            let listener =
+                Socket::from(std::net::TcpListener::bind("127.0.0.1:0").expect("a port"));
+            let address = crate::socket::local_addr(&listener).expect("bound");
+            // drops all: BPF_RET, linux/filter.h
+            listener.attach_filter(&[SockFilter::new(6, 0, 0, 0)]).expect("a filter");
+            let lock = libc::c_int::from(locks);
+            let (fd, level, name) = (listener.as_raw_fd(), libc::SOL_SOCKET, libc::SO_LOCK_FILTER);
+            let size = libc::socklen_t::try_from(size_of_val(&lock)).expect("4 bytes");
+            // SAFETY: it reads a live local of that size.
+            let set = unsafe { libc::setsockopt(fd, level, name, (&raw const lock).cast(), size) };
+            assert_eq!(set, 0, "{}", io::Error::last_os_error());
+            let _adopted = crate::socket::adopted(listener).expect("it listens");
+            // a SYN that is dropped is sent again after a second
+            let connected = TcpStream::connect_timeout(&address, Duration::from_millis(700));
+            assert_eq!(connected.is_ok(), !locks, "{connected:?}");
         }
     }
 
