@@ -5,6 +5,7 @@ use std::{error::Error, fmt, io, net::SocketAddr};
 use crate::{
     adaptive::AdaptiveError,
     deadline::DeadlineError,
+    diag,
     limits::{LimitError, MAX_LIMIT},
     owner::{self, Owner},
     page::PageError,
@@ -91,7 +92,8 @@ impl BuildError {
 
     pub(crate) fn at(address: SocketAddr, call: &'static str, source: io::Error) -> Self {
         if source.kind() == io::ErrorKind::AddrInUse {
-            Self::InUse { address, owner: owner::of(address), source }
+            let owner = owner::of(address, diag::listeners);
+            Self::InUse { address, owner, source }
         } else {
             Self::Call { call, address: Some(address), source }
         }

@@ -1,4 +1,5 @@
-//! What sock_diag(7) says of the TCP sockets of a port: who listens there, and which handshakes go on.
+//! What sock_diag(7) says of the sockets of a port: who listens there, which handshakes go on, and who
+//! has it for UDP.
 //!
 //! In: one netlink dump. Cost: a walk over the kernel's table of connections, milliseconds. Nothing
 //! of it is in the way of an accept.
@@ -11,9 +12,15 @@ use std::{
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// The bits of states (include/net/tcp_states.h).
+const ESTABLISHED: u32 = 1 << 1;
 const SYN_RECV: u32 = 1 << 3;
 const NEW_SYN_RECV: u32 = 1 << 12;
+/// That of a UDP socket that is not connected, too.
+const CLOSE: u32 = 1 << 7;
 const LISTEN: u32 = 1 << 10;
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
 
 /// `struct nlmsghdr` and `struct inet_diag_req_v2` (linux/inet_diag.h).
 const HEADER: usize = 16;
@@ -33,15 +40,20 @@ pub(crate) struct Row {
 
 /// Sockets that listen on `port`, of both families.
 pub(crate) fn listeners(port: u16) -> io::Result<Vec<Row>> {
-    dump(port, LISTEN)
+    dump(TCP, port, LISTEN)
+}
+
+/// UDP sockets that are bound to `port`, of both families.
+pub(crate) fn bound(port: u16) -> io::Result<Vec<Row>> {
+    dump(UDP, port, CLOSE | ESTABLISHED)
 }
 
 /// Handshakes that go on with `port`, of both families.
 pub(crate) fn handshakes(port: u16) -> io::Result<Vec<Row>> {
-    dump(port, SYN_RECV | NEW_SYN_RECV)
+    dump(TCP, port, SYN_RECV | NEW_SYN_RECV)
 }
 
-fn dump(port: u16, states: u32) -> io::Result<Vec<Row>> {
+fn dump(protocol: u8, port: u16, states: u32) -> io::Result<Vec<Row>> {
     let socket = Socket::new(
         Domain::from(libc::AF_NETLINK),
         Type::RAW.cloexec(),
@@ -50,7 +62,7 @@ fn dump(port: u16, states: u32) -> io::Result<Vec<Row>> {
     socket.set_read_timeout(Some(Duration::from_secs(1)))?;
     let (mut rows, mut buf) = (Vec::new(), vec![0; 32 * 1_024]);
     for family in [AF_INET, AF_INET6] {
-        socket.send(&request(family, port, states))?;
+        socket.send(&request(family, protocol, port, states))?;
         loop {
             let n = (&socket).read(&mut buf)?;
             if parse(&buf[..n], &mut rows)? {
@@ -64,13 +76,13 @@ fn dump(port: u16, states: u32) -> io::Result<Vec<Row>> {
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
-fn request(family: u8, port: u16, states: u32) -> [u8; HEADER + REQUEST] {
+fn request(family: u8, protocol: u8, port: u16, states: u32) -> [u8; HEADER + REQUEST] {
     let mut bytes = [0; HEADER + REQUEST];
     let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
     put(0, &72_u32.to_ne_bytes());
     put(4, &20_u16.to_ne_bytes()); // SOCK_DIAG_BY_FAMILY
     put(6, &0x301_u16.to_ne_bytes()); // NLM_F_REQUEST | NLM_F_DUMP
-    put(HEADER, &[family, 6]); // IPPROTO_TCP
+    put(HEADER, &[family, protocol]);
     put(HEADER + 4, &states.to_ne_bytes());
     put(HEADER + 8, &port.to_be_bytes());
     bytes

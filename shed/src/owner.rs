@@ -3,11 +3,11 @@
 //! In: sock_diag and /proc. Cost: a look at the descriptors of all processes that may be seen, once,
 //! when there is an error to tell.
 
-use std::{fmt, fs, net::SocketAddr};
+use std::{fmt, fs, io, net::SocketAddr};
 
 use crate::diag;
 
-/// A socket that listens where we wanted to.
+/// A socket that is bound where ours was to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Owner {
@@ -29,9 +29,13 @@ impl fmt::Display for Owner {
     }
 }
 
-/// Who listens on the port of `address`; first those on the address itself or on all.
-pub(crate) fn of(address: SocketAddr) -> Option<Owner> {
-    let rows = diag::listeners(address.port()).ok()?;
+/// Who has the port of `address`, of those whom `of_port` gives; first those on the address itself or
+/// on all.
+pub(crate) fn of(
+    address: SocketAddr,
+    of_port: impl FnOnce(u16) -> io::Result<Vec<diag::Row>>,
+) -> Option<Owner> {
+    let rows = of_port(address.port()).ok()?;
     let ip = match address {
         SocketAddr::V4(it) => it.ip().octets().to_vec(),
         SocketAddr::V6(it) => it.ip().octets().to_vec(),

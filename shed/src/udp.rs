@@ -47,7 +47,10 @@ use tokio::{
     time::{self},
 };
 
-use crate::sys::{self, Received};
+use crate::{
+    socket::Reuse,
+    sys::{self, Received},
+};
 
 mod buffer;
 mod config;
@@ -105,7 +108,7 @@ impl UdpGroup {
     /// Opens the sockets at `address`. To be called within a runtime.
     ///
     /// # Errors
-    /// The configuration cannot hold, or the kernel refuses a socket.
+    /// The configuration cannot hold, somebody else has the address, or the kernel refuses a socket.
     pub fn bind(address: SocketAddr, config: UdpConfig) -> Result<Self, UdpError> {
         config.check()?;
         let shared = Arc::new(Shared {
@@ -113,11 +116,13 @@ impl UdpGroup {
             since: Instant::now(),
             sources: config.rate.map(|rate| Mutex::new(Sources::new(rate))),
         });
-        let failed = |source| UdpError::Bind { address, source };
+        let failed = |source| UdpError::at(address, source);
         let mut local = address;
+        let mut reuse = if config.join_others { Reuse::Join } else { Reuse::Begin };
         let mut members = Vec::with_capacity(config.sockets);
         for _ in 0..config.sockets {
-            let socket = open(local).map_err(failed)?;
+            let socket = open(local, reuse).map_err(failed)?;
+            reuse = Reuse::Join;
             // the first one may choose the port
             local = socket.local_addr().map_err(failed)?;
             members.push(UdpMember {
@@ -150,14 +155,21 @@ impl UdpGroup {
     }
 }
 
-fn open(address: SocketAddr) -> io::Result<net::UdpSocket> {
+fn open(address: SocketAddr, reuse: Reuse) -> io::Result<net::UdpSocket> {
     let kind = Type::DGRAM.nonblocking().cloexec();
     let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::UDP))?;
-    socket.set_reuse_port(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }
+    if reuse == Reuse::Join {
+        socket.set_reuse_port(true)?;
+    }
     socket.bind(&address.into())?;
+    // only after bind(2), which refuses then where others are, be it with SO_REUSEPORT; the group is
+    // made when the second one joins (`reuseport_add_sock`, net/core/sock_reuseport.c)
+    if reuse == Reuse::Begin {
+        socket.set_reuse_port(true)?;
+    }
     Ok(socket.into())
 }
 

@@ -2,6 +2,11 @@
 
 use std::{error::Error, fmt, io, net::SocketAddr};
 
+use crate::{
+    diag,
+    owner::{self, Owner},
+};
+
 /// The bounds of a group of sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UdpConfig {
@@ -14,6 +19,9 @@ pub struct UdpConfig {
     pub max_datagram: usize,
     /// What one source may send. Default: `None`, as much as it likes.
     pub rate: Option<SourceRate>,
+    /// Whether it joins sockets of others, of the same user, that share the address already
+    /// (SO_REUSEPORT), each of which gets a part of all datagrams. Default: false: that is an error.
+    pub join_others: bool,
 }
 
 /// What one source may send: an IPv4 address, or an IPv6 /64.
@@ -39,7 +47,7 @@ impl SourceRate {
 
 impl Default for UdpConfig {
     fn default() -> Self {
-        Self { sockets: 1, buffers: 256, max_datagram: 1_232, rate: None }
+        Self { sockets: 1, buffers: 256, max_datagram: 1_232, rate: None, join_others: false }
     }
 }
 
@@ -79,6 +87,15 @@ pub enum UdpError {
         /// The most.
         most: usize,
     },
+    /// Somebody else has the address.
+    InUse {
+        /// The address.
+        address: SocketAddr,
+        /// Who that is, where it can be seen.
+        owner: Option<Owner>,
+        /// The answer.
+        source: io::Error,
+    },
     /// The kernel refused a socket.
     Bind {
         /// Where.
@@ -88,11 +105,27 @@ pub enum UdpError {
     },
 }
 
+impl UdpError {
+    pub(super) fn at(address: SocketAddr, source: io::Error) -> Self {
+        if source.kind() == io::ErrorKind::AddrInUse {
+            Self::InUse { address, owner: owner::of(address, diag::bound), source }
+        } else {
+            Self::Bind { address, source }
+        }
+    }
+}
+
 impl fmt::Display for UdpError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Range { what, got, least, most } => {
                 write!(f, "udp: {what} is {got}, expected {least} to {most}")
+            }
+            Self::InUse { address, owner: Some(owner), .. } => {
+                write!(f, "udp {address}: the address is in use, by {owner}")
+            }
+            Self::InUse { address, owner: None, .. } => {
+                write!(f, "udp {address}: the address is in use, by a socket that is not seen")
             }
             Self::Bind { address, .. } => write!(f, "udp {address}: no socket"),
         }
@@ -103,7 +136,7 @@ impl Error for UdpError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Range { .. } => None,
-            Self::Bind { source, .. } => Some(source),
+            Self::InUse { source, .. } | Self::Bind { source, .. } => Some(source),
         }
     }
 }

@@ -34,6 +34,24 @@ fn what_cannot_hold_is_named() {
     check(UdpConfig { rate, ..default }, "udp: burst is 0, expected 1 to 1000000");
 }
 
+#[tokio::test]
+async fn sockets_of_others_are_not_joined_unasked() {
+    for address in ["127.0.0.1:0", "[::]:0"] {
+        let config = UdpConfig { sockets: 2, ..Default::default() };
+        let address = address.parse().expect("an address");
+        let others = UdpGroup::bind(address, config).expect("a group");
+        let address = others.local_addr();
+        let refused = UdpGroup::bind(address, config).map(drop).expect_err("in use");
+        let message = refused.to_string();
+        let (begin, end) = message.split_once("by socket ").expect("an owner");
+        assert_eq!(begin, format!("udp {address}: the address is in use, "));
+        assert!(end.ends_with(&format!("[{}]", std::process::id())), "{message}");
+        assert!(matches!(refused, UdpError::InUse { owner: Some(_), .. }), "{refused:?}");
+        let joined = UdpGroup::bind(address, UdpConfig { join_others: true, ..config });
+        assert_eq!(joined.expect("asked for").local_addr(), address);
+    }
+}
+
 /// T39
 #[tokio::test]
 async fn each_of_four_sockets_has_a_share_and_answers() {
