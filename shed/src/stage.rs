@@ -1,13 +1,15 @@
 //! A stage between accept and service, in which peers have to do something first.
 //!
 //! Each connection has a task in a set of bounded size, and an absolute deadline that counts from
-//! its admission: bytes that trickle in do not put it off. A connection that does not pass, for
-//! whatever reason, is reset and counted as shed, when the last of the task lets go of it.
+//! its admission: bytes that trickle in do not put it off. Of the tasks, only some compute at once, so
+//! that a crowd of them leaves cores to others; who waits for its peer takes none of these turns. A
+//! connection that does not pass, for whatever reason, is reset and counted as shed, when the last of
+//! the task lets go of it.
 
 use std::{
-    fmt, io,
+    fmt, future, io, mem,
     net::SocketAddr,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -20,6 +22,7 @@ use std::{
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::Semaphore,
     task::JoinSet,
     time,
 };
@@ -110,6 +113,7 @@ impl AsyncWrite for Staged {
 pub(crate) struct Tasks<S> {
     tasks: JoinSet<Option<(S, SocketAddr)>>,
     max: usize,
+    turns: Arc<Semaphore>,
     deadline: Duration,
     /// Why those are shed who do not pass.
     failed: Reason,
@@ -118,8 +122,17 @@ pub(crate) struct Tasks<S> {
 }
 
 impl<S: Send + 'static> Tasks<S> {
-    pub(crate) fn new(max: usize, deadline: Duration, failed: Reason, busy: Reason) -> Self {
-        Self { tasks: JoinSet::new(), max, deadline, failed, busy }
+    /// For `max` connections, of which `at_once` compute at once; shed as `failed` where they do not
+    /// pass, and as `busy` where there are as many.
+    pub(crate) fn new(
+        max: usize,
+        at_once: usize,
+        deadline: Duration,
+        failed: Reason,
+        busy: Reason,
+    ) -> Self {
+        let turns = Arc::new(Semaphore::new(at_once));
+        Self { tasks: JoinSet::new(), max, turns, deadline, failed, busy }
     }
 
     /// Whether nobody is in it.
@@ -139,10 +152,10 @@ impl<S: Send + 'static> Tasks<S> {
         let end = time::Instant::from_std(conn.permit().since()) + self.deadline;
         let has_passed = Arc::new(AtomicBool::new(false));
         let staged = Staged { conn, has_passed: Arc::clone(&has_passed), reason: self.failed };
-        let work = work(staged);
+        let (work, turns) = (work(staged), Arc::clone(&self.turns));
         self.tasks.spawn(async move {
             // what fails or is late has let go of its connection
-            let stream = time::timeout_at(end, work).await.ok()?.ok()?;
+            let stream = time::timeout_at(end, in_turn(work, &turns)).await.ok()?.ok()?;
             has_passed.store(true, Ordering::Relaxed);
             Some((stream, peer))
         });
@@ -153,6 +166,26 @@ impl<S: Send + 'static> Tasks<S> {
     pub(crate) async fn next(&mut self) -> Option<(S, SocketAddr)> {
         // a task that panicked has dropped its connection
         self.tasks.join_next().await?.ok()?
+    }
+}
+
+/// Has `work` compute while it has one of `turns`; while it waits, it has none.
+async fn in_turn<F: Future>(work: F, turns: &Semaphore) -> F::Output {
+    let mut work = pin!(work);
+    loop {
+        // an error: it was closed, which nobody does
+        let turn = turns.acquire().await;
+        let polled = future::poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await;
+        drop(turn);
+        if let Poll::Ready(output) = polled {
+            return output;
+        }
+        let mut is_woken = false;
+        future::poll_fn(|_| match mem::replace(&mut is_woken, true) {
+            false => Poll::Pending,
+            true => Poll::Ready(()),
+        })
+        .await;
     }
 }
 

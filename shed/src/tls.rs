@@ -1,11 +1,14 @@
 //! TLS handshakes, between accept and service.
 //!
 //! A handshake costs more than a connection, and a peer that says nothing would hold up whoever
-//! waits for it. So each has a task of its own, there is a limit to them, and an absolute deadline.
-//! A connection has its permit before its handshake. Who is shed here is reset: an answer would need
+//! waits for it. So each has a task of its own, there is a limit to them and one to those that
+//! compute at once, and an absolute deadline. A connection has its permit before its handshake. Who is shed here is reset: an answer would need
 //! the handshake first.
 
-use std::{error::Error, fmt, io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    error::Error, fmt, io, net::SocketAddr, num::NonZero, pin::Pin, sync::Arc, thread,
+    time::Duration,
+};
 
 use tokio_rustls::{
     TlsAcceptor,
@@ -37,6 +40,10 @@ pub struct Handshakes {
     /// How many go on at once, 1 to [`MAX_LIMIT`]; beyond it, connections are shed as
     /// [`Reason::TlsBusy`].
     pub max: usize,
+    /// How many of them compute at the same moment, 1 to [`MAX_LIMIT`]; others wait for their turn,
+    /// and who waits for its peer needs none. Default: one less than there are cores, and at least 1,
+    /// so that handshakes leave one to the rest of the program.
+    pub at_once: usize,
     /// How long after its admission a connection has to be done, 1 ms to 60 s; else it is shed as
     /// [`Reason::Tls`], as it is where its handshake fails.
     pub deadline: Duration,
@@ -44,7 +51,8 @@ pub struct Handshakes {
 
 impl Default for Handshakes {
     fn default() -> Self {
-        Self { max: 256, deadline: Duration::from_secs(5) }
+        let cores = thread::available_parallelism().map_or(1, NonZero::get);
+        Self { max: 256, at_once: (cores - 1).max(1), deadline: Duration::from_secs(5) }
     }
 }
 
@@ -135,9 +143,12 @@ impl<S: Send + 'static> TlsListener<S> {
     where
         F: Future<Output = io::Result<S>> + Send + 'static,
     {
-        let Handshakes { max, deadline } = bounds;
+        let Handshakes { max, at_once, deadline } = bounds;
         if !(1..=MAX_LIMIT).contains(&max) {
             return Err(TlsError::Max { got: max });
+        }
+        if !(1..=MAX_LIMIT).contains(&at_once) {
+            return Err(TlsError::AtOnce { got: at_once });
         }
         if !(Duration::from_millis(1)..=Duration::from_secs(60)).contains(&deadline) {
             return Err(TlsError::Deadline { got: deadline });
@@ -146,7 +157,7 @@ impl<S: Send + 'static> TlsListener<S> {
         if listener.handle().answers_with_text() {
             return Err(TlsError::Answer);
         }
-        let tasks = Tasks::new(max, deadline, Reason::Tls, Reason::TlsBusy);
+        let tasks = Tasks::new(max, at_once, deadline, Reason::Tls, Reason::TlsBusy);
         let start = Box::new(move |conn| -> Work<S> { Box::pin(start(conn)) });
         Ok(Self { listener, tasks, start, has_ended: false })
     }
@@ -238,6 +249,11 @@ pub enum TlsError {
         /// What was given.
         got: usize,
     },
+    /// How many compute at once is out of range.
+    AtOnce {
+        /// What was given.
+        got: usize,
+    },
     /// The deadline of handshakes is out of range.
     Deadline {
         /// What was given.
@@ -262,6 +278,9 @@ impl fmt::Display for TlsError {
         match self {
             Self::Max { got } => {
                 write!(f, "limit of TLS handshakes is {got}, expected 1 to {MAX_LIMIT}")
+            }
+            Self::AtOnce { got } => {
+                write!(f, "TLS handshakes at once are {got}, expected 1 to {MAX_LIMIT}")
             }
             Self::Deadline { got } => {
                 write!(f, "deadline of TLS handshakes is {got:?}, expected 1ms to 60s")
@@ -289,6 +308,7 @@ impl Error for TlsError {
             Self::Certificates(err) | Self::Key(err) => Some(err),
             Self::Rustls(err) => Some(err),
             Self::Max { .. }
+            | Self::AtOnce { .. }
             | Self::Deadline { .. }
             | Self::Answer
             | Self::NoCertificate

@@ -5,7 +5,10 @@ mod stats;
 use std::{
     io::{self, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -110,7 +113,7 @@ fn end(mut client: &TcpStream) -> (Option<io::ErrorKind>, Instant) {
 async fn silent_peers_are_reset_at_the_deadline_and_hold_up_nobody() {
     const DEADLINE: Duration = Duration::from_secs(1);
     let (config, connector) = configured();
-    let bounds = Handshakes { deadline: DEADLINE, max: 100 };
+    let bounds = Handshakes { deadline: DEADLINE, max: 100, ..Handshakes::default() };
     let bind = || ShedListener::bind("127.0.0.1:0").soft(200);
     let here = bind().build().expect("a listener");
     let threaded = bind().build_threaded(200).expect("a listener");
@@ -219,6 +222,68 @@ async fn any_function_can_be_the_handshake() {
     assert_eq!(stats.closed_for(Cause::Handler), 1);
 }
 
+/// Counts who is inside at the same time.
+#[derive(Debug, Default)]
+struct Inside {
+    now: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl Inside {
+    /// As a computation does, it keeps its thread.
+    fn compute(&self) {
+        let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most.fetch_max(now, Ordering::SeqCst);
+        std::thread::sleep(Duration::from_millis(20));
+        self.now.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn so_many_compute_at_once_and_none_of_those_who_wait_for_their_peer() {
+    let inside = Arc::<Inside>::default();
+    let start = {
+        let inside = Arc::clone(&inside);
+        move |mut conn: Staged| {
+            let inside = Arc::clone(&inside);
+            async move {
+                // silent ones stay here, and those who stop after a byte below
+                conn.read_u8().await?;
+                inside.compute();
+                conn.read_u8().await?;
+                inside.compute();
+                Ok(conn)
+            }
+        }
+    };
+    let listener = ShedListener::bind("127.0.0.1:0").soft(500).build().expect("a listener");
+    let bounds = Handshakes { max: 400, at_once: 2, deadline: Duration::from_secs(30) };
+    let mut listener = TlsListener::new(listener, bounds, start).expect("in range");
+    let (address, handle) = (listener.local_addr(), listener.handle());
+    let clients = task::spawn_blocking(move || {
+        let silent = std::iter::repeat_n(b"".as_slice(), 300);
+        let words = silent.chain([b"1".as_slice(); 20]).chain([b"12".as_slice(); 20]);
+        words
+            .map(|word| {
+                let mut client = connect(address);
+                client.write_all(word).expect("room");
+                client
+            })
+            .collect::<Vec<_>>()
+    });
+    let passed = time::timeout(Duration::from_secs(10), async {
+        let mut passed = Vec::new();
+        while passed.len() < 20 {
+            passed.push(listener.accept().await.expect("done"));
+        }
+        passed
+    });
+    let passed = passed.await.expect("others hold up nobody");
+    assert_eq!(inside.most.load(Ordering::SeqCst), 2);
+    drop((passed, listener, clients.await.expect("clients")));
+    check_rest(&handle).await;
+}
+
 #[tokio::test]
 async fn closed_it_finishes_what_was_begun() {
     let listener = ShedListener::bind("127.0.0.1:0").soft(20).build().expect("a listener");
@@ -291,6 +356,10 @@ async fn what_cannot_be_is_an_error_at_build() {
     assert_eq!(
         built(OnShed::Rst, Handshakes { max: 0, ..bounds }),
         Err("limit of TLS handshakes is 0, expected 1 to 2097151".to_owned())
+    );
+    assert_eq!(
+        built(OnShed::Rst, Handshakes { at_once: 0, ..bounds }),
+        Err("TLS handshakes at once are 0, expected 1 to 2097151".to_owned())
     );
     assert_eq!(
         built(OnShed::Rst, Handshakes { deadline: Duration::from_secs(61), ..bounds }),
