@@ -44,8 +44,8 @@
 //! | | [`ShedListener::accept`] | any tokio server | `echo` |
 //! | | the same, in hyper-util's `TokioIo` | hyper | `hyper` |
 //! | `axum` | `impl axum::serve::Listener` for all listeners; `PeerAddr` for `ConnectInfo` | axum | `axum` |
-//! | `stream` | `ShedListener::into_stream()`; `Accepted` is a `Stream` | whatever takes one | |
-//! | `tonic` | `stream`, and `Connected` for [`ShedStream`] | tonic | `tonic` |
+//! | `stream` | `into_stream()` of listeners; `Accepted` is a `Stream` | whatever takes one | |
+//! | `tonic` | `stream`, and `Connected` for [`ShedStream`], also over TLS | tonic | `tonic` |
 //! | `tls` | `TlsListener`: handshakes by rustls or by any function, bounded, with a deadline | TLS | `tls` |
 
 mod accept;

@@ -13,15 +13,18 @@ use std::{
 use futures_core::Stream;
 use tokio::sync::mpsc;
 
+#[cfg(feature = "tls")]
+use crate::tls::TlsListener;
 use crate::{
     accept::AcceptError, conn::ShedStream, handle::Handle, listener::ShedListener, thread::Accepted,
 };
 
-/// What a listener admits. Made by [`ShedListener::into_stream`].
-pub struct ShedIncoming {
+/// What a listener admits. Made by [`ShedListener::into_stream`]; for streams `S` over TLS, by
+/// `TlsListener::into_stream`.
+pub struct ShedIncoming<S = ShedStream> {
     /// Has the listener, until it ends, and puts what it admits into the channel.
     accepting: Option<Pin<Box<dyn Future<Output = AcceptError> + Send>>>,
-    admitted: mpsc::Receiver<ShedStream>,
+    admitted: mpsc::Receiver<S>,
     local: SocketAddr,
     handle: Handle,
 }
@@ -48,7 +51,33 @@ async fn accept(mut listener: ShedListener, sender: mpsc::Sender<ShedStream>) ->
     }
 }
 
-impl ShedIncoming {
+#[cfg(feature = "tls")]
+impl<S: Send + 'static> TlsListener<S> {
+    /// The streams of peers that are done with their handshakes, as a stream.
+    #[must_use]
+    pub fn into_stream(self) -> ShedIncoming<S> {
+        let (sender, admitted) = mpsc::channel(1);
+        let (local, handle) = (self.local_addr(), self.handle());
+        let accepting = Some(Box::pin(accept_tls(self, sender)) as _);
+        ShedIncoming { accepting, admitted, local, handle }
+    }
+}
+
+#[cfg(feature = "tls")]
+async fn accept_tls<S: Send + 'static>(
+    mut listener: TlsListener<S>,
+    sender: mpsc::Sender<S>,
+) -> AcceptError {
+    loop {
+        let Ok(place) = sender.reserve().await else { return AcceptError::Closed };
+        match listener.accept().await {
+            Ok((stream, _)) => place.send(stream),
+            Err(err) => return err,
+        }
+    }
+}
+
+impl<S> ShedIncoming<S> {
     /// The address it listens on.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
@@ -62,8 +91,8 @@ impl ShedIncoming {
     }
 }
 
-impl Stream for ShedIncoming {
-    type Item = Result<ShedStream, AcceptError>;
+impl<S> Stream for ShedIncoming<S> {
+    type Item = Result<S, AcceptError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let Some(accepting) = &mut self.accepting else { return Poll::Ready(None) };
@@ -85,14 +114,14 @@ impl Stream for Accepted {
 }
 
 /// What a stream yields last, if anything.
-fn failure(err: AcceptError) -> Option<Result<ShedStream, AcceptError>> {
+fn failure<S>(err: AcceptError) -> Option<Result<S, AcceptError>> {
     match err {
         AcceptError::Closed => None,
         AcceptError::Fatal(_) => Some(Err(err)),
     }
 }
 
-impl fmt::Debug for ShedIncoming {
+impl<S> fmt::Debug for ShedIncoming<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ShedIncoming")
             .field("local", &self.local)

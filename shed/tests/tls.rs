@@ -406,6 +406,47 @@ async fn axum_serves_who_is_done_and_shuts_down() {
     assert_eq!(check_rest(&handle).await.admitted, 1);
 }
 
+#[cfg(feature = "tonic")]
+#[tokio::test]
+async fn tonic_is_given_who_is_done_and_ends_with_the_listener() {
+    use std::pin::Pin;
+
+    use futures_core::Stream as _;
+    use tonic::{
+        service::Routes,
+        transport::{Server, server::Connected as _},
+    };
+
+    let (config, connector) = configured();
+    let listen = || {
+        let listener = ShedListener::bind("127.0.0.1:0").soft(20).build().expect("a listener");
+        let bounds = Handshakes::default();
+        TlsListener::rustls(listener, bounds, Arc::clone(&config)).expect("in range").into_stream()
+    };
+    let mut stream = listen();
+    let (address, handle) = (stream.local_addr(), stream.handle());
+    let mut next = async || std::future::poll_fn(|cx| Pin::new(&mut stream).poll_next(cx)).await;
+    let client = async {
+        let name = ServerName::try_from("localhost").expect("a name");
+        let conn = net::TcpStream::connect(address).await.expect("queued");
+        let own = conn.local_addr().expect("connected");
+        (connector.connect(name, conn).await.expect("served"), own)
+    };
+    let ((_client, own), served) = tokio::join!(client, next());
+    let served = served.expect("one").expect("admitted");
+    assert_eq!(served.connect_info().get_ref().remote_addr(), Some(own));
+    handle.close();
+    assert!(next().await.is_none());
+    drop(served);
+    check_rest(&handle).await;
+
+    let stream = listen();
+    let handle = stream.handle();
+    let server = Server::builder().add_routes(Routes::default()).serve_with_incoming(stream);
+    handle.close();
+    time::timeout(Duration::from_secs(5), server).await.expect("it ends").expect("closed");
+}
+
 #[tokio::test]
 async fn whom_a_deadline_of_the_listener_ended_is_closed_for_that() {
     let (config, _) = configured();
