@@ -1,9 +1,17 @@
 //! What generations of a server share: a page of memory with the words of their limits.
 //!
+//! In: memory, made here or inherited, and /proc/PID/stat of the processes in it. Out: for each
+//! listener, by its name, the words of its limits and whether somebody else has its socket; this
+//! process' lane in them; how many generations there were. Cost: one such file for each other
+//! generation, four times a second and listener.
+//!
 //! Words of it: what it is, its layout, how many generations there were, who has each lane, and for
 //! each listener its name's hash, its two [limits](crate::slots) and whether somebody else has its
-//! socket. A lane belongs to a process; one
-//! that died has its lane cleared by whoever sees it, and only then can another have it.
+//! socket. A lane belongs to a process; one that died has its lane cleared by whoever sees it, and
+//! only then can another have it.
+//!
+//! Not here: how places are taken in a word ([`slots`]), who waits for one ([`words`](crate::words)),
+//! and how the memory comes to the next generation ([`handover`](crate::handover)).
 
 use std::{
     error::Error,
