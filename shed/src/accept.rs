@@ -1,7 +1,7 @@
 //! What a failure of accept(2) means, and what to do about it.
 //!
-//! Three kinds (accept(2), "Error handling"): errors of the one connection, after which the next one
-//! is asked for; want of descriptors or memory, where asking again at once would turn for ever,
+//! Three kinds (accept(2), "Error handling"): errors of the one connection, after which the next
+//! one is asked for; want of descriptors or memory, where asking again at once would turn for ever,
 //! since the connection stays at the head of the queue; and errors of the listener itself.
 
 use std::{
@@ -131,8 +131,8 @@ impl Backoff {
     }
 }
 
-/// A descriptor that is kept for when there is none: closed, it makes room to take the connection at
-/// the head of the queue and reset it, so that its client knows at once.
+/// A descriptor that is kept for when there is none: closed, it makes room to take the connection
+/// at the head of the queue and reset it, so that its client knows at once.
 #[derive(Debug)]
 pub(crate) struct Spare(Option<File>);
 

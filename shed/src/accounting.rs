@@ -1,5 +1,5 @@
-//! A model of the accounting: whatever is accepted, shed, admitted and ended in whatever order, both
-//! identities hold after each step, and the gate has what is open.
+//! A model of the accounting: whatever is accepted, shed, admitted and ended in whatever order,
+//! both identities hold after each step, and the gate has what is open.
 
 use std::{panic, sync::Arc, thread};
 

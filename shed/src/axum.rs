@@ -3,8 +3,8 @@
 //! Its listeners return no error: one that can accept nothing more waits for ever. It takes no
 //! processor then, its socket is closed, so that clients are refused and do not queue,
 //! [`Handle::is_ready`](crate::Handle::is_ready) is false, and
-//! [`Handle::fatal`](crate::Handle::fatal) and [`Handle::ended`](crate::Handle::ended) end. A server
-//! is to shut down by the latter:
+//! [`Handle::fatal`](crate::Handle::fatal) and [`Handle::ended`](crate::Handle::ended) end. A
+//! server is to shut down by the latter:
 //!
 //! ```no_run
 //! # async fn serve(app: axum::Router) -> Result<(), Box<dyn std::error::Error>> {

@@ -8,8 +8,8 @@ use std::{
 
 use tokio::time;
 
-/// A deadline that travels with a connection, over all the calls that are made for it: each may take
-/// what is its own, and no more than is left.
+/// A deadline that travels with a connection, over all the calls that are made for it: each may
+/// take what is its own, and no more than is left.
 ///
 /// ```no_run
 /// # use std::time::Duration;

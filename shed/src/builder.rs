@@ -46,9 +46,9 @@ impl ShedListener {
         Builder::new(Source::Address(address.into()))
     }
 
-    /// Begins with a socket that listens already. A filter of its packets is taken off, since a process
-    /// that was killed while it closed the socket leaves one; one that is to stay has to be locked
-    /// (SO_LOCK_FILTER, socket(7)).
+    /// Begins with a socket that listens already. A filter of its packets is taken off, since a
+    /// process that was killed while it closed the socket leaves one; one that is to stay has to be
+    /// locked (SO_LOCK_FILTER, socket(7)).
     #[must_use]
     pub fn adopt(socket: TcpListener) -> Builder {
         Builder::new(Source::Socket(socket.into()))
@@ -141,8 +141,8 @@ impl Builder {
         self
     }
 
-    /// Connections from these ranges are shed for nothing but the hard limit: neither the soft limit
-    /// nor the rate nor what a peer may have counts for them. Unsaid: from none.
+    /// Connections from these ranges are shed for nothing but the hard limit: neither the soft
+    /// limit nor the rate nor what a peer may have counts for them. Unsaid: from none.
     #[must_use]
     pub fn exempt(mut self, ranges: impl IntoIterator<Item = Cidr>) -> Self {
         self.policy.exempt = ranges.into_iter().collect();
@@ -177,8 +177,8 @@ impl Builder {
         self
     }
 
-    /// The size of a request in bytes, at least 1: when more were read since the connection began, or
-    /// since [`request_done`](crate::ShedStream::request_done), reads fail. Unsaid: any.
+    /// The size of a request in bytes, at least 1: when more were read since the connection began,
+    /// or since [`request_done`](crate::ShedStream::request_done), reads fail. Unsaid: any.
     #[must_use]
     pub fn max_request_bytes(mut self, bytes: u64) -> Self {
         self.max_request = bytes;
@@ -192,8 +192,8 @@ impl Builder {
         self
     }
 
-    /// Lets the soft limit follow what the server can do, never above the one that is given. Unsaid:
-    /// it does not.
+    /// Lets the soft limit follow what the server can do, never above the one that is given.
+    /// Unsaid: it does not.
     #[must_use]
     pub fn adaptive(mut self, adaptive: Adaptive) -> Self {
         self.adaptive = Some(adaptive);
@@ -209,8 +209,8 @@ impl Builder {
     }
 
     /// Lets [`build_group`](Self::build_group) join members of another process, of the same user,
-    /// that listen on the address already. Unsaid: that is an error, since two programs that share an
-    /// address by mistake get half of the connections each. The others may get a
+    /// that listen on the address already. Unsaid: that is an error, since two programs that share
+    /// an address by mistake get half of the connections each. The others may get a
     /// [probe](crate::health::HealthConfig::probe), too, which is to be off then.
     #[must_use]
     pub fn join_others(mut self) -> Self {

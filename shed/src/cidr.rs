@@ -117,8 +117,8 @@ impl fmt::Display for CidrError {
 impl Error for CidrError {}
 
 /// What stands for the owner of `address`: an IPv4 address itself, of an IPv6 address the first
-/// `ipv6_prefix` bits, since who has one of these has them all. IPv4 is in `::ffff:0:0/96`, where no
-/// IPv6 address is left after folding.
+/// `ipv6_prefix` bits, since who has one of these has them all. IPv4 is in `::ffff:0:0/96`, where
+/// no IPv6 address is left after folding.
 pub(crate) fn key(address: IpAddr, ipv6_prefix: u8) -> u128 {
     match address.to_canonical() {
         IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),

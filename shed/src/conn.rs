@@ -24,12 +24,13 @@ use crate::{
     registry::Registered,
 };
 
-/// A connection: reads and writes as its socket does, errors untouched, and counts bytes. It is ended
-/// when it takes longer than the listener's [`Deadlines`](crate::Deadlines) have it, even while
-/// nobody reads or writes.
+/// A connection: reads and writes as its socket does, errors untouched, and counts bytes. It is
+/// ended when it takes longer than the listener's [`Deadlines`](crate::Deadlines) have it, even
+/// while nobody reads or writes.
 ///
-/// Bytes are added to the listener's counters with each write, when a read has to wait, after 64 KiB,
-/// and at its end: what was read while whoever serves it is busy is all that may be missing there.
+/// Bytes are added to the listener's counters with each write, when a read has to wait, after 64
+/// KiB, and at its end: what was read while whoever serves it is busy is all that may be missing
+/// there.
 #[derive(Debug)]
 pub struct ShedStream {
     // these first, so that a drain and the wheel have done with the socket before it is closed
@@ -105,15 +106,15 @@ impl ShedStream {
         &mut self.permit
     }
 
-    /// Ends when the listener is about to close, for handlers to finish early: a server of HTTP ends
-    /// what is idle then, and says `Connection: close` to the others. Where it never
+    /// Ends when the listener is about to close, for handlers to finish early: a server of HTTP
+    /// ends what is idle then, and says `Connection: close` to the others. Where it never
     /// [drains](crate::Handle::drain), it ends when nothing of the listener is left.
     pub fn draining(&self) -> impl Future<Output = ()> + Send + use<> {
         drain::told(self.registered.shared())
     }
 
-    /// The socket and its permit, which has to be kept until the socket is closed. Its deadlines end
-    /// here, but that of the kernel for a stalled write, and bytes are counted no longer; the
+    /// The socket and its permit, which has to be kept until the socket is closed. Its deadlines
+    /// end here, but that of the kernel for a stalled write, and bytes are counted no longer; the
     /// deadline of a drain does not reset such a socket.
     pub fn into_parts(self) -> (TcpStream, Permit) {
         let Self { registered, loan, stream, mut permit, .. } = self;
@@ -159,8 +160,8 @@ impl ShedStream {
         self.budget.min(self.permit.lifetime())
     }
 
-    /// Gives the request `time` from this moment on, until [`request_done`](Self::request_done), and
-    /// no more than the connection has.
+    /// Gives the request `time` from this moment on, until [`request_done`](Self::request_done),
+    /// and no more than the connection has.
     pub fn begin_budget(&mut self, time: Duration) -> Budget {
         self.budget = Budget::of(time);
         self.budget()

@@ -1,5 +1,5 @@
-//! What sock_diag(7) says of the sockets of a port: who listens there, which handshakes go on, and who
-//! has it for UDP.
+//! What sock_diag(7) says of the sockets of a port: who listens there, which handshakes go on, and
+//! who has it for UDP.
 //!
 //! In: one netlink dump. Cost: a walk over the kernel's table of connections, milliseconds. Nothing
 //! of it is in the way of an accept.

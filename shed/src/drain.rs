@@ -1,9 +1,9 @@
 //! How a listener ends without cutting anybody off: told, closed, waited for.
 //!
-//! Serving → announced (not ready, so that balancers turn away; still accepting) → closing (nobody new
-//! begins a handshake; who finished one is accepted; the socket is closed) → draining (what is open
-//! goes on until the deadline) → done. What decides is a function of what was seen and a time; the
-//! driver below looks, waits and acts.
+//! Serving → announced (not ready, so that balancers turn away; still accepting) → closing (nobody
+//! new begins a handshake; who finished one is accepted; the socket is closed) → draining (what is
+//! open goes on until the deadline) → done. What decides is a function of what was seen and a time;
+//! the driver below looks, waits and acts.
 
 use std::{
     sync::Arc,
@@ -18,8 +18,8 @@ use crate::{
     shared::Shared,
 };
 
-/// How to drain. `delay` + `deadline` + 2 s is to be below the time after which the process is killed:
-/// `terminationGracePeriodSeconds` of Kubernetes, `TimeoutStopSec` of systemd.
+/// How to drain. `delay` + `deadline` + 2 s is to be below the time after which the process is
+/// killed: `terminationGracePeriodSeconds` of Kubernetes, `TimeoutStopSec` of systemd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drain {
     /// How long it accepts as before, though it says that it is not ready: what a balancer needs to

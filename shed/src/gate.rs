@@ -1,8 +1,8 @@
 //! What may be open, and the wait for room at the hard limit.
 //!
-//! A slot is taken before a connection is served, or lingers, and given back after its close(2). The
-//! accept loops wait here; whoever gives back wakes them. No wake-up is lost: a loop says that it
-//! waits and then looks at the count, the other side counts down and then looks whether anybody
+//! A slot is taken before a connection is served, or lingers, and given back after its close(2).
+//! The accept loops wait here; whoever gives back wakes them. No wake-up is lost: a loop says that
+//! it waits and then looks at the count, the other side counts down and then looks whether anybody
 //! waits, all in one order (SeqCst). tests/loom.rs tries all orders in which threads can meet here.
 
 use crate::{
@@ -18,8 +18,8 @@ pub(crate) struct Gate {
     soft_limit: AtomicUsize,
     hard_limit: AtomicUsize,
     resume: AtomicUsize,
-    /// The soft limit that was found by [`adaptive`](crate::adaptive); above the given one, it is not
-    /// in force.
+    /// The soft limit that was found by [`adaptive`](crate::adaptive); above the given one, it is
+    /// not in force.
     adaptive: AtomicUsize,
     words: Words,
     lane: Lane,
@@ -123,7 +123,8 @@ impl Gate {
     }
 
     /// Ends when something was given back, limits changed or [`wake`](Self::wake) was called; at
-    /// once, if `is_over` is true already. Where generations share the limit, it may end for nothing.
+    /// once, if `is_over` is true already. Where generations share the limit, it may end for
+    /// nothing.
     pub(crate) async fn changed(&self, is_over: impl Fn() -> bool) {
         let _waiting = Waiting::new(&self.waits);
         // has all that is told from here on, even before it is polled

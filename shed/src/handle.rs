@@ -93,8 +93,8 @@ impl Handle {
         (self.shared.gate.soft_limit(), self.shared.gate.hard_limit())
     }
 
-    /// Puts other limits in force, at once. Connections that are open above them stay open; the next
-    /// ones are shed until enough of them have ended.
+    /// Puts other limits in force, at once. Connections that are open above them stay open; the
+    /// next ones are shed until enough of them have ended.
     ///
     /// # Errors
     /// They cannot hold; the ones before stay in force.
@@ -127,8 +127,8 @@ impl Handle {
 
     /// Ends the listener: first it is not [ready](Self::is_ready), then it accepts nobody new, and
     /// nobody who finished a handshake is lost by that; then connections have until the deadline.
-    /// Ends when all of them ended, or with the deadline; those that are left are reset, and count as
-    /// [`Cause::Drain`](crate::Cause::Drain); whose PROXY header is awaited by then, is shed for
+    /// Ends when all of them ended, or with the deadline; those that are left are reset, and count
+    /// as [`Cause::Drain`](crate::Cause::Drain); whose PROXY header is awaited by then, is shed for
     /// [`Reason::Draining`](crate::Reason::Draining). Called again, it ends everything at once.
     ///
     /// It has to be polled to its end, and [`accept`](crate::ShedListener::accept) has to be called

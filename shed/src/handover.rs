@@ -1,8 +1,8 @@
-//! Restart without a gap: the next generation of a program has the listening sockets of this one, and
-//! both keep within one pair of limits.
+//! Restart without a gap: the next generation of a program has the listening sockets of this one,
+//! and both keep within one pair of limits.
 //!
-//! The sockets go by descriptor, as systemd gives them (sd_listen_fds(3)): LISTEN_FDS of them from 3
-//! on, LISTEN_FDNAMES. Behind them are the [page](crate::page) of the limits and an end of a
+//! The sockets go by descriptor, as systemd gives them (sd_listen_fds(3)): LISTEN_FDS of them from
+//! 3 on, LISTEN_FDNAMES. Behind them are the [page](crate::page) of the limits and an end of a
 //! socket pair, over which the child says that it accepts. Until then, the parent serves as before.
 
 use std::{
@@ -106,10 +106,11 @@ impl Error for HandoverError {
 }
 
 impl Generation {
-    /// What this process inherited, from systemd or from the generation before; without any of it, a
-    /// first generation. To be called once, before other threads open descriptors.
+    /// What this process inherited, from systemd or from the generation before; without any of it,
+    /// a first generation. To be called once, before other threads open descriptors.
     ///
-    /// The variables stay in the environment: [`clean`](Self::clean) takes them from other children.
+    /// The variables stay in the environment: [`clean`](Self::clean) takes them from other
+    /// children.
     ///
     /// # Errors
     /// What the environment says does not hold, or three generations have connections open.
@@ -173,8 +174,8 @@ impl Generation {
         Some(self.inherited.remove(place).1)
     }
 
-    /// Where the limits of the listener `name` are counted, and whether somebody who is no generation
-    /// has its socket, too.
+    /// Where the limits of the listener `name` are counted, and whether somebody who is no
+    /// generation has its socket, too.
     pub(crate) fn words(
         &mut self,
         name: &str,

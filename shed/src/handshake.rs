@@ -2,8 +2,8 @@
 //!
 //! Each connection from a proxy waits in a task of its own, never in the accept loop, and with a
 //! permit: it counts towards both limits. How many wait is bounded, and so is how long. The header
-//! is taken from the socket to its last byte and not further, so that what comes after it is read by
-//! whoever serves.
+//! is taken from the socket to its last byte and not further, so that what comes after it is read
+//! by whoever serves.
 
 use std::{
     io,
@@ -80,7 +80,8 @@ impl Handshakes {
     }
 }
 
-/// A connection that was admitted and is not served so far. Dropped, it is shed: its listener ended.
+/// A connection that was admitted and is not served so far. Dropped, it is shed: its listener
+/// ended.
 #[derive(Debug)]
 pub(crate) struct Pending {
     parts: Option<(TcpStream, Permit)>,

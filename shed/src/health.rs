@@ -1,4 +1,5 @@
-//! Health checks that the limits do not reach: a listener of their own, with descriptors of its own.
+//! Health checks that the limits do not reach: a listener of their own, with descriptors of its
+//! own.
 //!
 //! A balancer whose check is shed takes the server away, its load moves on, and the next server
 //! falls. So `/healthz` and `/readyz` are answered here, in HTTP/1, with 200 or 503:
@@ -7,8 +8,9 @@
 //!   stands still at the hard limit, or for want of descriptors, or another
 //!   [generation](crate::Generation) has the socket, too, which would be the one to answer.
 //! - `/readyz`: that, and that it neither [drains](crate::Handle::drain), from the announcement on,
-//!   nor is closed, nor [said to](Health::drain) end, nor without descriptors for more than a second, nor overloaded, where [`HealthConfig::fail_at`] says so. It
-//!   comes back only after [`HealthConfig::recover_after`] below 90 % of the soft limit.
+//!   nor is closed, nor [said to](Health::drain) end, nor without descriptors for more than a
+//!   second, nor overloaded, where [`HealthConfig::fail_at`] says so. It comes back only after
+//!   [`HealthConfig::recover_after`] below 90 % of the soft limit.
 //!
 //! There is no task but the one that the owner spawns, or awaits.
 //!

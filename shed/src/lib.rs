@@ -27,26 +27,26 @@
 //! [`Accepted::accept`]. Several sockets on one address, each with its loop, are a [`Group`].
 //!
 //! # When it ends
-//! A [drain](Handle::drain) ends it and resets nobody who finished a handshake before its deadline; a
-//! program that is [restarted](Generation) leaves its socket, and its limits, to the next one.
-//! [`Handle::close`] ends it at once, and so does a failure of accept(2) that will not pass. `accept` says
-//! so by its error; elsewhere, [`Handle::ended`] and [`Handle::fatal`] wait for it, and
-//! [`Handle::is_ready`] is false. axum's listeners have no errors: one that ended closes its socket,
-//! so that clients are refused, and waits for ever, so axum has to be told to shut down by
+//! A [drain](Handle::drain) ends it and resets nobody who finished a handshake before its deadline;
+//! a program that is [restarted](Generation) leaves its socket, and its limits, to the next one.
+//! [`Handle::close`] ends it at once, and so does a failure of accept(2) that will not pass.
+//! `accept` says so by its error; elsewhere, [`Handle::ended`] and [`Handle::fatal`] wait for it,
+//! and [`Handle::is_ready`] is false. axum's listeners have no errors: one that ended closes its
+//! socket, so that clients are refused, and waits for ever, so axum has to be told to shut down by
 //! `with_graceful_shutdown(async move { drop(handle.ended().await) })`. Streams end.
 //!
 //! # Features
-//! None is on by default, and then the crate needs tokio alone. Each server below is an example that
-//! runs: `cargo run -p backlogd-shed --all-features --example NAME`.
+//! None is on by default, and then the crate needs tokio alone. Each server below is an example
+//! that runs: `cargo run -p backlogd-shed --all-features --example NAME`.
 //!
 //! | feature | what there is | for | example |
 //! |---|---|---|---|
 //! | | [`ShedListener::accept`] | any tokio server | `echo` |
 //! | | the same, in hyper-util's `TokioIo` | hyper | `hyper` |
-//! | `axum` | `impl axum::serve::Listener` for all listeners; `PeerAddr` for `ConnectInfo` | axum | `axum` |
+//! | `axum` | `axum::serve::Listener` for all; `PeerAddr` for `ConnectInfo` | axum | `axum` |
 //! | `stream` | `into_stream()` of listeners; `Accepted` is a `Stream` | whatever takes one | |
 //! | `tonic` | `stream`, and `Connected` for [`ShedStream`], also over TLS | tonic | `tonic` |
-//! | `tls` | `TlsListener`: handshakes by rustls or by any function, bounded, with a deadline | TLS | `tls` |
+//! | `tls` | `TlsListener`: handshakes by rustls or any function, in bounds | TLS | `tls` |
 
 mod accept;
 #[cfg(test)]

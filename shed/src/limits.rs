@@ -175,12 +175,13 @@ impl fmt::Display for LimitError {
             }
             Self::Hard { got, soft, least } => write!(
                 f,
-                "hard limit is {got}, expected at least {least}: 20 % above the soft limit of {soft}"
+                "hard limit is {got}, expected at least {least}: 20 % above the soft limit of \
+                 {soft}"
             ),
             Self::Descriptors { hard, most, reserve, nofile, descriptors } => write!(
                 f,
-                "hard limit is {hard}, expected at most {most}: RLIMIT_NOFILE is {nofile}, of which \
-                 {reserve} are reserved; it would have to be {descriptors}"
+                "hard limit is {hard}, expected at most {most}: RLIMIT_NOFILE is {nofile}, of \
+                 which {reserve} are reserved; it would have to be {descriptors}"
             ),
             Self::FdsPerConnection => {
                 f.write_str("descriptors per connection is 0, expected at least 1")
@@ -233,8 +234,8 @@ mod tests {
             Some(20_000),
             20_000,
             Err(
-                "hard limit is 20000, expected at most 19744: RLIMIT_NOFILE is 20000, of which 256 are \
-                 reserved; it would have to be 20256",
+                "hard limit is 20000, expected at most 19744: RLIMIT_NOFILE is 20000, of which 256 \
+                 are reserved; it would have to be 20256",
             ),
         );
         check(

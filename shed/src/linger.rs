@@ -21,8 +21,8 @@ use crate::{close, limits::MAX_LIMIT, range::OutOfRange, shared::Shared};
 /// Bounds of lingering.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Linger {
-    /// How many connections at most; more are reset. `None`: half as many as there are between the soft
-    /// and the hard limit, so that they alone never have the listener stop. At most
+    /// How many connections at most; more are reset. `None`: half as many as there are between the
+    /// soft and the hard limit, so that they alone never have the listener stop. At most
     /// [`MAX_LIMIT`](crate::MAX_LIMIT).
     pub max: Option<usize>,
     /// How long at most; at most 60 s.

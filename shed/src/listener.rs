@@ -23,8 +23,8 @@ use crate::{
 
 /// A listening socket that sheds what is above its limits.
 ///
-/// Made by [`Builder::build`](crate::Builder::build). [`accept`](Self::accept) yields connections that were admitted; those that
-/// are shed meanwhile are not seen.
+/// Made by [`Builder::build`](crate::Builder::build). [`accept`](Self::accept) yields connections
+/// that were admitted; those that are shed meanwhile are not seen.
 #[derive(Debug)]
 pub struct ShedListener {
     listening: Listening,

@@ -1,7 +1,7 @@
 //! Who has an address that is in use.
 //!
-//! In: sock_diag and /proc. Cost: a look at the descriptors of all processes that may be seen, once,
-//! when there is an error to tell.
+//! In: sock_diag and /proc. Cost: a look at the descriptors of all processes that may be seen,
+//! once, when there is an error to tell.
 
 use std::{fmt, fs, io, net::SocketAddr};
 
@@ -29,8 +29,8 @@ impl fmt::Display for Owner {
     }
 }
 
-/// Who has the port of `address`, of those whom `of_port` gives; first those on the address itself or
-/// on all.
+/// Who has the port of `address`, of those whom `of_port` gives; first those on the address itself
+/// or on all.
 pub(crate) fn of(
     address: SocketAddr,
     of_port: impl FnOnce(u16) -> io::Result<Vec<diag::Row>>,

@@ -10,8 +10,9 @@
 //! socket. A lane belongs to a process; one that died has its lane cleared by whoever sees it, and
 //! only then can another have it.
 //!
-//! Not here: how places are taken in a word ([`slots`]), who waits for one ([`words`](crate::words)),
-//! and how the memory comes to the next generation ([`handover`](crate::handover)).
+//! Not here: how places are taken in a word ([`slots`]), who waits for one
+//! ([`words`](crate::words)), and how the memory comes to the next generation
+//! ([`handover`](crate::handover)).
 
 use std::{
     error::Error,
@@ -83,8 +84,8 @@ impl fmt::Display for PageError {
             Self::Memory(_) => f.write_str("the memory that generations share cannot be had"),
             Self::Layout { got } => write!(
                 f,
-                "the limits of the generation before have layout {got}, expected {LAYOUT}: the same \
-                 version of backlogd-shed"
+                "the limits of the generation before have layout {got}, expected {LAYOUT}: the \
+                 same version of backlogd-shed"
             ),
             Self::Lanes => write!(
                 f,
@@ -201,8 +202,8 @@ impl Drop for Page {
     }
 }
 
-/// Looks after lanes of processes that died, as long as `is_used`. Each listener has one, on its own
-/// runtime, so that somebody looks while any of them is served.
+/// Looks after lanes of processes that died, as long as `is_used`. Each listener has one, on its
+/// own runtime, so that somebody looks while any of them is served.
 pub(crate) async fn watch(page: Weak<Page>, is_used: impl Fn() -> bool) {
     while let Some(page) = page.upgrade().filter(|_| is_used()) {
         page.reap();

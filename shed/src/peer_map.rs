@@ -1,10 +1,10 @@
 //! How many connections each peer has open, and how many it opened of late.
 //!
-//! A table that whoever attacks cannot make grow: its size is fixed when it is built. It has sets of
-//! a few places each; which set a peer belongs to is hashed with a random seed, so that nobody can
-//! aim at one. A peer has a place only as long as it has connections open or its bucket is not full.
-//! Where a set has no free place, the peer without connections that is nearest to a full bucket
-//! gives way; where all have connections, the table is full for the one who comes.
+//! A table that whoever attacks cannot make grow: its size is fixed when it is built. It has sets
+//! of a few places each; which set a peer belongs to is hashed with a random seed, so that nobody
+//! can aim at one. A peer has a place only as long as it has connections open or its bucket is not
+//! full. Where a set has no free place, the peer without connections that is nearest to a full
+//! bucket gives way; where all have connections, the table is full for the one who comes.
 
 use std::{
     hash::{BuildHasher as _, RandomState},

@@ -155,8 +155,8 @@ impl Permit {
         self.shared.counters.oversized();
     }
 
-    /// Puts the connection under the listener's deadlines, if it has some. Its lifetime goes on since
-    /// its admission; all others begin.
+    /// Puts the connection under the listener's deadlines, if it has some. Its lifetime goes on
+    /// since its admission; all others begin.
     pub(crate) fn watch(&mut self, stream: &TcpStream) -> Option<Loan> {
         let (cell, loan) = self.shared.watcher.as_ref()?.watch(stream, self.since);
         self.cell = Some(cell);

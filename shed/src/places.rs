@@ -181,7 +181,8 @@ mod tests {
         fn all_is_taken_or_nothing(
             steps in prop::collection::vec((0_u32..4, prop::bool::weighted(0.2), 0_u8..4), 1..60),
         ) {
-            let paused = runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+            let mut paused = runtime::Builder::new_current_thread();
+            let paused = paused.enable_time().start_paused(true).build();
             paused.expect("a runtime").block_on(async { run(steps) })?;
         }
     }

@@ -46,8 +46,8 @@ impl Builder {
         plan.listener(socket)
     }
 
-    /// Opens `members` sockets on one address, a SO_REUSEPORT group, each with an accept loop of its
-    /// own, and one pair of limits for all. 1 to 1,024.
+    /// Opens `members` sockets on one address, a SO_REUSEPORT group, each with an accept loop of
+    /// its own, and one pair of limits for all. 1 to 1,024.
     ///
     /// One socket is enough below some 30,000 connections a second, and has no member that is full
     /// while others are idle.

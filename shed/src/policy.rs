@@ -1,5 +1,5 @@
-//! What decides about a connection beside the soft and the hard limit: who is exempt, the rate, what
-//! one peer may have, and who passes connections of others on.
+//! What decides about a connection beside the soft and the hard limit: who is exempt, the rate,
+//! what one peer may have, and who passes connections of others on.
 
 use std::{net::IpAddr, time::Duration};
 

@@ -1,9 +1,9 @@
 //! A pool of connections to backends.
 //!
-//! One connection to a backend for each request costs a handshake, and a port for a minute. So those
-//! whose user says that they are [reusable](Pooled::reuse) wait here for the next one. What is not
-//! said to be reusable is closed, which is the safe side. Whoever finds all connections in use waits
-//! in line, as long as its own deadline allows.
+//! One connection to a backend for each request costs a handshake, and a port for a minute. So
+//! those whose user says that they are [reusable](Pooled::reuse) wait here for the next one. What
+//! is not said to be reusable is closed, which is the safe side. Whoever finds all connections in
+//! use waits in line, as long as its own deadline allows.
 //!
 //! There is no task: expired connections are closed by whoever comes next, or by
 //! [`Pool::sweep`], for an owner who wants them closed in time.

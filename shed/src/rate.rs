@@ -34,8 +34,8 @@ impl Rate {
     }
 }
 
-/// Ticks of a nanosecond, so that a million tokens a second are exact to 0.01 %; 64 bits of them are
-/// 36 years.
+/// Ticks of a nanosecond, so that a million tokens a second are exact to 0.01 %; 64 bits of them
+/// are 36 years.
 const TICKS: u64 = 16;
 const SECOND: u64 = TICKS * 1_000_000_000;
 

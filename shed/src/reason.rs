@@ -11,14 +11,15 @@ pub enum Reason {
     /// The hard limit was reached between the gate and accept(2), by another generation of the
     /// server, say.
     Hard,
-    /// Its address has as many connections open as one may have, or opened them faster than one may.
+    /// Its address has as many connections open as one may have, or opened them faster than one
+    /// may.
     PerIp,
     /// The table of addresses is full, and is to refuse then.
     PerIpFull,
     /// More connections came within a while than the rate allows.
     Rate,
-    /// It waited longer in the accept queue than its client is believed to, or its client left: by a
-    /// reset, or by an end without anything to read before it.
+    /// It waited longer in the accept queue than its client is believed to, or its client left: by
+    /// a reset, or by an end without anything to read before it.
     Stale,
     /// The accept queue has had a wait too long for a while (CoDel).
     Codel,

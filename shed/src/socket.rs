@@ -106,8 +106,8 @@ pub(crate) fn adopted(socket: Socket) -> Result<Socket, BuildError> {
     }
     socket.set_nonblocking(true).map_err(call("O_NONBLOCK"))?;
     socket.set_cloexec(true).map_err(call("FD_CLOEXEC"))?;
-    // of somebody before us that was killed while it closed; where it fails, there is none, or it is
-    // locked, to stay (SO_LOCK_FILTER, socket(7))
+    // of somebody before us that was killed while it closed; where it fails, there is none, or it
+    // is locked, to stay (SO_LOCK_FILTER, socket(7))
     drop(socket.detach_filter());
     Ok(socket)
 }

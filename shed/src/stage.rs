@@ -1,10 +1,10 @@
 //! A stage between accept and service, in which peers have to do something first.
 //!
 //! Each connection has a task in a set of bounded size, and an absolute deadline that counts from
-//! its admission: bytes that trickle in do not put it off. Of the tasks, only some compute at once, so
-//! that a crowd of them leaves cores to others; who waits for its peer takes none of these turns. A
-//! connection that does not pass, for whatever reason, is reset and counted as shed, when the last of
-//! the task lets go of it.
+//! its admission: bytes that trickle in do not put it off. Of the tasks, only some compute at once,
+//! so that a crowd of them leaves cores to others; who waits for its peer takes none of these
+//! turns. A connection that does not pass, for whatever reason, is reset and counted as shed, when
+//! the last of the task lets go of it.
 
 use std::{
     fmt, future, io, mem,
@@ -122,8 +122,8 @@ pub(crate) struct Tasks<S> {
 }
 
 impl<S: Send + 'static> Tasks<S> {
-    /// For `max` connections, of which `at_once` compute at once; shed as `failed` where they do not
-    /// pass, and as `busy` where there are as many.
+    /// For `max` connections, of which `at_once` compute at once; shed as `failed` where they do
+    /// not pass, and as `busy` where there are as many.
     pub(crate) fn new(
         max: usize,
         at_once: usize,

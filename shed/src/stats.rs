@@ -1,7 +1,8 @@
 //! What was counted, without a library of metrics.
 //!
 //! Two identities hold at rest: accepted = admitted + shed at the stage of accept, and admitted =
-//! closed + open. In a [`Stats`] of a moving listener they hold within what moved while it was read.
+//! closed + open. In a [`Stats`] of a moving listener they hold within what moved while it was
+//! read.
 
 use std::{
     collections::BTreeMap,

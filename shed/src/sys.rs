@@ -50,8 +50,8 @@ fn ioctl_int(socket: &Socket, request: libc::Ioctl) -> io::Result<usize> {
 }
 
 /// Resets the connection at once, whoever reads or writes it meanwhile, and throws away what was to
-/// be sent: connect(2) to AF_UNSPEC (`tcp_disconnect`, net/ipv4/tcp.c). Its descriptor stays open, and
-/// whoever waits for it wakes: it is at its end.
+/// be sent: connect(2) to AF_UNSPEC (`tcp_disconnect`, net/ipv4/tcp.c). Its descriptor stays open,
+/// and whoever waits for it wakes: it is at its end.
 pub(crate) fn disconnect(socket: &impl AsRawFd) -> io::Result<()> {
     // SAFETY: it is made of integers, for which all bits 0 are a value; AF_UNSPEC is 0.
     let nowhere: libc::sockaddr = unsafe { mem::zeroed() };
@@ -100,8 +100,8 @@ pub(crate) struct Waited {
     /// Since the handshake ended: nothing was sent on it, so `tcpi_last_data_sent` counts from its
     /// creation (`tcp_create_openreq_child` sets `lsndtime`, net/ipv4/tcp_minisocks.c).
     pub(crate) age: Duration,
-    /// Whether its peer reset it meanwhile, or ended it and left nothing to read: one that ended only
-    /// what it sends (shutdown(2)) may have sent a whole request, and wait for the answer.
+    /// Whether its peer reset it meanwhile, or ended it and left nothing to read: one that ended
+    /// only what it sends (shutdown(2)) may have sent a whole request, and wait for the answer.
     pub(crate) is_gone: bool,
 }
 
@@ -230,7 +230,8 @@ pub(crate) fn pass(command: &mut Command, fds: &[&dyn AsFd]) -> io::Result<()> {
         .iter()
         .map(|fd| duplicate(fd.as_fd().as_raw_fd(), after))
         .collect::<io::Result<Vec<_>>>()?;
-    // with no place free, std has its socket elsewhere, by which the child tells that exec(2) failed
+    // with no place free, std has its socket elsewhere, by which the child tells that exec(2)
+    // failed
     let reserved = fds.first().map(|fd| reserve(fd.as_fd().as_raw_fd(), after)).transpose()?;
     let place = move || {
         // kept as long as `command`: whatever std opens comes after
@@ -373,8 +374,8 @@ const fn flags(flags: libc::c_int) -> libc::c_int {
     flags
 }
 
-/// recvmmsg(2): receives what is there into `buffers`, one datagram each; says of each in `received`
-/// what it is, and gives their number.
+/// recvmmsg(2): receives what is there into `buffers`, one datagram each; says of each in
+/// `received` what it is, and gives their number.
 pub(crate) fn receive(
     socket: &impl AsRawFd,
     buffers: &mut [Box<[u8]>],
@@ -408,8 +409,8 @@ pub(crate) fn receive(
     Ok(n)
 }
 
-/// sendmmsg(2): sends the first ones of `datagrams`, [`MESSAGES`] at most, and gives their number; an
-/// error is that of the first.
+/// sendmmsg(2): sends the first ones of `datagrams`, [`MESSAGES`] at most, and gives their number;
+/// an error is that of the first.
 pub(crate) fn send(socket: &impl AsRawFd, datagrams: &[(&[u8], SocketAddr)]) -> io::Result<usize> {
     let mut tos = [const { None::<SockAddr> }; MESSAGES];
     let mut parts = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; MESSAGES];
@@ -426,8 +427,8 @@ pub(crate) fn send(socket: &impl AsRawFd, datagrams: &[(&[u8], SocketAddr)]) -> 
     }
     let vlen = libc::c_uint::try_from(most).expect("32 at most");
     let (fd, flags) = (socket.as_raw_fd(), flags(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL));
-    // SAFETY: the first `vlen` headers name addresses, parts and bytes that live and have the lengths
-    // that are given; the kernel writes to none of them but the headers' own lengths.
+    // SAFETY: the first `vlen` headers name addresses, parts and bytes that live and have the
+    // lengths that are given; the kernel writes to none of them but the headers' own lengths.
     let n = unsafe { libc::sendmmsg(fd, messages.as_mut_ptr(), vlen, flags) };
     usize::try_from(n).map_err(|_| io::Error::last_os_error())
 }

@@ -1,10 +1,11 @@
 //! The accept loop on a thread and a runtime of its own.
 //!
 //! On a shared runtime, a handler that blocks stops accepting, and clients hang in the kernel's
-//! queue. Here the loop has a thread, and hands over by a bounded channel. When whoever serves takes
-//! nothing from it and it is full, more are shed as [`Reason::Handoff`](crate::Reason::Handoff):
-//! the loop never waits. What waits in the channel is admitted, so it counts towards the limits. PROXY
-//! headers are read by the runtime that serves; deadlines are watched by the thread.
+//! queue. Here the loop has a thread, and hands over by a bounded channel. When whoever serves
+//! takes nothing from it and it is full, more are shed as
+//! [`Reason::Handoff`](crate::Reason::Handoff): the loop never waits. What waits in the channel is
+//! admitted, so it counts towards the limits. PROXY headers are read by the runtime that serves;
+//! deadlines are watched by the thread.
 
 use std::{
     fmt, future,
@@ -38,8 +39,8 @@ pub struct Accepted {
 impl Builder {
     /// Opens the listener, as [`build`](Self::build) does, on a thread and a runtime of its own:
     /// handlers that block do not stop it. `capacity` connections, 1 to [`MAX_LIMIT`], wait for
-    /// [`Accepted::accept`]; while as many do, more are shed. No runtime need be entered. The thread
-    /// ends after the last connection of a listener that was closed.
+    /// [`Accepted::accept`]; while as many do, more are shed. No runtime need be entered. The
+    /// thread ends after the last connection of a listener that was closed.
     ///
     /// # Errors
     /// It cannot be as asked. Nothing is open then.
@@ -81,8 +82,9 @@ fn run(builder: Builder, sender: mpsc::Sender<Arrival>, report: &Report) {
     });
 }
 
-/// Hands over until the listener is closed, and stays for what this runtime does for its connections:
-/// their deadlines, until the last one ended, and the answers to who was shed, until they arrived.
+/// Hands over until the listener is closed, and stays for what this runtime does for its
+/// connections: their deadlines, until the last one ended, and the answers to who was shed, until
+/// they arrived.
 async fn hand_over(mut listening: Listening, sender: mpsc::Sender<Arrival>) {
     let shared = Arc::clone(listening.shared());
     listening.hands_to(sender.clone());
@@ -113,8 +115,8 @@ impl Accepted {
         Handle::new(Arc::clone(&self.shared))
     }
 
-    /// The next connection, for the runtime in which this is called. It may be cancelled: nothing is
-    /// lost. Those who were admitted before the end come before its error.
+    /// The next connection, for the runtime in which this is called. It may be cancelled: nothing
+    /// is lost. Those who were admitted before the end come before its error.
     ///
     /// # Errors
     /// The listener was closed, or can accept nothing more.

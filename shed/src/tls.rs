@@ -2,8 +2,8 @@
 //!
 //! A handshake costs more than a connection, and a peer that says nothing would hold up whoever
 //! waits for it. So each has a task of its own, there is a limit to them and one to those that
-//! compute at once, and an absolute deadline. A connection has its permit before its handshake. Who is shed here is reset: an answer would need
-//! the handshake first.
+//! compute at once, and an absolute deadline. A connection has its permit before its handshake. Who
+//! is shed here is reset: an answer would need the handshake first.
 
 use std::{
     error::Error, fmt, io, net::SocketAddr, num::NonZero, pin::Pin, sync::Arc, thread,
@@ -41,8 +41,8 @@ pub struct Handshakes {
     /// [`Reason::TlsBusy`].
     pub max: usize,
     /// How many of them compute at the same moment, 1 to [`MAX_LIMIT`]; others wait for their turn,
-    /// and who waits for its peer needs none. Default: one less than there are cores, and at least 1,
-    /// so that handshakes leave one to the rest of the program.
+    /// and who waits for its peer needs none. Default: one less than there are cores, and at least
+    /// 1, so that handshakes leave one to the rest of the program.
     pub at_once: usize,
     /// How long after its admission a connection has to be done, 1 ms to 60 s; else it is shed as
     /// [`Reason::Tls`], as it is where its handshake fails.

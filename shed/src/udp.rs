@@ -1,10 +1,10 @@
 //! UDP with several sockets at one address, and nothing that grows.
 //!
-//! The kernel spreads datagrams over the sockets by their source (SO_REUSEPORT), and each is read and
-//! written in batches (recvmmsg(2), sendmmsg(2)). What is received lies in one of a fixed number of
-//! buffers until its [`Datagram`] is dropped; without a free one it is dropped, and counted. So is
-//! what is longer than a datagram may be, what comes from one source faster than it may, and what
-//! the kernel has no buffer to send twice in a row.
+//! The kernel spreads datagrams over the sockets by their source (SO_REUSEPORT), and each is read
+//! and written in batches (recvmmsg(2), sendmmsg(2)). What is received lies in one of a fixed
+//! number of buffers until its [`Datagram`] is dropped; without a free one it is dropped, and
+//! counted. So is what is longer than a datagram may be, what comes from one source faster than it
+//! may, and what the kernel has no buffer to send twice in a row.
 //!
 //! ```
 //! use backlogd_shed::udp::{UdpConfig, UdpGroup};
@@ -108,7 +108,8 @@ impl UdpGroup {
     /// Opens the sockets at `address`. To be called within a runtime.
     ///
     /// # Errors
-    /// The configuration cannot hold, somebody else has the address, or the kernel refuses a socket.
+    /// The configuration cannot hold, somebody else has the address, or the kernel refuses a
+    /// socket.
     pub fn bind(address: SocketAddr, config: UdpConfig) -> Result<Self, UdpError> {
         config.check()?;
         let shared = Arc::new(Shared {
@@ -165,8 +166,8 @@ fn open(address: SocketAddr, reuse: Reuse) -> io::Result<net::UdpSocket> {
         socket.set_reuse_port(true)?;
     }
     socket.bind(&address.into())?;
-    // only after bind(2), which refuses then where others are, be it with SO_REUSEPORT; the group is
-    // made when the second one joins (`reuseport_add_sock`, net/core/sock_reuseport.c)
+    // only after bind(2), which refuses then where others are, be it with SO_REUSEPORT; the group
+    // is made when the second one joins (`reuseport_add_sock`, net/core/sock_reuseport.c)
     if reuse == Reuse::Begin {
         socket.set_reuse_port(true)?;
     }
@@ -188,8 +189,8 @@ impl UdpMember {
         &self.socket
     }
 
-    /// Waits until there is a datagram, and adds all that are there, up to 32, to `received`. It may
-    /// be cancelled: nothing is lost.
+    /// Waits until there is a datagram, and adds all that are there, up to 32, to `received`. It
+    /// may be cancelled: nothing is lost.
     ///
     /// # Errors
     /// The socket fails.
@@ -228,7 +229,8 @@ impl UdpMember {
 
     /// Sends `datagrams` in their order, and gives how many went. One for which the kernel has no
     /// buffer is tried once more, after 50 µs, which the runtime's timer may make a millisecond.
-    /// What is dropped is counted; a datagram that was handed to the kernel may be lost all the same.
+    /// What is dropped is counted; a datagram that was handed to the kernel may be lost all the
+    /// same.
     ///
     /// # Errors
     /// The socket fails.

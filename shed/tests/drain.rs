@@ -55,8 +55,8 @@ async fn fifty_final_closes_reset_nobody() {
     close_under_load(50).await;
 }
 
-/// A client that is connected, while the listener's side of the handshake does not end: its ACKs are
-/// dropped until the listener gets another filter.
+/// A client that is connected, while the listener's side of the handshake does not end: its ACKs
+/// are dropped until the listener gets another filter.
 async fn half_done(listener: &std::net::TcpListener) -> TcpStream {
     let only_syns =
         [(0x30, 0, 0, 13), (0x54, 0, 0, 2), (0x15, 0, 1, 2), (6, 0, 0, u32::MAX), (6, 0, 0, 0)];

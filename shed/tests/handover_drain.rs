@@ -8,7 +8,8 @@ use backlogd_shed::{Drain, Generation, Queued, ShedListener};
 use load::serve;
 use tokio::time;
 
-/// A child that says that it accepts after half a second, by the pipe after the listener and the page.
+/// A child that says that it accepts after half a second, by the pipe after the listener and the
+/// page.
 fn child() -> Command {
     let mut child = Command::new("sh");
     child.args(["-c", "sleep 0.5; printf R >&5; exec sleep 10"]);

@@ -1,4 +1,5 @@
-//! Health checks on real sockets: answered whatever the limits say, and by what the accept loop does.
+//! Health checks on real sockets: answered whatever the limits say, and by what the accept loop
+//! does.
 
 mod stats;
 

@@ -1,5 +1,5 @@
-//! Descriptors that are inherited, from systemd say: taken, or refused with what they are. This test
-//! binary is the program that inherits, too.
+//! Descriptors that are inherited, from systemd say: taken, or refused with what they are. This
+//! test binary is the program that inherits, too.
 
 use std::{
     env,

@@ -1,8 +1,8 @@
 //! Thousands of clients: all of those above the limit learn it at once, none hangs, and nothing is
 //! lost between the kernel's counts, ours and theirs.
 //!
-//! Clients are processes of their own: this program again, with a test that does nothing unless it is
-//! told to. Each server has a network namespace of its own, which is the whole program's: a test
+//! Clients are processes of their own: this program again, with a test that does nothing unless it
+//! is told to. Each server has a network namespace of its own, which is the whole program's: a test
 //! starts itself again in one.
 
 #![expect(clippy::print_stderr, reason = "numbers that only a bench could judge are for a person")]
@@ -317,8 +317,8 @@ async fn a_reset_leaves_no_time_wait_and_an_end_leaves_as_many_as_are_counted() 
         .expect("clients");
         let stats = until(&handle, |stats| stats.shed_for(Reason::Soft) == 5_000).await;
         assert_eq!(stats.time_wait_closes, n_expected as u64, "{answer:?}");
-        // where a busy kernel has packets overtake each other, a peer that has closed may answer with a
-        // reset, which ends a TIME_WAIT (RFC 1337)
+        // where a busy kernel has packets overtake each other, a peer that has closed may answer
+        // with a reset, which ends a TIME_WAIT (RFC 1337)
         let left = || {
             let ended = if answer == OnShed::Fin { resets() - before } else { 0 };
             time_waits(address.port()) + ended

@@ -1,6 +1,6 @@
 //! How a listener ends that accepts on a thread of its own: what it admitted is served, its headers
-//! and deadlines hold to the last connection, and then the thread is gone. One test after the other,
-//! in a program of their own: they look at all threads of the process.
+//! and deadlines hold to the last connection, and then the thread is gone. One test after the
+//! other, in a program of their own: they look at all threads of the process.
 
 use std::{
     fs,

@@ -350,8 +350,8 @@ async fn what_cannot_be_is_an_error_at_build() {
     };
     let bounds = Handshakes::default();
     assert_eq!(built(OnShed::Fin, bounds), Ok(()));
-    let text = "shed connections get a text, expected a reset or an end: a TLS client reads no text \
-                before its handshake";
+    let text = "shed connections get a text, expected a reset or an end: a TLS client reads no \
+                text before its handshake";
     assert_eq!(built(OnShed::http_503(), bounds), Err(text.to_owned()));
     assert_eq!(
         built(OnShed::Rst, Handshakes { max: 0, ..bounds }),

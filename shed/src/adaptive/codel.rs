@@ -1,7 +1,7 @@
 //! CoDel on the wait in an accept queue (RFC 8289, with connections in the place of packets).
 //!
-//! Pure. A short queue that comes and goes is fine, one that stays is not: so what counts is whether
-//! the shortest wait of an interval is above the target.
+//! Pure. A short queue that comes and goes is fine, one that stays is not: so what counts is
+//! whether the shortest wait of an interval is above the target.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! What a connection and its wheel have in common: counters that the connection alone writes, and its
-//! socket, which the wheel may end.
+//! What a connection and its wheel have in common: counters that the connection alone writes, and
+//! its socket, which the wheel may end.
 
 use std::{
     io,
@@ -111,8 +111,8 @@ impl Cell {
         self.socket.borrow(sys::unacked).and_then(Result::ok).unwrap_or(0)
     }
 
-    /// Ends the connection for `deadline`; whoever waits for it wakes. `count` is called before it can
-    /// be closed. `None`: its socket is not lent.
+    /// Ends the connection for `deadline`; whoever waits for it wakes. `count` is called before it
+    /// can be closed. `None`: its socket is not lent.
     pub(super) fn end(&self, deadline: Deadline, count: impl FnOnce()) -> Option<()> {
         let is_reset = match deadline {
             Deadline::WriteStall | Deadline::Handshake => true,

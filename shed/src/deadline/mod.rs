@@ -66,14 +66,14 @@ impl fmt::Display for Deadline {
 /// How long connections may take. `None`: for ever, which is the default of each.
 ///
 /// A connection whose deadline passed is ended within the next tick of 100 ms: its next read or
-/// write fails with [`io::ErrorKind::TimedOut`](std::io::ErrorKind::TimedOut) and a [`TimedOut`], and
-/// it counts as closed by [`Cause::Deadline`](crate::Cause::Deadline). That is final: what was not
-/// written is lost. Who got nothing from us, did not end its handshake, or did not take what it got,
-/// is reset; everybody else gets an end.
+/// write fails with [`io::ErrorKind::TimedOut`](std::io::ErrorKind::TimedOut) and a [`TimedOut`],
+/// and it counts as closed by [`Cause::Deadline`](crate::Cause::Deadline). That is final: what was
+/// not written is lost. Who got nothing from us, did not end its handshake, or did not take what it
+/// got, is reset; everybody else gets an end.
 ///
-/// All but its lifetime begin when a connection is given to whoever serves it: when it is admitted or,
-/// where it has a PROXY header, which has a [deadline](crate::ProxyProtocol::deadline) of its own, when
-/// that came; and where a thread accepts, when it is taken from there.
+/// All but its lifetime begin when a connection is given to whoever serves it: when it is admitted
+/// or, where it has a PROXY header, which has a [deadline](crate::ProxyProtocol::deadline) of its
+/// own, when that came; and where a thread accepts, when it is taken from there.
 ///
 /// Unit: each a duration from 100 ms to 7 days, in steps of 100 ms.
 ///
@@ -91,10 +91,11 @@ impl fmt::Display for Deadline {
 pub struct Deadlines {
     /// Until its first byte.
     pub first_byte: Option<Duration>,
-    /// Until [`handshake_done`](crate::ShedStream::handshake_done), which whoever serves has to call.
+    /// Until [`handshake_done`](crate::ShedStream::handshake_done), which whoever serves has to
+    /// call.
     pub handshake: Option<Duration>,
-    /// From its begin or the end of its handshake, and for later requests from their first byte, until
-    /// [`header_done`](crate::ShedStream::header_done), which whoever serves has to call.
+    /// From its begin or the end of its handshake, and for later requests from their first byte,
+    /// until [`header_done`](crate::ShedStream::header_done), which whoever serves has to call.
     pub header: Option<Duration>,
     /// Since a byte was last read, written, or, as far as that is seen, acknowledged. The time that
     /// whoever serves needs for an answer counts, too.
@@ -105,7 +106,8 @@ pub struct Deadlines {
     pub write_stall: Option<Duration>,
     /// The least that has to be read and written, together.
     pub min_rate: Option<MinRate>,
-    /// From its admission to its end, the wait for a PROXY header included, which it does not cut short.
+    /// From its admission to its end, the wait for a PROXY header included, which it does not cut
+    /// short.
     pub lifetime: Option<Duration>,
 }
 

@@ -1,8 +1,8 @@
 //! When a connection has to be looked at, and whether it took too long: pure.
 //!
-//! Times are ticks, rounded so that nothing ends early: it is late by a tick at most. A deadline that
-//! may begin after a look cannot pass before that look and its own length, so that is when the next
-//! look is: whoever reads or writes never touches the wheel.
+//! Times are ticks, rounded so that nothing ends early: it is late by a tick at most. A deadline
+//! that may begin after a look cannot pass before that look and its own length, so that is when the
+//! next look is: whoever reads or writes never touches the wheel.
 
 use std::time::Duration;
 
@@ -126,8 +126,8 @@ impl Look {
         Self { admitted, begun, acked, is_outstanding, stalled: begun, moved: begun, window }
     }
 
-    /// When to look again. `unacked` tells how many bytes its peer did not acknowledge so far; it is
-    /// asked only where that matters.
+    /// When to look again. `unacked` tells how many bytes its peer did not acknowledge so far; it
+    /// is asked only where that matters.
     ///
     /// # Errors
     /// A deadline passed.

@@ -111,7 +111,8 @@ impl Watcher {
         TimedOut { deadline, allowed: self.deadlines.of(deadline).unwrap_or_default() }
     }
 
-    /// Notes that the kernel ended a connection whose peer acknowledged nothing; whether that counts.
+    /// Notes that the kernel ended a connection whose peer acknowledged nothing; whether that
+    /// counts.
     pub(crate) fn stalled(&self, cell: &Cell) -> bool {
         self.deadlines.write_stall.is_some() && cell.note_end(Deadline::WriteStall)
     }

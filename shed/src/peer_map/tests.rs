@@ -192,8 +192,9 @@ proptest! {
                     *full_at = map.pace.map_or(0, |pace| pace.give_back(*full_at));
                 }
             }
-            let live = model.peers.values().filter(|(count, full_at)| *count != 0 || now < *full_at);
-            prop_assert_eq!(map.tracked(now), live.count() as u64);
+            let is_live = |(count, full_at): &&(_, _)| *count != 0 || now < *full_at;
+            let n_live = model.peers.values().filter(is_live).count();
+            prop_assert_eq!(map.tracked(now), n_live as u64);
             prop_assert_eq!((map.evicted(), map.full()), (model.evicted, model.full));
         }
         places.into_iter().for_each(|(_, place)| map.give_back(place));

@@ -28,8 +28,8 @@ impl Pooled {
         Self { stream: Some(stream), backend, is_spent: false, slot }
     }
 
-    /// Keeps the connection for the next one. To be called when the answer was read to its end: what
-    /// is left of it would be the next one's. One that failed or was closed is not kept.
+    /// Keeps the connection for the next one. To be called when the answer was read to its end:
+    /// what is left of it would be the next one's. One that failed or was closed is not kept.
     pub fn reuse(mut self) {
         if !self.is_spent
             && let Some(stream) = self.stream.take()

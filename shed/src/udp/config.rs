@@ -14,13 +14,14 @@ pub struct UdpConfig {
     pub sockets: usize,
     /// Datagrams of each socket that may be held at once. Default: 256; 1 to 65,536.
     pub buffers: usize,
-    /// The longest datagram in bytes, either way; longer ones are dropped. Default: 1,232, which fits
-    /// into any IPv6 link unfragmented; 1 to 65,507.
+    /// The longest datagram in bytes, either way; longer ones are dropped. Default: 1,232, which
+    /// fits into any IPv6 link unfragmented; 1 to 65,507.
     pub max_datagram: usize,
     /// What one source may send. Default: `None`, as much as it likes.
     pub rate: Option<SourceRate>,
     /// Whether it joins sockets of others, of the same user, that share the address already
-    /// (SO_REUSEPORT), each of which gets a part of all datagrams. Default: false: that is an error.
+    /// (SO_REUSEPORT), each of which gets a part of all datagrams. Default: false: that is an
+    /// error.
     pub join_others: bool,
 }
 

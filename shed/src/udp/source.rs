@@ -1,7 +1,7 @@
 //! How fast each source sends, in a table that does not grow. Pure: time is passed in.
 //!
-//! One number says all of a token bucket: when it will be full again. One that is full already is as
-//! good as unknown, so its place is free.
+//! One number says all of a token bucket: when it will be full again. One that is full already is
+//! as good as unknown, so its place is free.
 
 use std::{
     collections::hash_map::RandomState,
@@ -44,8 +44,8 @@ impl Sources {
         }
     }
 
-    /// Whether a datagram from `source` is within its rate; if so, it is counted. One for which there
-    /// is no place is admitted: nobody is refused for what others do. `now` never goes back.
+    /// Whether a datagram from `source` is within its rate; if so, it is counted. One for which
+    /// there is no place is admitted: nobody is refused for what others do. `now` never goes back.
     pub(super) fn admits(&mut self, source: IpAddr, now: Duration) -> bool {
         let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
         let key = self.hasher.hash_one(network(source));

@@ -1,4 +1,5 @@
-//! Loom's atomics, with fences where SeqCst needs them, and a model of tokio's `Notify`, for one waiter.
+//! Loom's atomics, with fences where SeqCst needs them, and a model of tokio's `Notify`, for one
+//! waiter.
 
 use std::{future, task::Poll};
 

@@ -58,8 +58,8 @@ impl Crowd {
         Self((0..n_processes).map(|_| start()).collect())
     }
 
-    /// All go to `address`, and give up after `patience`. What they saw, and they: whoever is served
-    /// stays until they are dropped.
+    /// All go to `address`, and give up after `patience`. What they saw, and they: whoever is
+    /// served stays until they are dropped.
     pub(crate) fn go(&mut self, address: SocketAddr, patience: Duration) -> Seen {
         for child in &self.0 {
             let mut pipe = child.stdin.as_ref().expect("a pipe");
