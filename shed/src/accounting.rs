@@ -9,8 +9,8 @@ use tokio::sync::mpsc;
 
 use crate::{
     close::OnShed,
-    gate::Gate,
-    limits::{Bounds, Limits},
+    descriptors::Claim,
+    limits::Limits,
     linger::Lingering,
     permit::Permit,
     places::Places,
@@ -94,14 +94,12 @@ struct Listener {
 
 impl Listener {
     fn new() -> Self {
-        let limits = Limits::soft(4);
-        let bounds = Bounds::new(limits, 1_024).expect("they hold");
-        let (gate, answers) = (Gate::new(&bounds, Words::own()), Answers::new(OnShed::Rst));
+        let (claim, answers) = (Claim::alone(Limits::soft(4)), Answers::new(OnShed::Rst));
         let policy = Settings::default().check().expect("it holds");
         let shared =
-            Shared::new("".into(), gate, limits, answers, policy, None, mpsc::channel(1).0);
+            Shared::new("".into(), claim, Words::own(), answers, policy, None, mpsc::channel(1).0);
         let (shared, expected) = (Arc::new(shared), Count::default());
-        let (soft, hard) = (bounds.soft(), bounds.hard());
+        let (soft, hard) = (shared.gate.soft_limit(), shared.gate.hard_limit());
         Self { shared, soft, hard, open: vec![], lingering: vec![], expected }
     }
 
@@ -140,8 +138,7 @@ impl Listener {
             Step::Limit(soft) => {
                 let (limits, hard) = (Limits::soft(soft), Some(self.hard));
                 let limits = Limits { hard, ..limits };
-                let bounds = Bounds::new(limits, 1_024).expect("they hold");
-                self.shared.set_limits(limits, &bounds);
+                self.shared.claim.set(limits).expect("they hold");
                 self.soft = soft;
             }
         }

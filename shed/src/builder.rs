@@ -97,7 +97,7 @@ impl Builder {
     }
 
     /// At this many, nothing is accepted. Unsaid: a quarter above the soft limit, or as many as
-    /// there are descriptors for.
+    /// there are descriptors for, beside the other listeners of the process.
     #[must_use]
     pub fn hard(mut self, hard: usize) -> Self {
         self.limits.hard = Some(hard);

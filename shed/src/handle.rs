@@ -6,10 +6,9 @@ use crate::{
     accept::AcceptError,
     adaptive::AdaptiveStats,
     drain::{self, Drain, Drained, Stage},
-    limits::{Bounds, LimitError, Limits},
+    limits::{Bound, Bounds, LimitError, Limits},
     shared::Shared,
     stats::Stats,
-    sys,
 };
 
 /// A listener's counters and limits, for any task or thread.
@@ -84,25 +83,32 @@ impl Handle {
     /// The limits that were given last.
     #[must_use]
     pub fn limits(&self) -> Limits {
-        self.shared.limits()
+        self.shared.claim.limits()
     }
 
-    /// The soft and the hard limit in force.
+    /// The soft and the hard limit in force: those that were given, or less where RLIMIT_NOFILE is
+    /// too low for them. That is looked at whenever a listener of the process comes, changes or goes.
     #[must_use]
     pub fn bounds(&self) -> (usize, usize) {
         (self.shared.gate.soft_limit(), self.shared.gate.hard_limit())
     }
 
-    /// Puts other limits in force, at once. Connections that are open above them stay open; the
-    /// next ones are shed until enough of them have ended.
+    /// What the hard limit in force was taken from. [`Bound::Descriptors`]: it is lower than it was
+    /// given, or than what follows from the soft limit, and so may be the soft limit.
+    #[must_use]
+    pub fn bound(&self) -> Bound {
+        self.shared.claim.bounds().bound()
+    }
+
+    /// Puts other limits in force, at once. Connections that are open above them stay open; the next
+    /// ones are shed until enough of them have ended, and their descriptors are not left to other
+    /// listeners before.
     ///
     /// # Errors
-    /// They cannot hold; the ones before stay in force.
+    /// They cannot hold, beside what other listeners of the process claim; the ones before stay in
+    /// force.
     pub fn set_limits(&self, limits: Limits) -> Result<Bounds, SetError> {
-        let nofile = sys::nofile().map_err(SetError::Nofile)?;
-        let bounds = Bounds::new(limits, nofile).map_err(SetError::Limits)?;
-        self.shared.set_limits(limits, &bounds);
-        Ok(bounds)
+        self.shared.claim.set(limits)
     }
 
     /// Accepts nothing more: [`accept`](crate::ShedListener::accept) ends with

@@ -307,26 +307,19 @@ mod tests {
 
     use super::*;
     use crate::{
-        close::OnShed,
-        gate::Gate,
-        limits::{Bounds, Limits},
-        page::Page,
-        policy::Settings,
-        shared::Answers,
-        words::Words,
+        close::OnShed, descriptors::Claim, limits::Limits, page::Page, policy::Settings,
+        shared::Answers, words::Words,
     };
 
     #[tokio::test(start_paused = true)]
     async fn silence_is_none_while_another_generation_may_answer() {
         let (page, memory) = Page::create().expect("a page");
         let (entry, page) = (page.entry("web").expect("a place"), Arc::new(page));
-        let limits = Limits::soft(4);
-        let bounds = Bounds::new(limits, 1_024).expect("they hold");
-        let (gate, answers) =
-            (Gate::new(&bounds, Words::Page { page, entry }), Answers::new(OnShed::Rst));
+        let (claim, words) = (Claim::alone(Limits::soft(4)), Words::Page { page, entry });
+        let answers = Answers::new(OnShed::Rst);
         let policy = Settings::default().check().expect("it holds");
         let shared =
-            Shared::new("web".into(), gate, limits, answers, policy, None, mpsc::channel(1).0);
+            Shared::new("web".into(), claim, words, answers, policy, None, mpsc::channel(1).0);
         let (config, since) = (HealthConfig::default(), Instant::now());
         let readiness = Readiness::new(&config);
         let state = Mutex::new(State { readiness, probed: 0, fresh: since });

@@ -26,6 +26,10 @@
 //! it; [`Builder::build_threaded`] gives it a thread of its own, and what is admitted comes by
 //! [`Accepted::accept`]. Several sockets on one address, each with its loop, are a [`Group`].
 //!
+//! # Descriptors
+//! RLIMIT_NOFILE is one for the whole process, and its listeners share it: each claims as many as its
+//! hard limit allows, and one that asks for more than the others leave is refused.
+//!
 //! # When it ends
 //! A [drain](Handle::drain) ends it and resets nobody who finished a handshake before its deadline;
 //! a program that is [restarted](Generation) leaves its socket, and its limits, to the next one.
@@ -63,6 +67,7 @@ mod close;
 mod conn;
 mod deadline;
 mod decide;
+mod descriptors;
 mod diag;
 mod door;
 mod drain;

@@ -14,11 +14,11 @@ pub const MAX_LIMIT: usize = (1 << 21) - 1;
 pub struct Limits {
     /// Above this many, connections are shed. 1 to [`MAX_LIMIT`].
     pub soft: usize,
-    /// At this many, nothing is accepted. At least 1.2 times `soft`. `None`: the larger of 1.25
-    /// times `soft` and `soft` + 16, or as many as there are descriptors for.
+    /// At this many, nothing is accepted. At least 1.2 times `soft`, at most [`MAX_LIMIT`]. `None`:
+    /// the larger of 1.25 times `soft` and `soft` + 16, or as many as there are descriptors for.
     pub hard: Option<usize>,
     /// Descriptors that connections must leave to the rest of the process. `None`: an eighth of
-    /// RLIMIT_NOFILE, at least 16, at most 256.
+    /// RLIMIT_NOFILE, at least 16, at most 256. Of several listeners, the most that one asks for.
     pub fd_reserve: Option<usize>,
     /// Descriptors that one connection takes: 1, or 2 where each has one to a backend.
     pub fds_per_connection: usize,
@@ -39,7 +39,7 @@ pub enum Bound {
     Given,
     /// From the soft limit.
     Soft,
-    /// RLIMIT_NOFILE, less the reserve.
+    /// RLIMIT_NOFILE, less the reserve and what other listeners of the process claim.
     Descriptors,
 }
 
@@ -62,42 +62,32 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// Checks `limits` for a process that may open `nofile` descriptors (RLIMIT_NOFILE).
+    /// Checks `limits` for a process that may open `nofile` descriptors (RLIMIT_NOFILE), and has no
+    /// other listener.
     ///
     /// # Errors
     /// They cannot hold; the numbers are in the error.
     pub fn new(limits: Limits, nofile: usize) -> Result<Self, LimitError> {
-        let Limits { soft, hard, fd_reserve, fds_per_connection } = limits;
-        if !(1..=MAX_LIMIT).contains(&soft) {
-            return Err(LimitError::Soft { got: soft });
-        }
-        if fds_per_connection == 0 {
-            return Err(LimitError::FdsPerConnection);
-        }
-        let least = least_hard(soft);
-        if let Some(got) = hard.filter(|&hard| hard < least) {
-            return Err(LimitError::Hard { got, soft, least });
-        }
-        let reserve = fd_reserve.unwrap_or_else(|| (nofile / 8).clamp(16, 256));
-        let most = (nofile.saturating_sub(reserve) / fds_per_connection).min(MAX_LIMIT);
-        let wanted = hard.unwrap_or(least);
-        if most < wanted {
-            let descriptors = wanted.saturating_mul(fds_per_connection).saturating_add(reserve);
+        let room = Room { nofile, reserve: Reserve::of(limits.fd_reserve), others: 0 };
+        Self::within(Asked::new(limits)?, room)
+    }
+
+    /// What is in force of `asked`, where there is room for it.
+    pub(crate) fn within(asked: Asked, room: Room) -> Result<Self, LimitError> {
+        let most = room.left() / asked.fds;
+        if most < asked.least {
+            let claims = asked.least.saturating_mul(asked.fds).saturating_add(room.others);
             return Err(LimitError::Descriptors {
-                hard: wanted,
+                hard: asked.least,
+                fds_per_connection: asked.fds,
                 most,
-                reserve,
-                nofile,
-                descriptors,
+                reserve: room.reserve.at(room.nofile),
+                others: room.others,
+                nofile: room.nofile,
+                descriptors: room.reserve.nofile_for(claims),
             });
         }
-        let derived = soft.saturating_add(soft.div_ceil(4)).max(soft + 16);
-        let (hard, bound) = match hard {
-            Some(hard) => (hard, Bound::Given),
-            None if most < derived => (most, Bound::Descriptors),
-            None => (derived, Bound::Soft),
-        };
-        Ok(Self { soft, hard, bound })
+        Ok(asked.at_most(most))
     }
 
     /// Above this many, connections are shed.
@@ -127,9 +117,118 @@ impl Bounds {
     }
 }
 
+/// What limits ask for, whatever there is room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Asked {
+    soft: usize,
+    /// The hard limit that it has to have.
+    pub(crate) least: usize,
+    /// The hard limit that it has where there is room for it.
+    pub(crate) full: usize,
+    bound: Bound,
+    /// Descriptors of a connection.
+    pub(crate) fds: usize,
+}
+
+impl Asked {
+    /// # Errors
+    /// They cannot hold, however many descriptors there are.
+    pub(crate) fn new(limits: Limits) -> Result<Self, LimitError> {
+        let Limits { soft, hard, fd_reserve: _, fds_per_connection: fds } = limits;
+        if !(1..=MAX_LIMIT).contains(&soft) {
+            return Err(LimitError::Soft { got: soft });
+        }
+        if fds == 0 {
+            return Err(LimitError::FdsPerConnection);
+        }
+        let least = least_hard(soft);
+        let (bound, least, full) = match hard {
+            Some(got) if got < least => return Err(LimitError::Hard { got, soft, least }),
+            Some(hard) => (Bound::Given, hard, hard),
+            None => {
+                let derived = (soft + soft.div_ceil(4)).max(soft + 16);
+                (Bound::Soft, least, derived.min(MAX_LIMIT))
+            }
+        };
+        if MAX_LIMIT < least {
+            return Err(LimitError::TooHigh { hard: least, soft });
+        }
+        Ok(Self { soft, least, full, bound, fds })
+    }
+
+    /// With a hard limit of at most `most`, though not below 2. Where that is less than it has to
+    /// have, the soft one is lower, too: the next connections are shed, and not left in the queue.
+    pub(crate) fn at_most(self, most: usize) -> Bounds {
+        let Self { soft, full, bound, .. } = self;
+        if full <= most {
+            return Bounds { soft, hard: full, bound };
+        }
+        let hard = most.max(2);
+        Bounds { soft: soft.min(most_soft(hard)), hard, bound: Bound::Descriptors }
+    }
+}
+
 /// The least hard limit for a soft one: 20 % above it, and at least one.
 fn least_hard(soft: usize) -> usize {
     soft + soft.div_ceil(5)
+}
+
+/// The most that a soft limit can be for a hard one.
+fn most_soft(hard: usize) -> usize {
+    hard * 5 / 6
+}
+
+/// Descriptors that connections leave to the rest of the process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reserve {
+    given: usize,
+    /// An eighth of RLIMIT_NOFILE, at least 16, at most 256, if that is more.
+    is_derived: bool,
+}
+
+impl Reserve {
+    pub(crate) fn of(fd_reserve: Option<usize>) -> Self {
+        Self { given: fd_reserve.unwrap_or(0), is_derived: fd_reserve.is_none() }
+    }
+
+    /// The larger one.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self { given: self.given.max(other.given), is_derived: self.is_derived || other.is_derived }
+    }
+
+    /// Where RLIMIT_NOFILE is `nofile`.
+    pub(crate) fn at(self, nofile: usize) -> usize {
+        let derived = if self.is_derived { (nofile / 8).clamp(16, 256) } else { 0 };
+        self.given.max(derived)
+    }
+
+    /// The least RLIMIT_NOFILE that leaves `claims`.
+    fn nofile_for(self, claims: usize) -> usize {
+        let (mut nofile, mut next) = (0, claims.saturating_add(self.at(0)));
+        // what is reserved may grow with it, by less than it does
+        while nofile < next {
+            (nofile, next) = (next, claims.saturating_add(self.at(next)));
+        }
+        nofile
+    }
+}
+
+/// Where a listener has to find room.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room {
+    /// RLIMIT_NOFILE.
+    pub(crate) nofile: usize,
+    pub(crate) reserve: Reserve,
+    /// Descriptors that other listeners of the process claim.
+    pub(crate) others: usize,
+}
+
+impl Room {
+    /// Descriptors that nobody claims.
+    pub(crate) fn left(&self) -> usize {
+        let Self { nofile, reserve, others } = *self;
+        nofile.saturating_sub(reserve.at(nofile)).saturating_sub(others)
+    }
 }
 
 /// Limits that cannot hold.
@@ -150,14 +249,26 @@ pub enum LimitError {
         /// The least hard limit for it.
         least: usize,
     },
+    /// Above [`MAX_LIMIT`].
+    TooHigh {
+        /// The hard limit that was given, or the least for the soft one.
+        hard: usize,
+        /// The soft limit.
+        soft: usize,
+    },
     /// More than the process has descriptors for.
     Descriptors {
         /// The hard limit that was given, or the least for the soft one.
         hard: usize,
+        /// Descriptors that one connection takes.
+        fds_per_connection: usize,
         /// The most that it can be.
         most: usize,
-        /// Descriptors that are left to the rest of the process.
+        /// Descriptors that are left to the rest of the process: the most that one of its listeners
+        /// asks for.
         reserve: usize,
+        /// Descriptors that other listeners of the process may take.
+        others: usize,
         /// RLIMIT_NOFILE.
         nofile: usize,
         /// What RLIMIT_NOFILE would have to be.
@@ -178,11 +289,30 @@ impl fmt::Display for LimitError {
                 "hard limit is {got}, expected at least {least}: 20 % above the soft limit of \
                  {soft}"
             ),
-            Self::Descriptors { hard, most, reserve, nofile, descriptors } => write!(
+            Self::TooHigh { hard, soft } => write!(
                 f,
-                "hard limit is {hard}, expected at most {most}: RLIMIT_NOFILE is {nofile}, of \
-                 which {reserve} are reserved; it would have to be {descriptors}"
+                "hard limit is {hard}, expected at most {MAX_LIMIT} connections, for a soft limit of \
+                 {soft}"
             ),
+            Self::Descriptors {
+                hard,
+                fds_per_connection,
+                most,
+                reserve,
+                others,
+                nofile,
+                descriptors,
+            } => {
+                write!(f, "hard limit is {hard}, expected at most {most}: ")?;
+                if *fds_per_connection != 1 {
+                    write!(f, "a connection takes {fds_per_connection} descriptors, ")?;
+                }
+                write!(f, "RLIMIT_NOFILE is {nofile}, of which {reserve} are reserved")?;
+                if *others != 0 {
+                    write!(f, " and {others} claimed by other listeners of this process")?;
+                }
+                write!(f, "; it would have to be {descriptors}")
+            }
             Self::FdsPerConnection => {
                 f.write_str("descriptors per connection is 0, expected at least 1")
             }
@@ -244,7 +374,7 @@ mod tests {
             1_024,
             Err(
                 "hard limit is 1200, expected at most 896: RLIMIT_NOFILE is 1024, of which 128 are \
-                 reserved; it would have to be 1328",
+                 reserved; it would have to be 1371",
             ),
         );
         check(0, None, 20_000, Err("soft limit is 0, expected 1 to 2097151 connections"));

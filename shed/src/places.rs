@@ -74,30 +74,22 @@ mod tests {
 
     use super::*;
     use crate::{
-        close::OnShed,
-        gate::Gate,
-        limits::{Bounds, Limits},
-        peer_map::PerIp,
-        policy::Settings,
-        rate::Rate,
-        shared::Answers,
-        stats::Stats,
-        words::Words,
+        close::OnShed, descriptors::Claim, limits::Limits, peer_map::PerIp, policy::Settings,
+        rate::Rate, shared::Answers, stats::Stats, words::Words,
     };
 
     /// Soft 4, hard 6, 8 tokens, and for each peer 2 connections and 3 tokens.
     fn shared() -> Shared {
         let limits = Limits { hard: Some(6), ..Limits::soft(4) };
-        let bounds = Bounds::new(limits, 1_024).expect("they hold");
         let rate = Some(Rate::per_second(1).burst(3));
         let settings = Settings {
             rate: Some(Rate::per_second(1).burst(8)),
             per_ip: Some(PerIp { rate, capacity: 64, ..PerIp::connections(2) }),
             ..Settings::default()
         };
-        let (gate, answers) = (Gate::new(&bounds, Words::own()), Answers::new(OnShed::Rst));
+        let (claim, answers) = (Claim::alone(limits), Answers::new(OnShed::Rst));
         let policy = settings.check().expect("it holds");
-        Shared::new("".into(), gate, limits, answers, policy, None, mpsc::channel(1).0)
+        Shared::new("".into(), claim, Words::own(), answers, policy, None, mpsc::channel(1).0)
     }
 
     fn take(shared: &Shared, peer: u32, is_exempt: bool) -> Result<Places<'_>, Reason> {

@@ -11,10 +11,10 @@ use crate::{
     build_error::BuildError,
     builder::Builder,
     deadline::ticker::Watcher,
+    descriptors::Claim,
     door::Door,
-    gate::Gate,
+    handle::SetError,
     handover::Generation,
-    limits::Bounds,
     linger,
     listener::ShedListener,
     policy::Policy,
@@ -120,8 +120,11 @@ impl Builder {
         if runtime::Handle::try_current().is_err() {
             return Err(BuildError::NoRuntime);
         }
-        let nofile = sys::raise_nofile().map_err(|source| BuildError::call("getrlimit", source))?;
-        let bounds = Bounds::new(self.limits, nofile).map_err(BuildError::Limits)?;
+        sys::raise_nofile().map_err(|source| BuildError::call("getrlimit", source))?;
+        let claim = Claim::new(self.limits).map_err(|err| match err {
+            SetError::Limits(err) => BuildError::Limits(err),
+            SetError::Nofile(source) => BuildError::call("getrlimit", source),
+        })?;
         let policy = mem::take(&mut self.policy).check().map_err(BuildError::OutOfRange)?;
         self.linger.check().map_err(BuildError::OutOfRange)?;
         self.deadlines.check().map_err(BuildError::Deadlines)?;
@@ -129,24 +132,22 @@ impl Builder {
             return Err(BuildError::MaxRequestBytes);
         }
         if let Some(adaptive) = &self.adaptive {
-            adaptive.check(bounds.soft()).map_err(BuildError::Adaptive)?;
+            adaptive.check(self.limits.soft).map_err(BuildError::Adaptive)?;
         }
-        Ok(Checked { bounds, policy })
+        Ok(Checked { claim, policy })
     }
 
     /// All of a listener but its socket.
     fn plan(self, checked: Checked, local: SocketAddr, words: Words) -> Plan {
-        let Checked { bounds, policy } = checked;
+        let Checked { claim, policy } = checked;
         // how many linger is counted; the channel holds those that have just begun to
         let (sender, arrivals) = mpsc::channel(ARRIVALS);
         let name = self.name.unwrap_or_else(|| local.to_string()).into_boxed_str();
-        let gate = Gate::new(&bounds, words);
-        let mut shared =
-            Shared::new(name, gate, self.limits, self.answers, policy, self.decide, sender);
+        let mut shared = Shared::new(name, claim, words, self.answers, policy, self.decide, sender);
         shared.watcher = (!self.deadlines.is_off()).then(|| Watcher::new(self.deadlines));
         shared.max_request = self.max_request;
         shared.max_lingering = self.linger.max;
-        shared.adaptive = self.adaptive.map(|it| Controller::new(it, bounds.soft()));
+        shared.adaptive = self.adaptive.map(|it| Controller::new(it, self.limits.soft));
         let shared = Arc::new(shared);
         tokio::spawn(linger::run(arrivals, self.linger));
         Watcher::start(&shared);
@@ -161,7 +162,7 @@ impl Builder {
 
 /// What was found to hold, before a socket is opened.
 struct Checked {
-    bounds: Bounds,
+    claim: Claim,
     policy: Policy,
 }
 

@@ -4,7 +4,7 @@ use std::{
     fmt, io,
     net::SocketAddr,
     sync::{
-        Mutex, OnceLock, PoisonError,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -17,15 +17,16 @@ use crate::{
     close::OnShed,
     deadline::ticker::Watcher,
     decide::{Candidate, Decide, Load, Refusal, Verdict},
+    descriptors::Claim,
     gate::Gate,
     health::Probe,
     leave::Exit,
     life::Life,
-    limits::{Bounds, Limits},
     linger::Lingering,
     policy::Policy,
     reason::Reason,
     stats::Counters,
+    words::Words,
 };
 
 /// What each reason gets.
@@ -63,7 +64,9 @@ impl Answers {
 /// One listener.
 pub(crate) struct Shared {
     pub(crate) name: Box<str>,
-    pub(crate) gate: Gate,
+    pub(crate) gate: Arc<Gate>,
+    /// What it claims of the descriptors of the process, and so what is in force in the gate.
+    pub(crate) claim: Claim,
     pub(crate) counters: Counters,
     pub(crate) answers: Answers,
     pub(crate) policy: Policy,
@@ -77,8 +80,6 @@ pub(crate) struct Shared {
     pub(crate) adaptive: Option<Controller>,
     pub(crate) probe: Probe,
     pub(crate) life: Life,
-    /// As they were given last; what is in force is in the gate.
-    limits: Mutex<Limits>,
     lingering: mpsc::Sender<Lingering>,
     is_closed: AtomicBool,
     /// Why accept(2) will never succeed again: errno.
@@ -90,16 +91,19 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(
         name: Box<str>,
-        gate: Gate,
-        limits: Limits,
+        claim: Claim,
+        words: Words,
         answers: Answers,
         policy: Policy,
         decide: Option<Box<dyn Decide>>,
         lingering: mpsc::Sender<Lingering>,
     ) -> Self {
+        let gate = Arc::new(Gate::new(&claim.bounds(), words));
+        claim.open(&gate);
         Self {
             name,
             gate,
+            claim,
             counters: Counters::new(),
             answers,
             policy,
@@ -110,7 +114,6 @@ impl Shared {
             adaptive: None,
             probe: Probe::default(),
             life: Life::new(),
-            limits: Mutex::new(limits),
             lingering,
             is_closed: AtomicBool::new(false),
             fatal: OnceLock::new(),
@@ -160,6 +163,7 @@ impl Shared {
     /// Nothing more is accepted.
     pub(crate) fn close(&self) {
         self.is_closed.store(true, Ordering::SeqCst);
+        self.claim.close();
         self.gate.wake();
         self.has_closed.notify_waiters();
     }
@@ -199,16 +203,6 @@ impl Shared {
             }
             failed.await;
         }
-    }
-
-    pub(crate) fn set_limits(&self, limits: Limits, bounds: &Bounds) {
-        let mut given = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
-        *given = limits;
-        self.gate.set(bounds);
-    }
-
-    pub(crate) fn limits(&self) -> Limits {
-        *self.limits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

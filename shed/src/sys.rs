@@ -147,24 +147,18 @@ fn tcp_info(socket: &Socket) -> io::Result<libc::tcp_info> {
     }
 }
 
-/// RLIMIT_NOFILE, after the soft one was raised to the hard one where that is possible.
-pub(crate) fn raise_nofile() -> io::Result<usize> {
+/// Raises the soft RLIMIT_NOFILE to the hard one, where that is possible.
+pub(crate) fn raise_nofile() -> io::Result<()> {
     let limit = rlimit()?;
     let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
     // SAFETY: it reads a live local.
-    match unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) } {
-        0 => Ok(number(raised.rlim_cur)),
-        _ => Ok(number(limit.rlim_cur)),
-    }
+    let _refused = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) };
+    Ok(())
 }
 
 /// RLIMIT_NOFILE, as it is.
 pub(crate) fn nofile() -> io::Result<usize> {
-    rlimit().map(|limit| number(limit.rlim_cur))
-}
-
-fn number(limit: libc::rlim_t) -> usize {
-    usize::try_from(limit).unwrap_or(usize::MAX)
+    rlimit().map(|limit| usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX))
 }
 
 fn rlimit() -> io::Result<libc::rlimit> {
