@@ -6,11 +6,14 @@
 //! whose hard limit is derived gets at least what its soft limit needs and, as far as that is there,
 //! the rest; who came first, first. One that is closed claims what is open still.
 //!
-//! Whenever a listener comes, changes or goes, RLIMIT_NOFILE is read and shared
+//! Whenever a listener comes, changes or goes, and each [`PERIOD`], RLIMIT_NOFILE is read and shared
 //! out again. Where it was lowered to less than all of them need, each has its part of that, and soft
 //! limits follow. What the program opens besides is for the reserve.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use crate::{
     gate::Gate,
@@ -22,9 +25,17 @@ use crate::{
 #[cfg(test)]
 mod tests;
 
+/// So often is looked whether RLIMIT_NOFILE is another one.
+pub(crate) const PERIOD: Duration = Duration::from_secs(10);
+
 /// The listeners of this process: the one static of the crate that changes, since RLIMIT_NOFILE is
 /// one for all that the process has, too.
 static PROCESS: Descriptors = Descriptors::new();
+
+/// Reads RLIMIT_NOFILE, and shares it out again where that is another one.
+pub(crate) fn look() {
+    PROCESS.change(|_| {});
+}
 
 /// What listeners claim of one RLIMIT_NOFILE.
 #[derive(Debug)]

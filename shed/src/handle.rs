@@ -87,7 +87,8 @@ impl Handle {
     }
 
     /// The soft and the hard limit in force: those that were given, or less where RLIMIT_NOFILE is
-    /// too low for them. That is looked at whenever a listener of the process comes, changes or goes.
+    /// too low for them. That is looked at each 10 s, and whenever a listener of the process comes,
+    /// changes or goes.
     #[must_use]
     pub fn bounds(&self) -> (usize, usize) {
         (self.shared.gate.soft_limit(), self.shared.gate.hard_limit())

@@ -28,7 +28,9 @@
 //!
 //! # Descriptors
 //! RLIMIT_NOFILE is one for the whole process, and its listeners share it: each claims as many as its
-//! hard limit allows, and one that asks for more than the others leave is refused.
+//! hard limit allows, and one that asks for more than the others leave is refused. The limit is read
+//! again each 10 s. While it is lower than they need, all have a part of what they asked for, nobody
+//! who is open is ended, and [`Handle::bounds`] and [`Handle::bound`] tell.
 //!
 //! # When it ends
 //! A [drain](Handle::drain) ends it and resets nobody who finished a handshake before its deadline;

@@ -7,16 +7,19 @@
 
 use std::{
     collections::VecDeque,
-    io,
+    future, io,
     mem::MaybeUninit,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use socket2::Socket;
-use tokio::{sync::mpsc, time};
+use tokio::{
+    sync::mpsc,
+    time::{self, MissedTickBehavior},
+};
 
-use crate::{close, limits::MAX_LIMIT, range::OutOfRange, shared::Shared};
+use crate::{close, descriptors, limits::MAX_LIMIT, range::OutOfRange, shared::Shared};
 
 /// Bounds of lingering.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,20 +129,37 @@ const LOOKS: [Duration; 5] = [
 /// While half of the room for them is taken, all are looked at, but no more often than this.
 const PRESSED: Duration = Duration::from_millis(1);
 
-/// Waits for the ends of all that come by `arrivals`. Ends when no more can come and the last is
-/// closed.
+/// Waits for the ends of all that come by `arrivals`; meanwhile, since it is the one task that each
+/// listener has as long as it lives, it looks at the descriptors of the process. Ends when no more
+/// can come and the last is closed.
 pub(crate) async fn run(mut arrivals: mpsc::Receiver<Lingering>, bounds: Linger) {
     let mut queues = Queues::default();
+    let mut may_come = true;
+    let mut periods = time::interval(descriptors::PERIOD);
+    periods.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // the first one is at once
+    periods.reset();
     loop {
-        let arrival = match queues.due() {
-            None => match arrivals.recv().await {
-                Some(arrival) => Some(arrival),
-                None => return,
-            },
-            Some(due) => tokio::select! {
-                Some(arrival) = arrivals.recv() => Some(arrival),
-                () = time::sleep_until(due.into()) => None,
-            },
+        let due = queues.due();
+        if due.is_none() && !may_come {
+            return;
+        }
+        let is_due = async {
+            match due {
+                Some(due) => time::sleep_until(due.into()).await,
+                None => future::pending().await,
+            }
+        };
+        let arrival = tokio::select! {
+            arrival = arrivals.recv(), if may_come => {
+                may_come = arrival.is_some();
+                arrival
+            }
+            () = is_due => None,
+            _ = periods.tick() => {
+                descriptors::look();
+                None
+            }
         };
         // timers are late where the runtime is busy, which is when there are many to close
         queues.look(arrival, Instant::now(), &bounds);

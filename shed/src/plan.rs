@@ -29,7 +29,7 @@ use crate::{
 const ARRIVALS: usize = 1_024;
 
 impl Builder {
-    /// Opens the listener. Raises RLIMIT_NOFILE to its hard limit.
+    /// Opens the listener, in a runtime with a timer. Raises RLIMIT_NOFILE to its hard limit.
     ///
     /// # Errors
     /// It cannot be as asked. Nothing is open then.

@@ -1,10 +1,20 @@
 //! Listeners of one process, and its RLIMIT_NOFILE. Each process whose limit it is, is this test
 //! binary.
 
-use std::{env, process::Command};
+use std::{
+    env,
+    io::{self, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    process::{self, Command},
+    time::Duration,
+};
 
 use backlogd_shed::{
-    Bound, BuildError, Handle, LimitError, Limits, MAX_LIMIT, SetError, ShedListener,
+    Bound, BuildError, Handle, LimitError, Limits, MAX_LIMIT, Pause, Reason, SetError, ShedListener,
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    task, time,
 };
 
 const INSIDE: &str = "SHED_TEST_DESCRIPTORS";
@@ -98,4 +108,133 @@ async fn sharing() {
     assert_eq!(in_force(&all.handle()), (700, 896, Bound::Given));
     let refused = build(limits(MAX_LIMIT, None)).expect_err("too many");
     assert!(matches!(refused, BuildError::Limits(LimitError::TooHigh { .. })), "{refused:?}");
+}
+
+/// Has the soft RLIMIT_NOFILE of this process be another one.
+fn set_nofile(nofile: usize) {
+    let pid = format!("--pid={}", process::id());
+    let set = Command::new("prlimit").args([&pid, &format!("--nofile={nofile}:")]).status();
+    assert!(set.expect("prlimit, of util-linux").success());
+}
+
+/// Lets time pass, and all tasks have their turns.
+async fn pass(time: Duration) {
+    time::advance(time).await;
+    for _ in 0..100 {
+        task::yield_now().await;
+    }
+}
+
+/// Asks the server for an answer.
+async fn is_served(client: &mut TcpStream) -> bool {
+    client.set_nonblocking(true).expect("a socket");
+    if client.write_all(b"?").is_err() {
+        return false;
+    }
+    for _ in 0..10_000 {
+        match client.read(&mut [0]) {
+            Ok(n) => return n == 1,
+            Err(err) if err.kind() == io::ErrorKind::WouldBlock => task::yield_now().await,
+            Err(_) => return false,
+        }
+    }
+    false
+}
+
+async fn count_served(clients: &mut [TcpStream]) -> usize {
+    let mut n_served = 0;
+    for client in clients {
+        n_served += usize::from(is_served(client).await);
+    }
+    n_served
+}
+
+fn connect(address: SocketAddr, n: usize) -> Vec<TcpStream> {
+    (0..n).map(|_| TcpStream::connect(address).expect("queued")).collect()
+}
+
+#[test]
+fn a_lower_rlimit_ends_nobody_and_a_higher_one_restores() {
+    inside("lowered", 1_024);
+}
+
+#[tokio::test(start_paused = true)]
+#[ignore = "no test: the process whose limit is lowered"]
+async fn lowered() {
+    if !is_inside("lowered") {
+        return;
+    }
+    let given = Limits { fd_reserve: Some(176), ..limits(400, 600) };
+    let mut listener = build(given).expect("there is room");
+    let (address, handle) = (listener.local_addr(), listener.handle());
+    // has no connection, and is looked at all the same
+    let idle = build(Limits { fd_reserve: Some(0), ..limits(100, 150) }).expect("there is room");
+    tokio::spawn(async move {
+        while let Ok(mut conn) = listener.accept().await {
+            tokio::spawn(async move {
+                while conn.read_u8().await.is_ok() && conn.write_all(b"!").await.is_ok() {}
+            });
+        }
+    });
+    let mut clients = connect(address, 100);
+    assert_eq!(count_served(&mut clients).await, 100);
+
+    set_nofile(276);
+    assert_eq!(in_force(&handle), (400, 600, Bound::Given));
+    pass(Duration::from_secs(10)).await;
+    // 100 are left of 750 that were asked for
+    assert_eq!(in_force(&handle), (66, 80, Bound::Descriptors));
+    assert_eq!(in_force(&idle.handle()), (16, 20, Bound::Descriptors));
+    assert_eq!(handle.limits(), given);
+    assert_eq!(count_served(&mut clients).await, 100, "nobody is ended");
+    let refused = handle.set_limits(given).expect_err("there is no room");
+    assert!(refused.to_string().contains("expected at most 80: RLIMIT_NOFILE is 276"), "{refused}");
+
+    clients.truncate(50);
+    while 50 < handle.stats().open {
+        pass(Duration::from_millis(1)).await;
+    }
+    let mut more = connect(address, 30);
+    assert_eq!(count_served(&mut more).await, 16, "up to the soft limit");
+    assert_eq!(handle.stats().shed_for(Reason::Soft), 14);
+    assert_eq!(count_served(&mut clients).await, 50);
+
+    set_nofile(1_024);
+    pass(Duration::from_secs(10)).await;
+    assert_eq!(in_force(&handle), (400, 600, Bound::Given));
+    assert_eq!(in_force(&idle.handle()), (100, 150, Bound::Given));
+    assert_eq!(count_served(&mut connect(address, 200)).await, 200);
+}
+
+#[test]
+fn a_listener_that_stands_still_goes_on_when_there_is_room() {
+    inside("paused", 1_024);
+}
+
+#[tokio::test(start_paused = true)]
+#[ignore = "no test: the process that stands still"]
+async fn paused() {
+    if !is_inside("paused") {
+        return;
+    }
+    let given = Limits { fd_reserve: Some(176), ..limits(400, 600) };
+    let mut listener = build(given).expect("there is room");
+    let (address, handle) = (listener.local_addr(), listener.handle());
+    let clients = connect(address, 41);
+    let mut conns = Vec::new();
+    while conns.len() < 40 {
+        conns.push(listener.accept().await.expect("it is open"));
+    }
+    set_nofile(200);
+    pass(Duration::from_secs(10)).await;
+    assert_eq!(in_force(&handle), (20, 24, Bound::Descriptors));
+    let next = tokio::spawn(async move { listener.accept().await.map(drop) });
+    for _ in 0..100 {
+        task::yield_now().await;
+    }
+    assert!(handle.stats().is_paused == Some(Pause::Hard) && !next.is_finished());
+    set_nofile(1_024);
+    pass(Duration::from_secs(10)).await;
+    next.await.expect("no panic").expect("it is open");
+    drop((clients, conns));
 }
