@@ -25,7 +25,7 @@ pub struct Builder {
     pub(crate) source: Source,
     pub(crate) name: Option<String>,
     pub(crate) limits: Limits,
-    pub(crate) backlog: i32,
+    pub(crate) backlog: Option<u16>,
     pub(crate) answers: Answers,
     pub(crate) linger: Linger,
     pub(crate) queue_max_wait: Duration,
@@ -61,7 +61,7 @@ impl Builder {
             source,
             name: None,
             limits: Limits::soft(1_000),
-            backlog: i32::MAX,
+            backlog: None,
             answers: Answers::new(OnShed::Rst),
             linger: Linger::default(),
             queue_max_wait: Duration::from_secs(1),
@@ -105,10 +105,11 @@ impl Builder {
     }
 
     /// The limit of the accept queue that listen(2) is asked for. Unsaid: the largest that the
-    /// kernel gives, net.core.somaxconn.
+    /// kernel gives, net.core.somaxconn. Where it gives less than is said, there is a
+    /// [warning](crate::Handle::warnings).
     #[must_use]
     pub fn backlog(mut self, backlog: u16) -> Self {
-        self.backlog = backlog.into();
+        self.backlog = Some(backlog);
         self
     }
 

@@ -1,14 +1,14 @@
 //! How the listeners of a process share its descriptors.
 //!
-//! RLIMIT_NOFILE is one for the whole process, so what one listener may open is what it leaves to the
-//! others. Each claims as many descriptors as its hard limit allows, or as are open where those are
-//! more, since lower limits end nobody. A listener that asks for what is not left is refused. One
-//! whose hard limit is derived gets at least what its soft limit needs and, as far as that is there,
-//! the rest; who came first, first. One that is closed claims what is open still.
+//! RLIMIT_NOFILE is one for the whole process, so what one listener may open is what it leaves to
+//! the others. Each claims as many descriptors as its hard limit allows, or as are open where those
+//! are more, since lower limits end nobody. A listener that asks for what is not left is refused.
+//! One whose hard limit is derived gets at least what its soft limit needs and, as far as that is
+//! there, the rest; who came first, first. One that is closed claims what is open still.
 //!
-//! Whenever a listener comes, changes or goes, and each [`PERIOD`], RLIMIT_NOFILE is read and shared
-//! out again. Where it was lowered to less than all of them need, each has its part of that, and soft
-//! limits follow. What the program opens besides is for the reserve.
+//! Whenever a listener comes, changes or goes, and each [`PERIOD`], RLIMIT_NOFILE is read and
+//! shared out again. Where it was lowered to less than all of them need, each has its part of that,
+//! and soft limits follow. What the program opens besides is for the reserve.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -131,6 +131,11 @@ impl Claim {
     /// What is in force of them.
     pub(crate) fn bounds(&self) -> Bounds {
         self.of.lock().entry(self.id).bounds
+    }
+
+    /// Descriptors that all listeners of the process may take together.
+    pub(crate) fn of_all(&self) -> usize {
+        self.of.lock().others(None)
     }
 }
 

@@ -9,6 +9,7 @@ use crate::{
     limits::{Bound, Bounds, LimitError, Limits},
     shared::Shared,
     stats::Stats,
+    warning::Warning,
 };
 
 /// A listener's counters and limits, for any task or thread.
@@ -110,6 +111,12 @@ impl Handle {
     /// force.
     pub fn set_limits(&self, limits: Limits) -> Result<Bounds, SetError> {
         self.shared.claim.set(limits)
+    }
+
+    /// What is set on this host to less than the listener needs, as it was found when it was built.
+    #[must_use]
+    pub fn warnings(&self) -> &[Warning] {
+        self.shared.warnings.get().map_or(&[], Vec::as_slice)
     }
 
     /// Accepts nothing more: [`accept`](crate::ShedListener::accept) ends with

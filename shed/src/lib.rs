@@ -27,10 +27,11 @@
 //! [`Accepted::accept`]. Several sockets on one address, each with its loop, are a [`Group`].
 //!
 //! # Descriptors
-//! RLIMIT_NOFILE is one for the whole process, and its listeners share it: each claims as many as its
-//! hard limit allows, and one that asks for more than the others leave is refused. The limit is read
-//! again each 10 s. While it is lower than they need, all have a part of what they asked for, nobody
-//! who is open is ended, and [`Handle::bounds`] and [`Handle::bound`] tell.
+//! RLIMIT_NOFILE is one for the whole process, and its listeners share it: each claims as many as
+//! its hard limit allows, and one that asks for more than the others leave is refused. The limit is
+//! read again each 10 s. While it is lower than they need, all have a part of what they asked for,
+//! nobody who is open is ended, and [`Handle::bounds`] and [`Handle::bound`] tell. What else the
+//! host is set to that is too little is among the [warnings](Handle::warnings).
 //!
 //! # When it ends
 //! A [drain](Handle::drain) ends it and resets nobody who finished a handshake before its deadline;
@@ -116,6 +117,7 @@ mod tls;
 #[cfg(feature = "tonic")]
 mod tonic;
 pub mod udp;
+mod warning;
 mod words;
 
 #[cfg(feature = "axum")]
@@ -153,3 +155,4 @@ pub use stream::ShedIncoming;
 pub use thread::Accepted;
 #[cfg(feature = "tls")]
 pub use tls::{AnyListener, Handshakes, TlsError, TlsListener, rustls_config};
+pub use warning::Warning;

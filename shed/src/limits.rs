@@ -291,8 +291,8 @@ impl fmt::Display for LimitError {
             ),
             Self::TooHigh { hard, soft } => write!(
                 f,
-                "hard limit is {hard}, expected at most {MAX_LIMIT} connections, for a soft limit of \
-                 {soft}"
+                "hard limit is {hard}, expected at most {MAX_LIMIT} connections, for a soft limit \
+                 of {soft}"
             ),
             Self::Descriptors {
                 hard,

@@ -21,7 +21,7 @@ use crate::{
     reuseport::Group,
     shared::Shared,
     socket::{self, Reuse, Source},
-    sys,
+    sys, warning,
     words::Words,
 };
 
@@ -67,9 +67,8 @@ impl Builder {
         let first = if self.joins_others { Reuse::Join } else { Reuse::Begin };
         let socket = socket::open(socket::parse(&address)?, self.backlog, first)?;
         let local = socket::local_addr(&socket)?;
-        let backlog = self.backlog;
         let plan = self.plan(checked, local, Words::own());
-        let mut group = Group::new(plan, local, backlog);
+        let mut group = Group::new(plan, local);
         let mut listeners = vec![group.member(socket)?];
         while listeners.len() < members {
             listeners.push(group.grow()?);
@@ -153,6 +152,7 @@ impl Builder {
         Watcher::start(&shared);
         Plan {
             shared,
+            backlog: self.backlog,
             queue_max_wait: self.queue_max_wait,
             give_up_after: self.give_up_after,
             write_stall: self.deadlines.write_stall,
@@ -173,6 +173,7 @@ pub(crate) const MAX_MEMBERS: usize = 1_024;
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) shared: Arc<Shared>,
+    pub(crate) backlog: Option<u16>,
     queue_max_wait: Duration,
     give_up_after: Option<Duration>,
     write_stall: Option<Duration>,
@@ -186,6 +187,8 @@ impl Plan {
                 .set_tcp_user_timeout(Some(write_stall))
                 .map_err(|source| BuildError::call("TCP_USER_TIMEOUT", source))?;
         }
+        let Shared { claim, warnings, .. } = &*self.shared;
+        warnings.get_or_init(|| warning::read(&socket, self.backlog, claim.of_all()));
         let local = socket::local_addr(&socket)?;
         let spare = Spare::new().map_err(|source| BuildError::call("open /dev/null", source))?;
         let socket = sys::watch(socket).map_err(|source| BuildError::call("epoll_ctl", source))?;

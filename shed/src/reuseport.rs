@@ -23,15 +23,14 @@ use crate::{
 pub struct Group {
     plan: Plan,
     address: SocketAddr,
-    backlog: i32,
     /// A member left: from then on they are chosen by chance among a number that is told, and not by
     /// a hash among all.
     is_steered: bool,
 }
 
 impl Group {
-    pub(crate) fn new(plan: Plan, address: SocketAddr, backlog: i32) -> Self {
-        Self { plan, address, backlog, is_steered: false }
+    pub(crate) fn new(plan: Plan, address: SocketAddr) -> Self {
+        Self { plan, address, is_steered: false }
     }
 
     /// What watches and steers all members.
@@ -55,7 +54,7 @@ impl Group {
     /// # Errors
     /// There is no socket for it, or the listener was closed.
     pub fn grow(&mut self) -> Result<ShedListener, BuildError> {
-        let socket = socket::open(self.address, self.backlog, Reuse::Join)?;
+        let socket = socket::open(self.address, self.plan.backlog, Reuse::Join)?;
         if self.is_steered {
             let members = u32::try_from(self.members() + 1).unwrap_or(u32::MAX);
             leave::steer(&socket, members)

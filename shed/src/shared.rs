@@ -26,6 +26,7 @@ use crate::{
     policy::Policy,
     reason::Reason,
     stats::Counters,
+    warning::Warning,
     words::Words,
 };
 
@@ -80,6 +81,8 @@ pub(crate) struct Shared {
     pub(crate) adaptive: Option<Controller>,
     pub(crate) probe: Probe,
     pub(crate) life: Life,
+    /// Found with the first socket.
+    pub(crate) warnings: OnceLock<Vec<Warning>>,
     lingering: mpsc::Sender<Lingering>,
     is_closed: AtomicBool,
     /// Why accept(2) will never succeed again: errno.
@@ -114,6 +117,7 @@ impl Shared {
             adaptive: None,
             probe: Probe::default(),
             life: Life::new(),
+            warnings: OnceLock::new(),
             lingering,
             is_closed: AtomicBool::new(false),
             fatal: OnceLock::new(),

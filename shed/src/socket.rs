@@ -19,7 +19,7 @@ impl Source {
         mem::replace(self, Self::Address(String::new()))
     }
 
-    pub(crate) fn open(self, backlog: i32, reuse: Reuse) -> Result<Socket, BuildError> {
+    pub(crate) fn open(self, backlog: Option<u16>, reuse: Reuse) -> Result<Socket, BuildError> {
         match self {
             Self::Address(address) => open(parse(&address)?, backlog, reuse),
             Self::Socket(socket) => adopted(socket),
@@ -64,7 +64,11 @@ pub(crate) enum Reuse {
     Join,
 }
 
-pub(crate) fn open(address: SocketAddr, backlog: i32, reuse: Reuse) -> Result<Socket, BuildError> {
+pub(crate) fn open(
+    address: SocketAddr,
+    backlog: Option<u16>,
+    reuse: Reuse,
+) -> Result<Socket, BuildError> {
     let failed = |call| move |source| BuildError::at(address, call, source);
     let socket = Socket::new(
         Domain::for_address(address),
@@ -85,7 +89,8 @@ pub(crate) fn open(address: SocketAddr, backlog: i32, reuse: Reuse) -> Result<So
     if reuse == Reuse::Begin {
         socket.set_reuse_port(true).map_err(failed("SO_REUSEPORT"))?;
     }
-    socket.listen(backlog).map_err(failed("listen"))?;
+    // more than the kernel gives is as much as it gives
+    socket.listen(backlog.map_or(i32::MAX, i32::from)).map_err(failed("listen"))?;
     Ok(socket)
 }
 

@@ -4,7 +4,7 @@ mod load;
 
 use std::{fs, process, time::Duration};
 
-use backlogd_shed::{AcceptError, BuildError, Builder, Generation, ShedListener};
+use backlogd_shed::{AcceptError, BuildError, Builder, Generation, Handle, ShedListener, Warning};
 use load::{Load, serve};
 use tokio::net::TcpStream;
 
@@ -32,6 +32,34 @@ async fn the_backlog_is_as_asked_as_far_as_the_kernel_grants() {
     assert_eq!(listener.set_backlog(100_000).expect("listen"), somaxconn.min(100_000));
     assert_eq!(listener.set_backlog(1).expect("listen"), 1);
     assert_eq!(listener.accept_queue().expect("TCP_INFO"), (11, 1), "what is queued stays");
+}
+
+/// What a listener warns of, for its queue.
+fn of_backlog(handle: &Handle) -> Option<&Warning> {
+    handle.warnings().iter().find(|it| matches!(it, Warning::Backlog { .. }))
+}
+
+#[tokio::test]
+async fn a_queue_that_is_shorter_than_asked_is_warned_of() {
+    let bind = || ShedListener::bind("127.0.0.1:0");
+    let (asked, somaxconn) = (u16::MAX.into(), somaxconn());
+    let low = Warning::Backlog { asked, granted: somaxconn, somaxconn: Some(somaxconn) };
+    let low = Some(&low).filter(|_| somaxconn < asked);
+    let listener = bind().backlog(u16::MAX).build().expect("a listener");
+    assert_eq!(of_backlog(&listener.handle()), low);
+    let (group, _members) = bind().backlog(u16::MAX).build_group(2).expect("a group");
+    assert_eq!(of_backlog(&group.handle()), low);
+    let accepted = bind().backlog(u16::MAX).build_threaded(1).expect("a listener");
+    assert_eq!(of_backlog(&accepted.handle()), low);
+    for fine in [bind().build(), bind().backlog(10).build()] {
+        assert_eq!(of_backlog(&fine.expect("a listener").handle()), None);
+    }
+
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    socket2::SockRef::from(&socket).listen(5).expect("it listens");
+    let listener = ShedListener::adopt(socket).backlog(50).build().expect("a listener");
+    let given = Warning::Backlog { asked: 50, granted: 5, somaxconn: None };
+    assert_eq!(of_backlog(&listener.handle()), Some(&given));
 }
 
 /// T52.

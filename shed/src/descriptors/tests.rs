@@ -47,9 +47,9 @@ fn two_listeners_may_not_have_more_than_there_is() {
     let two = Limits { fds_per_connection: 2, ..limits(100, 120) };
     assert_eq!(
         add(&mut account, two, 1_024).expect_err("there is none"),
-        "hard limit is 120, expected at most 112: a connection takes 2 descriptors, RLIMIT_NOFILE is \
-         1024, of which 100 are reserved and 700 claimed by other listeners of this process; it would \
-         have to be 1040"
+        "hard limit is 120, expected at most 112: a connection takes 2 descriptors, RLIMIT_NOFILE \
+         is 1024, of which 100 are reserved and 700 claimed by other listeners of this process; it \
+         would have to be 1040"
     );
     add(&mut account, two, 1_040).expect("as was said");
     assert_eq!(account.others(None), 940);
