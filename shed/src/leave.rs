@@ -227,9 +227,9 @@ mod tests {
     /// Two members, and their address.
     fn group() -> (Socket, Socket, SocketAddr) {
         let begin = socket::parse("127.0.0.1:0").expect("an address");
-        let first = socket::open(begin, 16, Reuse::Join).expect("a member");
+        let first = socket::open(begin, Some(16), Reuse::Join).expect("a member");
         let address = socket::local_addr(&first).expect("bound");
-        let second = socket::open(address, 16, Reuse::Join).expect("a member");
+        let second = socket::open(address, Some(16), Reuse::Join).expect("a member");
         (first, second, address)
     }
 
