@@ -2,8 +2,8 @@
 //!
 //! close(2) resets what is in its accept queue (`inet_csk_listen_stop`,
 //! net/ipv4/inet_connection_sock.c). So handshakes go elsewhere first, or begin no more; what CPUs
-//! were at work on when that was said is waited for; handshakes that go on end; the queue is emptied;
-//! and only then it is closed.
+//! were at work on when that was said is waited for; handshakes that go on end; the queue is
+//! emptied; and only then it is closed.
 
 use std::{
     collections::HashSet,
@@ -27,8 +27,8 @@ const LOOK: Duration = Duration::from_millis(3);
 /// looked at; by the second, nothing is queued after that.
 const QUIET_LOOKS: u32 = 2;
 
-/// Where nobody says when CPUs are done with what they were at work on: so long. Hypervisors let one
-/// wait for milliseconds.
+/// Where nobody says when CPUs are done with what they were at work on: so long. Hypervisors let
+/// one wait for milliseconds.
 const UNKNOWN: Duration = Duration::from_millis(50);
 
 /// What happens to those that would come.
@@ -49,7 +49,7 @@ pub(crate) enum Exit {
 pub(crate) struct Leave {
     exit: Exit,
     until: Instant,
-    /// Ends when no CPU is at work on a SYN that was not kept away yet: it is in no table meanwhile.
+    /// Ends when no CPU is at work on a SYN that was not kept away: it is in no table meanwhile.
     settling: Option<JoinHandle<()>>,
     is_settled: bool,
     /// Handshakes that went on after that.
@@ -153,8 +153,8 @@ impl Leave {
         self.until = at + LONGEST;
         if let Exit::Steer { .. } = self.exit {
             // for a moment of its close it is in no group, yet found, by IPv4 before the others
-            // (`inet_unhash`, net/ipv4/inet_hashtables.c): a SYN goes there, past the program. Lost, it
-            // is sent again
+            // (`inet_unhash`, net/ipv4/inet_hashtables.c): a SYN goes there, past the program.
+            // Lost, it is sent again
             drop(refuse(socket));
         }
         true

@@ -40,6 +40,10 @@ impl ShedListener {
         self.listening.shared()
     }
 
+    pub(crate) fn socket(&self) -> io::Result<&Socket> {
+        self.listening.socket()
+    }
+
     /// The address it listens on.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
@@ -57,7 +61,7 @@ impl ShedListener {
     /// # Errors
     /// TCP_INFO fails, or the listener is closed.
     pub fn accept_queue(&self) -> io::Result<(u32, u32)> {
-        sys::queue(self.listening.socket()?)
+        sys::queue(self.socket()?)
     }
 
     /// Asks the kernel for another limit of the accept queue, by listen(2) on the live socket, and
@@ -66,7 +70,7 @@ impl ShedListener {
     /// # Errors
     /// listen(2) or TCP_INFO fails, or the listener is closed.
     pub fn set_backlog(&self, backlog: i32) -> io::Result<u32> {
-        self.listening.socket()?.listen(backlog)?;
+        self.socket()?.listen(backlog)?;
         Ok(self.accept_queue()?.1)
     }
 

@@ -54,19 +54,23 @@ impl Group {
     /// # Errors
     /// There is no socket for it, or the listener was closed.
     pub fn grow(&mut self) -> Result<ShedListener, BuildError> {
-        let socket = socket::open(self.address, self.plan.backlog, Reuse::Join)?;
+        let member = self.member(socket::open(self.address, self.plan.backlog, Reuse::Join)?)?;
+        // last: a member that fails before is closed, and must not get anything
         if self.is_steered {
-            let members = u32::try_from(self.members() + 1).unwrap_or(u32::MAX);
-            leave::steer(&socket, members)
+            let members = u32::try_from(self.members()).unwrap_or(u32::MAX);
+            member
+                .socket()
+                .and_then(|socket| leave::steer(socket, members))
                 .map_err(|source| BuildError::call("SO_ATTACH_REUSEPORT_CBPF", source))?;
         }
-        self.member(socket)
+        Ok(member)
     }
 
     /// Has the last member leave, without a connection lost: its
     /// [`accept`](ShedListener::accept) gives what is queued and then ends with
     /// [`AcceptError::Closed`](crate::AcceptError::Closed). Ends when it is gone; gives `false`, if it
-    /// is the only one.
+    /// is the only one. Who knocks in the very moment of its close may have to knock again, which
+    /// TCP does a second later.
     pub async fn shrink(&mut self) -> bool {
         let life = &self.plan.shared.life;
         let Some(n_others) = life.leave_last() else { return false };
