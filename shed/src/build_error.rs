@@ -51,6 +51,8 @@ pub enum BuildError {
         /// What was given.
         got: usize,
     },
+    /// A member of the group is about to leave.
+    Leaving,
     /// The channel of an accept thread cannot hold so many connections.
     Capacity {
         /// What was given.
@@ -121,6 +123,9 @@ impl fmt::Display for BuildError {
             Self::Members { got } => {
                 write!(f, "members of the group are {got}, expected 1 to {MAX_MEMBERS}")
             }
+            Self::Leaving => {
+                f.write_str("a member of the group is leaving, expected none that does")
+            }
             Self::Capacity { got } => {
                 write!(f, "capacity is {got}, expected 1 to {MAX_LIMIT} connections")
             }
@@ -153,6 +158,7 @@ impl Error for BuildError {
             | Self::Adaptive(_)
             | Self::Adopted { .. }
             | Self::Members { .. }
+            | Self::Leaving
             | Self::Capacity { .. }
             | Self::Named { .. }
             | Self::Inherited { .. }

@@ -193,6 +193,11 @@ impl Life {
         Some(others.len())
     }
 
+    /// Whether one was told to leave, and has not left.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.members().iter().any(|it| it.orders.borrow().is_some())
+    }
+
     /// What each accept loop accepted.
     pub(crate) fn spread(&self) -> Vec<u64> {
         self.members().iter().map(|it| it.accepted.load(Ordering::Relaxed)).collect()

@@ -52,8 +52,12 @@ impl Group {
     /// One more member, the last one.
     ///
     /// # Errors
-    /// There is no socket for it, or the listener was closed.
+    /// There is no socket for it, the listener was closed, or a member is leaving: one whose
+    /// [`shrink`](Self::shrink) was dropped, say.
     pub fn grow(&mut self) -> Result<ShedListener, BuildError> {
+        if self.plan.shared.life.is_leaving() {
+            return Err(BuildError::Leaving);
+        }
         let member = self.member(socket::open(self.address, self.plan.backlog, Reuse::Join)?)?;
         // last: a member that fails before is closed, and must not get anything
         if self.is_steered {

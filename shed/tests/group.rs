@@ -75,6 +75,19 @@ async fn shrink_and_grow(rounds: usize) {
     check_identities(&until(&handle, |stats| stats.open == 0).await);
 }
 
+#[tokio::test]
+async fn nobody_joins_while_a_member_leaves() {
+    let (mut group, mut listeners) =
+        ShedListener::bind("127.0.0.1:0").build_group(2).expect("a group");
+    // nobody accepts: the member stays
+    let shrunk = tokio::time::timeout(Duration::from_millis(1), group.shrink()).await;
+    assert!(shrunk.is_err());
+    let err = group.grow().expect_err("one is leaving").to_string();
+    assert_eq!(err, "a member of the group is leaving, expected none that does");
+    listeners.pop();
+    assert!(group.grow().is_ok());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_is_lost_when_members_leave() {
     shrink_and_grow(3).await;
