@@ -105,8 +105,8 @@ impl Builder {
     }
 
     /// The limit of the accept queue that listen(2) is asked for. Unsaid: the largest that the
-    /// kernel gives, net.core.somaxconn. Where it gives less than is said, there is a
-    /// [warning](crate::Handle::warnings).
+    /// kernel gives, net.core.somaxconn, or what a socket has that listens already. Where it gives
+    /// less than is said, there is a [warning](crate::Handle::warnings).
     #[must_use]
     pub fn backlog(mut self, backlog: u16) -> Self {
         self.backlog = Some(backlog);

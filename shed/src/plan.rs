@@ -93,7 +93,7 @@ impl Builder {
         let is_inherited = inherited.is_some();
         let socket = match inherited {
             Some(inherited) => {
-                let inherited = socket::adopted(inherited)?;
+                let inherited = socket::adopted(inherited, self.backlog)?;
                 let (got, expected) = (socket::local_addr(&inherited)?, source.address()?);
                 if got != expected && expected.port() != 0 {
                     return Err(BuildError::Inherited { name, got, expected });

@@ -22,7 +22,7 @@ impl Source {
     pub(crate) fn open(self, backlog: Option<u16>, reuse: Reuse) -> Result<Socket, BuildError> {
         match self {
             Self::Address(address) => open(parse(&address)?, backlog, reuse),
-            Self::Socket(socket) => adopted(socket),
+            Self::Socket(socket) => adopted(socket, backlog),
         }
     }
 
@@ -94,8 +94,9 @@ pub(crate) fn open(
     Ok(socket)
 }
 
-/// A socket that somebody else opened.
-pub(crate) fn adopted(socket: Socket) -> Result<Socket, BuildError> {
+/// A socket that somebody else opened; the limit of its queue stays as it is where no other is asked
+/// for.
+pub(crate) fn adopted(socket: Socket, backlog: Option<u16>) -> Result<Socket, BuildError> {
     let call = |name| move |source| BuildError::call(name, source);
     let kind = match socket.r#type() {
         Err(err) if err.raw_os_error() == Some(libc::ENOTSOCK) => {
@@ -114,5 +115,8 @@ pub(crate) fn adopted(socket: Socket) -> Result<Socket, BuildError> {
     // of somebody before us that was killed while it closed; where it fails, there is none, or it
     // is locked, to stay (SO_LOCK_FILTER, socket(7))
     drop(socket.detach_filter());
+    if let Some(backlog) = backlog {
+        socket.listen(backlog.into()).map_err(call("listen"))?;
+    }
     Ok(socket)
 }

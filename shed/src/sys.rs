@@ -475,7 +475,7 @@ mod tests {
             // SAFETY: it reads a live local of that size.
             let set = unsafe { libc::setsockopt(fd, level, name, (&raw const lock).cast(), size) };
             assert_eq!(set, 0, "{}", io::Error::last_os_error());
-            let _adopted = crate::socket::adopted(listener).expect("it listens");
+            let _adopted = crate::socket::adopted(listener, None).expect("it listens");
             // a SYN that is dropped is sent again after a second
             let connected = TcpStream::connect_timeout(&address, Duration::from_millis(700));
             assert_eq!(connected.is_ok(), !locks, "{connected:?}");

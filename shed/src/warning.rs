@@ -21,8 +21,7 @@ pub enum Warning {
         asked: u32,
         /// Connections that the kernel granted.
         granted: u32,
-        /// net.core.somaxconn of this network namespace, where that is less than was asked for.
-        /// `None`: the socket listened already, with what somebody else asked for.
+        /// net.core.somaxconn of this network namespace, where it could be read.
         somaxconn: Option<u32>,
     },
     /// net.ipv4.tcp_syncookies is 0, and as many handshakes that nobody finishes as the accept
@@ -49,10 +48,9 @@ impl fmt::Display for Warning {
                 "backlog is {asked}, granted {granted}: net.core.somaxconn is {somaxconn}; \
                  sysctl -w net.core.somaxconn={asked}, and listen again"
             ),
-            Self::Backlog { asked, granted, somaxconn: None } => write!(
-                f,
-                "backlog is {asked}, granted {granted}: the socket listened already; listen again"
-            ),
+            Self::Backlog { asked, granted, somaxconn: None } => {
+                write!(f, "backlog is {asked}, granted {granted}")
+            }
             Self::SynCookies { granted } => write!(
                 f,
                 "net.ipv4.tcp_syncookies is 0: {granted} handshakes that nobody finishes keep \
@@ -105,10 +103,7 @@ fn sysctl<T: FromStr>(name: &str) -> Option<T> {
 fn find(seen: Seen) -> Vec<Warning> {
     let Seen { asked, granted, somaxconn, syncookies, file_max, claimed } = seen;
     let backlog = asked.zip(granted).filter(|(asked, granted)| granted < asked);
-    let backlog = backlog.map(|(asked, granted)| {
-        let somaxconn = somaxconn.filter(|&it| it < asked);
-        Warning::Backlog { asked, granted, somaxconn }
-    });
+    let backlog = backlog.map(|(asked, granted)| Warning::Backlog { asked, granted, somaxconn });
     let granted = granted.filter(|&it| it < SMALL && syncookies == Some(0));
     let cookies = granted.map(|granted| Warning::SynCookies { granted });
     let file_max = file_max.filter(|&it| it < claimed.saturating_mul(2));
@@ -142,8 +137,8 @@ mod tests {
         let low = "backlog is 10000, granted 4096: net.core.somaxconn is 4096; \
                    sysctl -w net.core.somaxconn=10000, and listen again";
         check(Seen { asked: Some(10_000), ..FINE }, &[low]);
-        let given = "backlog is 500, granted 128: the socket listened already; listen again";
-        check(Seen { asked: Some(500), granted: Some(128), ..FINE }, &[given]);
+        let unread = Seen { somaxconn: None, granted: Some(128), ..FINE };
+        check(unread, &["backlog is 4096, granted 128"]);
         // longer than asked is as good
         check(Seen { asked: Some(500), ..FINE }, &[]);
     }

@@ -55,11 +55,16 @@ async fn a_queue_that_is_shorter_than_asked_is_warned_of() {
         assert_eq!(of_backlog(&fine.expect("a listener").handle()), None);
     }
 
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    socket2::SockRef::from(&socket).listen(5).expect("it listens");
-    let listener = ShedListener::adopt(socket).backlog(50).build().expect("a listener");
-    let given = Warning::Backlog { asked: 50, granted: 5, somaxconn: None };
-    assert_eq!(of_backlog(&listener.handle()), Some(&given));
+    // what listens already has what is asked for, and what it had where nothing is
+    for (asked, granted) in [(Some(50), 50), (None, 5)] {
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        socket2::SockRef::from(&socket).listen(5).expect("it listens");
+        let builder = ShedListener::adopt(socket);
+        let builder = asked.into_iter().fold(builder, Builder::backlog);
+        let listener = builder.build().expect("a listener");
+        assert_eq!(listener.accept_queue().expect("it listens").1, granted);
+        assert_eq!(of_backlog(&listener.handle()), None);
+    }
 }
 
 /// T52.
