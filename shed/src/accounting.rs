@@ -1,222 +1,289 @@
-//! A model of the accounting: whatever is accepted, shed, admitted and ended in whatever order,
-//! both identities hold after each step, and the gate has what is open.
+//! A model of the accounting. Up to three generations of a server, with one socket and one page of
+//! limits, accept, shed, serve, lose handlers to panics, drain, hand over, leave and are killed, in any
+//! order. After each step each has counted what a plain reference says, both identities hold, and the
+//! words of the page are what all of them have together: never above a limit, and nothing negative.
+//!
+//! The door, its decisions, what lingers, permits, the drain and the page are the real ones, and so
+//! are the sockets. Not here: tasks and threads that wait (tests/loom.rs has their atomics).
 
-use std::{panic, sync::Arc, thread};
+mod generation;
+
+use std::{
+    collections::VecDeque,
+    fs::File,
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
+    task::Poll,
+};
 
 use proptest::prelude::*;
 use socket2::{Domain, Socket, Type};
-use tokio::sync::mpsc;
+use tokio::runtime;
 
+use self::generation::{Count, Generation};
 use crate::{
+    accept::AcceptError,
     close::OnShed,
-    descriptors::Claim,
-    limits::Limits,
-    linger::Lingering,
-    permit::Permit,
-    places::Places,
-    policy::Settings,
-    reason::{Cause, Reason, Stage},
-    shared::{Answers, Shared},
-    stats::Counters,
-    words::Words,
+    door::BATCH,
+    drain::Queued,
+    page::PageError,
+    reason::{Cause, Reason},
+    shared::Answers,
+    slots::Lane,
+    socket::{self, Reuse},
 };
 
-/// One thing that happens to a listener.
+/// The hard limit. The soft ones change.
+const HARD: usize = 12;
+
+/// Exempt.
+const OURS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+/// Refused by the user.
+const UNWANTED: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 3));
+const ANYBODY: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// A reset, an end at once, and an answer that lingers.
+fn answers() -> Answers {
+    let mut answers = Answers::new(OnShed::Rst);
+    answers.set(Reason::Policy, OnShed::Fin);
+    answers.set(Reason::Soft, OnShed::bytes("busy"));
+    answers
+}
+
+/// One thing that happens; the first number says to which generation.
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    /// A connection comes, exempt or not; where it is shed, its answer lingers or not.
-    Accept { is_exempt: bool, lingers: bool },
+    /// A client connects.
+    Come(IpAddr),
+    /// The accept loop has its turn. `is_late`: it saw room before, and others were quicker.
+    Accept(usize, bool),
     /// One that is open ends for this cause.
-    Close(usize, Cause),
+    Close(usize, usize, Cause),
     /// Whoever serves one that is open panics.
-    Panic(usize),
+    Panic(usize, usize),
     /// One that is open is shed in its handshake.
-    ShedLater(usize),
+    ShedLater(usize, usize),
     /// An answer arrived.
-    Lingered(usize),
+    Lingered(usize, usize),
     /// The soft limit becomes another.
-    Limit(usize),
+    Limit(usize, usize),
+    /// It is to drain, or to have done with it.
+    Drain(usize, Queued),
+    /// A next generation is started.
+    HandOver(usize),
+    /// It ends.
+    Leave(usize),
+    /// It is killed, and the others do not know so far.
+    Kill(usize),
+    /// It looks for those that were killed.
+    Look(usize),
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let place = 0_usize..16;
+    let (who, place) = (0_usize..3, 0_usize..16);
+    let of = (who.clone(), place);
     prop_oneof![
-        8 => (prop::bool::weighted(0.2), any::<bool>())
-            .prop_map(|(is_exempt, lingers)| Step::Accept { is_exempt, lingers }),
-        3 => (place.clone(), prop::sample::select(Cause::ALL.to_vec()))
-            .prop_map(|(it, cause)| Step::Close(it, cause)),
-        1 => place.clone().prop_map(Step::Panic),
-        1 => place.clone().prop_map(Step::ShedLater),
-        2 => place.prop_map(Step::Lingered),
-        1 => (1_usize..8).prop_map(Step::Limit),
+        12 => prop::sample::select(vec![ANYBODY, ANYBODY, OURS, UNWANTED]).prop_map(Step::Come),
+        12 => (who.clone(), prop::bool::weighted(0.2))
+            .prop_map(|(who, is_late)| Step::Accept(who, is_late)),
+        4 => (of.clone(), prop::sample::select(Cause::ALL.to_vec()))
+            .prop_map(|((who, it), cause)| Step::Close(who, it, cause)),
+        1 => of.clone().prop_map(|(who, it)| Step::Panic(who, it)),
+        1 => of.clone().prop_map(|(who, it)| Step::ShedLater(who, it)),
+        2 => of.prop_map(|(who, it)| Step::Lingered(who, it)),
+        1 => (who.clone(), 1_usize..=8).prop_map(|(who, soft)| Step::Limit(who, soft)),
+        1 => (who.clone(), prop::sample::select(vec![Queued::Serve, Queued::Shed]))
+            .prop_map(|(who, queued)| Step::Drain(who, queued)),
+        2 => who.clone().prop_map(Step::HandOver),
+        1 => who.clone().prop_map(Step::Leave),
+        1 => who.clone().prop_map(Step::Kill),
+        1 => who.prop_map(Step::Look),
     ]
 }
 
-/// What it should come to.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Count {
-    accepted: u64,
-    admitted: u64,
-    shed_soft: u64,
-    shed_hard: u64,
-    shed_later: u64,
-    panics: u64,
-    open: u64,
-    exempt_open: u64,
-    lingering: u64,
+/// All generations, and their clients.
+struct World {
+    socket: Socket,
+    address: SocketAddr,
+    memory: File,
+    alive: Vec<Generation>,
+    /// What those had that were killed, until somebody looks.
+    dead: Vec<(Lane, Count)>,
+    /// Clients who wait to be accepted.
+    queue: VecDeque<IpAddr>,
+    clients: Vec<TcpStream>,
 }
 
-impl Count {
-    fn of(counters: &Counters) -> Self {
-        let stats = counters.snapshot();
-        Self {
-            accepted: stats.accepted,
-            admitted: stats.admitted,
-            shed_soft: stats.shed_for(Reason::Soft),
-            shed_hard: stats.shed_for(Reason::Hard),
-            shed_later: stats.shed_at(Stage::Handshake),
-            panics: stats.closed_for(Cause::Panic),
-            open: stats.open,
-            exempt_open: stats.exempt_open,
-            lingering: stats.lingering,
-        }
-    }
-}
-
-struct Listener {
-    shared: Arc<Shared>,
-    soft: usize,
-    hard: usize,
-    open: Vec<Permit>,
-    lingering: Vec<Lingering>,
-    expected: Count,
-}
-
-impl Listener {
+impl World {
     fn new() -> Self {
-        let (claim, answers) = (Claim::alone(Limits::soft(4)), Answers::new(OnShed::Rst));
-        let policy = Settings::default().check().expect("it holds");
-        let shared =
-            Shared::new("".into(), claim, Words::own(), answers, policy, None, mpsc::channel(1).0);
-        let (shared, expected) = (Arc::new(shared), Count::default());
-        let (soft, hard) = (shared.gate.soft_limit(), shared.gate.hard_limit());
-        Self { shared, soft, hard, open: vec![], lingering: vec![], expected }
+        let any = SocketAddr::new(ANYBODY, 0);
+        let socket = socket::open(any, 4_096, Reuse::No).expect("a port");
+        let address = socket::local_addr(&socket).expect("it is bound");
+        let (first, memory) = Generation::first();
+        let (alive, queue) = (vec![first], VecDeque::new());
+        Self { socket, address, memory, alive, dead: vec![], queue, clients: vec![] }
+    }
+
+    /// What is taken of the soft and of the hard limit.
+    fn taken(&self) -> (usize, usize) {
+        let counts = self.alive.iter().map(|it| &it.expected);
+        let taken = counts.chain(self.dead.iter().map(|(_, count)| count)).map(Count::taken);
+        let (soft, hard) = taken.fold((0, 0), |sum, it| (sum.0 + it.0, sum.1 + it.1));
+        (usize::try_from(soft).expect("few"), usize::try_from(hard).expect("few"))
     }
 
     fn take(&mut self, step: Step) {
+        if let Step::Come(address) = step {
+            return self.come(address);
+        }
+        if let Step::HandOver(who) = step {
+            return self.hand_over(who);
+        }
+        if self.alive.is_empty() {
+            return;
+        }
+        let n_alive = self.alive.len();
         match step {
-            Step::Accept { is_exempt, lingers } => self.accept(is_exempt, lingers),
-            Step::Close(place, cause) => {
-                let panics = cause == Cause::Panic && !self.open.is_empty();
-                self.expected.panics += u64::from(panics);
-                self.end(place, |mut permit| permit.ends_by(cause));
+            Step::Come(_) | Step::HandOver(_) => {}
+            Step::Accept(who, is_late) => self.accept(who % n_alive, is_late),
+            Step::Close(who, place, cause) => self.alive[who % n_alive].close(place, cause),
+            Step::Panic(who, place) => self.alive[who % n_alive].panic(place),
+            Step::ShedLater(who, place) => self.alive[who % n_alive].shed_later(place),
+            Step::Lingered(who, place) => self.alive[who % n_alive].lingered(place),
+            Step::Limit(who, soft) => self.alive[who % n_alive].limit(soft),
+            Step::Drain(who, queued) => {
+                let has_others = 1 < n_alive + self.dead.len();
+                self.alive[who % n_alive].drain(queued, has_others);
             }
-            Step::Panic(place) => {
-                let n_open = self.open.len();
-                self.end(place, |permit| {
-                    let panics = thread::Builder::new().spawn(move || {
-                        let _permit = permit;
-                        // no message: the hook is for panics that nobody expects
-                        panic::resume_unwind(Box::new(()));
-                    });
-                    panics.expect("a thread").join().expect_err("it panics");
-                });
-                self.expected.panics += u64::from(n_open != 0);
+            Step::Leave(who) => drop(self.alive.swap_remove(who % n_alive)),
+            Step::Kill(who) => {
+                let killed = self.alive.swap_remove(who % n_alive);
+                self.dead.push((killed.lane(), killed.expected.clone()));
+                killed.kill();
             }
-            Step::ShedLater(place) if !self.open.is_empty() => {
-                self.shared.counters.shed(Reason::Tls, Stage::Handshake);
-                self.expected.shed_later += 1;
-                self.end(place, |mut permit| permit.ends_by(Cause::Shed));
-            }
-            Step::ShedLater(_) => {}
-            Step::Lingered(place) => {
-                if let Some(place) = place.checked_rem(self.lingering.len()) {
-                    drop(self.lingering.swap_remove(place));
-                    self.expected.lingering -= 1;
-                }
-            }
-            Step::Limit(soft) => {
-                let (limits, hard) = (Limits::soft(soft), Some(self.hard));
-                let limits = Limits { hard, ..limits };
-                self.shared.claim.set(limits).expect("they hold");
-                self.soft = soft;
+            Step::Look(who) => {
+                self.alive[who % n_alive].page.looks();
+                self.dead.clear();
             }
         }
     }
 
-    /// As the accept loop does.
-    fn accept(&mut self, is_exempt: bool, lingers: bool) {
-        self.shared.counters.accepted();
-        self.expected.accepted += 1;
-        let places = Places::hard(&self.shared).and_then(|mut places| {
-            if is_exempt { Ok(places) } else { places.soft().map(|()| places) }
-        });
-        let n_soft = usize::try_from(self.expected.open - self.expected.exempt_open);
-        let is_full = self.open.len() + self.lingering.len() == self.hard;
-        let is_busy = self.soft <= n_soft.expect("few") && !is_exempt;
-        match places.map(Places::keep) {
-            Ok(_) => {
-                assert!(!is_full && !is_busy, "{:?}", self.expected);
-                self.open.push(Permit::new(Arc::clone(&self.shared), is_exempt));
-                self.expected.admitted += 1;
-                self.expected.open += 1;
-                self.expected.exempt_open += u64::from(is_exempt);
-            }
-            Err(reason) => {
-                let is_right = if is_full { reason == Reason::Hard } else { is_busy };
-                assert!(is_right, "{reason}, {:?}", self.expected);
-                self.expected.shed_hard += u64::from(is_full);
-                self.expected.shed_soft += u64::from(!is_full);
-                self.shared.counters.shed(reason, Stage::Accept);
-                if lingers {
-                    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-                    let may =
-                        !is_full && self.lingering.len() < ((self.hard - self.soft) / 2).max(1);
-                    let lingering = Lingering::new(socket, &self.shared);
-                    assert_eq!(lingering.is_ok(), may);
-                    self.expected.lingering += u64::from(may);
-                    self.lingering.extend(lingering);
+    fn come(&mut self, from: IpAddr) {
+        let client = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        client.bind(&SocketAddr::new(from, 0).into()).expect("a port");
+        client.connect(&self.address.into()).expect("queued");
+        self.clients.push(client.into());
+        self.queue.push_back(from);
+    }
+
+    /// A next generation takes the first lane that is free, or whose owner is dead.
+    fn hand_over(&mut self, who: usize) {
+        let is_taken = |lane: &Lane| self.alive.iter().any(|it| it.lane() == *lane);
+        let lane = Lane::ALL.into_iter().find(|lane| !is_taken(lane));
+        match (Generation::next(&self.memory), lane) {
+            (Ok(next), Some(lane)) => {
+                assert_eq!(next.lane(), lane);
+                self.dead.retain(|(dead, _)| *dead != lane);
+                let n_alive = self.alive.len();
+                if let Some(it) = who.checked_rem(n_alive).map(|it| &mut self.alive[it]) {
+                    it.shared.life.hand_over();
+                    it.is_handed_over = true;
                 }
+                self.alive.push(next);
             }
+            (Err(PageError::Lanes), None) => {}
+            (next, lane) => panic!("{:?} for {lane:?}", next.map(|_| ())),
         }
     }
 
-    fn end(&mut self, place: usize, end: impl FnOnce(Permit)) {
-        if let Some(place) = place.checked_rem(self.open.len()) {
-            let permit = self.open.swap_remove(place);
-            self.expected.open -= 1;
-            self.expected.exempt_open -= u64::from(permit.is_exempt());
-            end(permit);
+    fn accept(&mut self, who: usize, is_late: bool) {
+        let (_, hard) = self.taken();
+        let it = &mut self.alive[who];
+        if it.is_closed {
+            let room = it.has_room();
+            return assert!(matches!(room, Poll::Ready(Err(AcceptError::Closed))), "{room:?}");
         }
+        if !is_late {
+            it.is_paused = (it.is_paused || HARD <= hard) && it.bounds.resume() < hard;
+            let room = it.has_room();
+            let is_paused = matches!(room, Poll::Pending);
+            assert!(is_paused || matches!(room, Poll::Ready(Ok(true))), "{room:?}");
+            assert_eq!(is_paused, it.is_paused, "{hard} taken");
+            if is_paused {
+                return;
+            }
+        }
+        let is_admitted = (0..BATCH).find_map(|_| self.expect(who)).unwrap_or(false);
+        assert_eq!(self.alive[who].accept(&self.socket), is_admitted);
+    }
+
+    /// What is to become of the first in the queue: whether it is admitted; `None`: shed, and there may
+    /// be more.
+    fn expect(&mut self, who: usize) -> Option<bool> {
+        let Some(from) = self.queue.pop_front() else { return Some(false) };
+        let (soft, hard) = self.taken();
+        let it = &mut self.alive[who];
+        let count = &mut it.expected;
+        count.accepted += 1;
+        let reason = match () {
+            () if it.door.is_draining => Reason::Draining,
+            () if HARD <= hard => Reason::Hard,
+            () if from != OURS && it.bounds.soft() <= soft => Reason::Soft,
+            () if from == UNWANTED => Reason::Policy,
+            () => {
+                count.admitted += 1;
+                count.open += 1;
+                count.exempt_open += u64::from(from == OURS);
+                return Some(true);
+            }
+        };
+        count.shed[reason as usize] += 1;
+        // half of what is between the limits may linger
+        let most = ((HARD - it.bounds.soft()) / 2).max(1) as u64;
+        count.lingering += u64::from(reason == Reason::Soft && count.lingering < most);
+        (HARD <= self.taken().1).then_some(false)
     }
 
     fn check(&self) -> Result<(), TestCaseError> {
-        let stats = self.shared.counters.snapshot();
-        prop_assert_eq!(&Count::of(&self.shared.counters), &self.expected);
-        prop_assert_eq!(stats.accepted, stats.admitted + stats.shed_at(Stage::Accept));
-        let closed: u64 = stats.closed.iter().map(|(_, n)| n).sum();
-        prop_assert_eq!(stats.admitted, closed + stats.open);
-        let hard = self.open.len() + self.lingering.len();
-        let soft = self.open.iter().filter(|permit| !permit.is_exempt()).count();
-        let gate = &self.shared.gate;
-        prop_assert_eq!((gate.soft_taken(), gate.hard_taken()), (soft, hard));
-        prop_assert!(hard <= self.hard);
+        let taken = self.taken();
+        prop_assert!(taken.1 <= HARD);
+        for it in &self.alive {
+            it.check()?;
+            let gate = &it.shared.gate;
+            prop_assert_eq!((gate.soft_taken(), gate.hard_taken()), taken);
+        }
         Ok(())
     }
+}
+
+fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
+    let mut world = World::new();
+    for step in steps {
+        world.take(step);
+        world.check()?;
+    }
+    // whoever is left has what it has itself, and in the end nothing
+    world.alive.truncate(1);
+    for it in &world.alive {
+        it.page.looks();
+    }
+    world.dead.clear();
+    world.check()?;
+    if let Some(last) = world.alive.pop() {
+        let (open, lingering) = (last.open, last.lingering);
+        drop((open, lingering));
+        let gate = &last.shared.gate;
+        prop_assert_eq!((gate.soft_taken(), gate.hard_taken()), (0, 0));
+    }
+    Ok(())
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn both_identities_hold_whatever_happens(steps in prop::collection::vec(step(), 1..120)) {
-        let mut listener = Listener::new();
-        for step in steps {
-            listener.take(step);
-            listener.check()?;
-        }
-        listener.open.clear();
-        listener.lingering.clear();
-        let gate = &listener.shared.gate;
-        prop_assert_eq!((gate.soft_taken(), gate.hard_taken()), (0, 0));
+    fn both_identities_and_the_shared_limits_hold_whatever_happens(
+        steps in prop::collection::vec(step(), 1..160),
+    ) {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(async { run(steps) })?;
     }
 }

@@ -310,6 +310,21 @@ mod tests {
     use super::*;
     use crate::{Generation, ShedListener, words::Words};
 
+    // for the model in accounting.rs
+    impl Page {
+        /// As if its process had been killed.
+        pub(crate) fn dies(&self) {
+            // no process began as early
+            let died = Process { pid: process::id(), started: 1 }.packed();
+            owner_of(&self.words, self.lane).store(died, Ordering::SeqCst);
+        }
+
+        /// Looks for processes that died.
+        pub(crate) fn looks(&self) {
+            self.reap();
+        }
+    }
+
     #[test]
     fn generations_share_words_and_have_lanes_of_their_own() {
         let (first, memory) = Page::create().unwrap();
