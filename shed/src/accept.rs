@@ -169,12 +169,30 @@ fn open() -> io::Result<File> {
 
 /// accept4(2): the connection is non-blocking and not inherited by programs that are executed.
 pub(crate) fn accept(listener: &Socket) -> io::Result<(Socket, SockAddr)> {
+    #[cfg(test)]
+    if let Some(errno) = tests::next_failure() {
+        return Err(io::Error::from_raw_os_error(errno));
+    }
     listener.accept4(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{cell::RefCell, collections::VecDeque, net::TcpStream};
+
+    use tokio::time::Instant as Clock;
+
     use super::*;
+    use crate::{Reason, ShedListener, Stats};
+
+    thread_local! {
+        /// How the next calls of accept(2) on this thread fail.
+        static FAILURES: RefCell<VecDeque<i32>> = const { RefCell::new(VecDeque::new()) };
+    }
+
+    pub(super) fn next_failure() -> Option<i32> {
+        FAILURES.with_borrow_mut(VecDeque::pop_front)
+    }
 
     #[test]
     fn each_errno_has_a_class() {
@@ -216,5 +234,130 @@ mod tests {
         assert!(backoff.is_stuck());
         backoff.reset();
         assert!(!backoff.is_stuck());
+    }
+
+    /// A listener for which accept(2) fails, and clients in its queue.
+    struct Failing {
+        listener: ShedListener,
+        queue: VecDeque<TcpStream>,
+    }
+
+    impl Failing {
+        fn new(n_clients: usize) -> Self {
+            let listener = ShedListener::bind("127.0.0.1:0").build().expect("a listener");
+            let connect = |_| TcpStream::connect(listener.local_addr()).expect("queued");
+            let queue = (0..n_clients).map(connect).collect();
+            Self { listener, queue }
+        }
+
+        /// The place in the queue of who is admitted after these failures, how long that took, in ms,
+        /// and what was counted. The error, where nobody is.
+        async fn accept(
+            &mut self,
+            failures: impl IntoIterator<Item = i32>,
+        ) -> (Result<usize, Option<i32>>, u128, Stats) {
+            FAILURES.set(failures.into_iter().collect());
+            let begun = Clock::now();
+            let accepted = self.listener.accept().await;
+            let waited = begun.elapsed().as_millis();
+            assert_eq!(next_failure(), None, "all of them were met");
+            let place = match accepted {
+                Ok(conn) => {
+                    let is_it = |it: &TcpStream| it.local_addr().ok() == Some(conn.peer_addr());
+                    let place = self.queue.iter().position(is_it).expect("one of them");
+                    self.queue.drain(..=place);
+                    Ok(place)
+                }
+                Err(AcceptError::Fatal(err)) => Err(err.raw_os_error()),
+                Err(AcceptError::Closed) => Err(None),
+            };
+            (place, waited, self.listener.handle().stats())
+        }
+    }
+
+    const OF_THE_CONNECTION: [i32; 13] = [
+        libc::EINTR,
+        libc::ECONNABORTED,
+        libc::ECONNRESET,
+        libc::EPROTO,
+        libc::EPERM,
+        libc::ENETDOWN,
+        libc::ENOPROTOOPT,
+        libc::EHOSTDOWN,
+        libc::ENONET,
+        libc::EHOSTUNREACH,
+        libc::EOPNOTSUPP,
+        libc::ENETUNREACH,
+        libc::ETIMEDOUT,
+    ];
+
+    #[tokio::test(start_paused = true)]
+    async fn after_an_error_of_a_connection_the_next_is_accepted_at_once() {
+        for errno in OF_THE_CONNECTION {
+            let (place, waited, stats) = Failing::new(2).accept([errno]).await;
+            assert_eq!((place, waited, &stats.accept_errors), (Ok(0), 0, &[(errno, 1)].into()));
+            assert_eq!((stats.accepted, stats.admitted), (1, 1), "{stats:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_descriptors_the_head_of_the_queue_is_shed_at_once() {
+        for errno in [libc::EMFILE, libc::ENFILE] {
+            // for the second there is one again
+            let (place, waited, stats) = Failing::new(2).accept([errno]).await;
+            assert_eq!((place, waited, &stats.accept_errors), (Ok(1), 0, &[(errno, 1)].into()));
+            assert_eq!((stats.accepted, stats.shed_for(Reason::Emfile)), (2, 1), "{stats:?}");
+
+            // the descriptor of the spare is somebody else's
+            let (place, waited, stats) = Failing::new(2).accept([errno, errno]).await;
+            assert_eq!((place, stats.shed_for(Reason::Emfile)), (Ok(0), 0), "{stats:?}");
+            assert!((1..=2).contains(&waited), "{waited} ms");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn want_of_memory_and_what_nobody_knows_waits_and_loses_nobody() {
+        for errno in [libc::ENOBUFS, libc::ENOMEM, libc::EIO, libc::ENOSPC, 4_095] {
+            let mut failing = Failing::new(2);
+            let (place, waited, stats) = failing.accept([errno]).await;
+            assert_eq!((place, &stats.accept_errors), (Ok(0), &[(errno, 1)].into()));
+            assert!((1..=2).contains(&waited), "{waited} ms");
+            // 1 + 2 + 4 + … + 512 + 1,000 + 1,000: a wait that is rounded is a millisecond longer
+            let (place, waited, stats) = failing.accept([errno; 12]).await;
+            assert_eq!((place, stats.accept_errors[&errno]), (Ok(0), 13));
+            assert!((3_023..=3_035).contains(&waited), "{waited} ms");
+            assert_eq!((stats.accepted, stats.admitted), (2, 2), "{stats:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_error_of_the_listener_ends_it() {
+        for errno in [libc::EBADF, libc::ENOTSOCK, libc::EFAULT, libc::EINVAL] {
+            let mut failing = Failing::new(1);
+            let handle = failing.listener.handle();
+            for failures in [&[errno][..], &[]] {
+                let (place, waited, stats) = failing.accept(failures.iter().copied()).await;
+                let counted = &[(errno, 1)].into();
+                assert_eq!((place, waited, &stats.accept_errors), (Err(Some(errno)), 0, counted));
+            }
+            assert_eq!(handle.fatal().await.raw_os_error(), Some(errno));
+            assert!(!handle.is_ready());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_64_errors_of_connections_in_a_row_the_accept_loop_waits() {
+        let mut failing = Failing::new(4);
+        // a success in between makes it a row of its own
+        for n in [64, 128] {
+            let (place, waited, stats) = failing.accept([libc::ECONNABORTED; 64]).await;
+            assert_eq!((place, waited), (Ok(0), 0));
+            assert_eq!(stats.accept_errors[&libc::ECONNABORTED], n);
+        }
+        for (n, least) in [(65, 1), (67, 1 + 2 + 4)] {
+            let (place, waited, _) = failing.accept(vec![libc::EPERM; n]).await;
+            assert_eq!(place, Ok(0));
+            assert!((least..=least + 3).contains(&waited), "{waited} ms");
+        }
     }
 }
