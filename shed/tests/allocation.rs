@@ -1,16 +1,17 @@
-//! Reading and writing allocates nothing: counted by the allocator, in a program of its own.
+//! Reading, writing and shedding allocate nothing: counted by the allocator, in a program of its own.
 #![expect(unsafe_code, reason = "an allocator is unsafe to implement")]
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
     io::{Read as _, Write as _},
-    net::{Shutdown, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
     thread,
     time::Duration,
 };
 
-use backlogd_shed::{Deadlines, Moved, ShedListener};
+use backlogd_shed::{Deadlines, Moved, Reason, ShedListener};
+use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// The system's allocator, which counts what the current thread asks it for.
@@ -98,4 +99,40 @@ fn a_million_reads_and_writes_allocate_nothing() {
             client.join().expect("no panic");
         });
     }
+}
+
+/// So many are shed.
+const SHED: u64 = 10_000;
+
+#[test]
+fn ten_thousand_sheds_allocate_nothing_and_so_spawn_nothing() {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let exempt = ["127.0.0.2".parse().expect("an address")];
+        let bound = ShedListener::bind("127.0.0.1:0").soft(1).exempt(exempt);
+        let mut listener = bound.build().expect("a listener");
+        let address = listener.local_addr();
+        let held = TcpStream::connect(address).expect("queued");
+        let served = listener.accept().await.expect("the first");
+        let clients = thread::spawn(move || {
+            for _ in 0..SHED {
+                // a reset may be quicker than connect(2)
+                drop(TcpStream::connect(address).and_then(|mut client| client.read(&mut [0])));
+            }
+            // who is admitted ends it
+            let last = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+            last.bind(&SocketAddr::from(([127, 0, 0, 2], 0)).into()).expect("a port");
+            last.connect(&address.into()).expect("queued");
+            last
+        });
+        let before = ASKED.get();
+        let last = listener.accept().await.expect("the last");
+        let asked = ASKED.get() - before;
+        // a stream of the runtime is made of a few
+        assert!(asked < 50, "{asked} allocations");
+        let stats = listener.handle().stats();
+        assert_eq!((stats.shed_for(Reason::Soft), stats.admitted), (SHED, 2), "{stats:?}");
+        drop((held, served, last, clients.join().expect("no panic")));
+    });
 }
