@@ -155,7 +155,6 @@ impl Builder {
             backlog: self.backlog,
             queue_max_wait: self.queue_max_wait,
             give_up_after: self.give_up_after,
-            write_stall: self.deadlines.write_stall,
         }
     }
 }
@@ -176,17 +175,10 @@ pub(crate) struct Plan {
     pub(crate) backlog: Option<u16>,
     queue_max_wait: Duration,
     give_up_after: Option<Duration>,
-    write_stall: Option<Duration>,
 }
 
 impl Plan {
     pub(crate) fn listener(&self, socket: Socket) -> Result<ShedListener, BuildError> {
-        if let Some(write_stall) = self.write_stall {
-            // accepted sockets have it from the listening one
-            socket
-                .set_tcp_user_timeout(Some(write_stall))
-                .map_err(|source| BuildError::call("TCP_USER_TIMEOUT", source))?;
-        }
         let Shared { claim, warnings, .. } = &*self.shared;
         warnings.get_or_init(|| warning::read(&socket, self.backlog, claim.of_all()));
         let local = socket::local_addr(&socket)?;

@@ -101,8 +101,11 @@ pub struct Deadlines {
     /// whoever serves needs for an answer counts, too.
     pub idle: Option<Duration>,
     /// Since its peer last acknowledged a byte, while there are some to acknowledge. It is looked
-    /// at four times within, and TCP_USER_TIMEOUT is the same, so that it ends by the kernel's
-    /// timer, too: ETIMEDOUT counts as this.
+    /// at four times within. Where the kernel ends it first, ETIMEDOUT counts as this.
+    ///
+    /// TCP_USER_TIMEOUT is left alone. It would also end a peer that reads all the time, but slowly:
+    /// for the kernel, a window stays shut until all of the next segment fits into it, whatever is
+    /// acknowledged meanwhile (`tcp_ack_probe`, net/ipv4/tcp_input.c).
     pub write_stall: Option<Duration>,
     /// The least that has to be read and written, together.
     pub min_rate: Option<MinRate>,
@@ -156,7 +159,6 @@ impl Deadlines {
 }
 
 const SHORTEST: Duration = plan::TICK;
-/// TCP_USER_TIMEOUT has room for 24 days.
 const LONGEST: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// Deadlines that cannot hold.
