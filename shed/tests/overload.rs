@@ -14,16 +14,21 @@ mod space;
 mod stats;
 
 use std::{
-    fs::File,
     io::{Read as _, Write as _},
     iter,
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
 
-use backlogd_shed::{Cause, Handle, Limits, OnShed, Pause, Reason, ShedListener, Stats};
+use backlogd_shed::{
+    Candidate, Cause, Decide, Handle, Limits, OnShed, Pause, PerIp, ProxyProtocol, Rate, Reason,
+    ShedListener, Stage, Stats, Verdict,
+};
 use socket2::{Domain, SockRef, Socket, Type};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
@@ -126,66 +131,56 @@ async fn a_server_that_waits_before_it_accepts_leaves_them_hanging() {
     assert_ne!(netstat("ListenOverflows"), 0);
 }
 
-#[tokio::test]
-#[ignore = "kernel: needs root"]
-async fn without_descriptors_it_sheds_by_the_spare_one_and_does_not_turn() {
-    if in_own_space("without_descriptors_it_sheds_by_the_spare_one_and_does_not_turn") {
-        return;
-    }
-    let mut crowd = Crowd::new(1, 500);
-    space::limit_descriptors(64);
-    let limits = Limits { fd_reserve: Some(0), ..Limits::soft(50) };
-    let listener = ShedListener::bind("127.0.0.1:0").limits(limits).build().expect("a listener");
-    let (cpu, start) = (space::cpu(), Instant::now());
-    // others in the process take all but 8
-    let mut others: Vec<_> = iter::from_fn(|| File::open("/dev/null").ok()).collect();
-    others.truncate(others.len() - 8);
-    let (address, handle) = serve(listener);
-    let clients = task::spawn_blocking(move || {
-        let seen = crowd.go(address, Duration::from_secs(10));
-        (crowd, seen)
-    });
-    let (crowd, seen) = clients.await.expect("clients");
-    assert_eq!((seen.n_served, seen.ends.len(), seen.n_hanging), (8, 492, 0), "{seen}");
-    let stats = handle.stats();
-    assert_eq!((stats.accepted, stats.shed_for(Reason::Emfile)), (500, 492), "{stats:?}");
-    assert!(0 < stats.accept_errors[&libc::EMFILE], "{stats:?}");
-    // to look at the time
-    drop(others.drain(..2));
-    time::sleep(Duration::from_secs(1)).await;
-    let used = (space::cpu() - cpu).as_secs_f64() / start.elapsed().as_secs_f64();
-    assert!(used <= 0.05, "{used:.3} of a core");
-    eprintln!("{used:.4} of a core; {seen}");
-    others.clear();
-    let client = TcpStream::connect(address).expect("a descriptor");
-    until(&handle, |stats| stats.admitted == 9).await;
-    drop((crowd, client));
-    check_at_rest(&until(&handle, |stats| stats.open == 0).await);
+/// From a proxy that leaves in the middle of its header.
+fn leave_amid_header(to: SocketAddr) {
+    let client = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    client.bind(&SocketAddr::from((PROXY, 0)).into()).expect("a port");
+    client.connect(&to.into()).expect("queued");
+    client.send(b"PROXY TC").expect("room");
+}
+
+const PROXY: [u8; 4] = [127, 0, 2, 1];
+
+fn proxies() -> ProxyProtocol {
+    ProxyProtocol::from(["127.0.2.0/24".parse().expect("a range")])
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn however_a_task_ends_its_permit_comes_back() {
-    const N: usize = 400;
-    let mut listener = ShedListener::bind("127.0.0.1:0").soft(N).build().expect("a listener");
+    const N: usize = 500;
+    /// Who never get so far as to have a task of the server.
+    const N_LEAVE: usize = N / 5;
+    let builder = ShedListener::bind("127.0.0.1:0").soft(N + N_LEAVE).proxy_protocol(proxies());
+    let mut listener = builder.build().expect("a listener");
     let (address, handle) = (listener.local_addr(), listener.handle());
-    for round in 0..25 {
+    for round in 1..=20 {
         let clients = task::spawn_blocking(move || {
-            (0..N).map(|_| TcpStream::connect(address).expect("queued")).collect::<Vec<_>>()
+            (0..N_LEAVE).for_each(|_| leave_amid_header(address));
+            connect(address, N)
         });
         let mut aborted = Vec::new();
         for turn in 0..N {
             let conn = time::timeout(DEADLINE, listener.accept()).await.expect("a place");
             let mut conn = conn.expect("admitted");
             let serving = tokio::spawn(async move {
-                match turn % 4 {
+                match turn % 5 {
                     0 => Ok(()),
                     1 => conn.read_u8().await.map(drop),
                     // no message: the hook is for panics that nobody expects
                     2 => std::panic::resume_unwind(Box::new(())),
+                    // as after an upgrade: the stream and its permit are somebody else's
+                    3 => {
+                        let (mut stream, permit) = conn.into_parts();
+                        let upgraded = tokio::spawn(async move {
+                            let _permit = permit;
+                            stream.read_u8().await.map(drop)
+                        });
+                        upgraded.await.expect("no panic")
+                    }
                     _ => std::future::pending().await,
                 }
             });
-            if turn % 4 == 3 {
+            if turn % 5 == 4 {
                 aborted.push(serving);
             }
         }
@@ -193,11 +188,42 @@ async fn however_a_task_ends_its_permit_comes_back() {
         for serving in aborted {
             serving.abort();
         }
-        let stats = until(&handle, |stats| stats.open == 0).await;
-        assert_eq!(stats.closed_for(Cause::Panic), (round + 1) * (N as u64) / 4, "{stats:?}");
+        let n_admitted = round * (N + N_LEAVE) as u64;
+        let stats = until(&handle, |stats| stats.admitted == n_admitted && stats.open == 0).await;
+        assert_eq!(stats.closed_for(Cause::Panic), round * (N as u64) / 5, "{stats:?}");
+        assert_eq!(stats.closed_for(Cause::Shed), round * N_LEAVE as u64, "{stats:?}");
+        assert_eq!(stats.shed_at(Stage::Handshake), stats.closed_for(Cause::Shed), "{stats:?}");
         check_at_rest(&stats);
     }
-    assert_eq!(handle.stats().admitted, 10_000);
+}
+
+/// Refuses every tenth.
+struct EveryTenth(AtomicU64);
+
+impl Decide for EveryTenth {
+    fn decide(&self, _: &Candidate<'_>, _: &backlogd_shed::Load) -> Verdict {
+        let n = self.0.fetch_add(1, Ordering::Relaxed);
+        if n % 10 == 9 { Verdict::Shed(Some(OnShed::bytes("no"))) } else { Verdict::Admit }
+    }
+}
+
+/// A client that comes from `from`, says `says` and ends as `turn` has it.
+fn visit(from: [u8; 4], to: SocketAddr, says: &[u8], turn: usize) {
+    let client = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    client.bind(&SocketAddr::from((from, 0)).into()).expect("a port");
+    // a reset may be quicker than connect(2), and than what is said
+    drop(client.connect(&to.into()));
+    drop(client.send(says));
+    match turn % 3 {
+        // comes and goes
+        0 => {}
+        // leaves by a reset
+        1 => client.set_linger(Some(Duration::ZERO)).expect("an option"),
+        _ => {
+            client.set_read_timeout(Some(Duration::from_millis(1))).expect("a timeout");
+            drop(TcpStream::from(client).read(&mut [0; 64]));
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -208,9 +234,14 @@ async fn of_a_hundred_thousand_connections_each_is_counted_as_the_kernel_counts_
     }
     let listener = ShedListener::bind("127.0.0.1:0")
         .soft(3)
+        .hard(7)
         .on_shed_for(Reason::Rate, OnShed::Fin)
         .on_shed_for(Reason::Soft, OnShed::http_503())
-        .rate(backlogd_shed::Rate::per_second(200).burst(200))
+        .rate(Rate::per_second(1_000).burst(1_000))
+        .per_ip(PerIp::connections(1))
+        .exempt(["127.0.3.0/24".parse().expect("a range")])
+        .proxy_protocol(ProxyProtocol { deadline: Duration::from_millis(20), ..proxies() })
+        .decide(EveryTenth(AtomicU64::new(0)))
         .build()
         .expect("a listener");
     let (address, handle) = serve(listener);
@@ -218,20 +249,17 @@ async fn of_a_hundred_thousand_connections_each_is_counted_as_the_kernel_counts_
     let clients = task::spawn_blocking(move || {
         let one = move || {
             for turn in 0..25_000 {
-                let mut client = TcpStream::connect(address).expect("queued");
-                match turn % 3 {
-                    // comes and goes
-                    0 => {}
-                    // leaves by a reset
-                    1 => {
-                        let zero = Some(Duration::ZERO);
-                        SockRef::from(&client).set_linger(zero).expect("an option");
-                    }
-                    _ => {
-                        client.set_read_timeout(Some(Duration::from_millis(1))).expect("a timeout");
-                        drop(client.read(&mut [0; 64]));
-                    }
-                }
+                // of many addresses, so that each has ports enough
+                let host = u8::try_from(turn / 8 % 250).expect("below 256");
+                // exempt ones, proxies with a header, without and with part of one, and anybody
+                let (from, says): ([u8; 4], &[u8]) = match turn % 8 {
+                    0 => ([127, 0, 3, host], b""),
+                    1 => ([127, 0, 2, host], b"PROXY TCP4 192.0.2.1 192.0.2.2 8080 80\r\n"),
+                    2 => ([127, 0, 2, host], b"GET / HTTP/1.1\r\n"),
+                    3 => ([127, 0, 2, host], b"PROXY TC"),
+                    _ => ([127, 0, 1, host], b""),
+                };
+                visit(from, address, says, turn);
             }
         };
         for client in [(); 4].map(|()| thread::spawn(one)) {
@@ -244,9 +272,11 @@ async fn of_a_hundred_thousand_connections_each_is_counted_as_the_kernel_counts_
     })
     .await;
     assert_eq!(passive_opens() - before, 100_000);
-    for reason in [Reason::Soft, Reason::Rate] {
-        assert_ne!(stats.shed_for(reason), 0, "{stats:?}");
+    for reason in [Reason::Soft, Reason::Rate, Reason::PerIp, Reason::Policy, Reason::ProxyHeader] {
+        assert_ne!(stats.shed_for(reason), 0, "{reason}: {stats:?}");
     }
+    assert_eq!(stats.closed_for(Cause::Shed), stats.shed_at(Stage::Handshake), "{stats:?}");
+    assert_eq!(stats.peers_tracked, 0, "{stats:?}");
     check_at_rest(&stats);
 }
 
