@@ -6,15 +6,15 @@ use std::{
     io::{self, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use backlogd_shed::{
-    AnyListener, Cause, Deadlines, Handle, Handshakes, OnShed, Reason, ShedListener, Stage, Staged,
-    Stats, TlsListener, rustls_config,
+    AnyListener, Candidate, Cause, Closed, Deadlines, Decide, Handle, Handshakes, Load, OnShed,
+    Reason, ShedListener, Stage, Staged, Stats, TlsListener, Verdict, rustls_config,
 };
 use stats::until;
 use tokio::{
@@ -109,51 +109,74 @@ fn end(mut client: &TcpStream) -> (Option<io::ErrorKind>, Instant) {
     (result.err().map(|err| err.kind()), Instant::now())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn silent_peers_are_reset_at_the_deadline_and_hold_up_nobody() {
-    const DEADLINE: Duration = Duration::from_secs(1);
+/// Keeps in mind how long those were open that were shed.
+#[derive(Clone, Default)]
+struct Times(Arc<Mutex<Vec<Duration>>>);
+
+impl Decide for Times {
+    fn decide(&self, _: &Candidate<'_>, _: &Load) -> Verdict {
+        Verdict::Admit
+    }
+
+    fn closed(&self, closed: &Closed) {
+        if closed.cause == Cause::Shed {
+            self.0.lock().expect("no panic").push(closed.after);
+        }
+    }
+}
+
+/// `n` peers that say nothing are reset in time, and others are served meanwhile.
+async fn check_silent(n: usize, deadline: Duration) {
     let (config, connector) = configured();
-    let bounds = Handshakes { deadline: DEADLINE, max: 100, ..Handshakes::default() };
-    let bind = || ShedListener::bind("127.0.0.1:0").soft(200);
-    let here = bind().build().expect("a listener");
-    let threaded = bind().build_threaded(200).expect("a listener");
-    for (address, handle) in
-        [serve(here, bounds, Arc::clone(&config)), serve(threaded, bounds, Arc::clone(&config))]
-    {
+    let bounds = Handshakes { deadline, max: n + 40, ..Handshakes::default() };
+    for is_threaded in [false, true] {
+        let times = Times::default();
+        let builder = ShedListener::bind("127.0.0.1:0").soft(n + 140).decide(times.clone());
+        let (address, handle) = if is_threaded {
+            let listener = builder.build_threaded(n + 140).expect("a listener");
+            serve(listener, bounds, Arc::clone(&config))
+        } else {
+            serve(builder.build().expect("a listener"), bounds, Arc::clone(&config))
+        };
         let silent = task::spawn_blocking(move || {
-            let clients: Vec<_> = (0..60).map(|_| (connect(address), Instant::now())).collect();
+            let mut clients: Vec<_> = (0..n).map(|_| connect(address)).collect();
             // bytes that trickle in do not put it off
-            (&clients[0].0).write_all(&[22]).expect("room");
-            // all read at once: the ends are close together
-            let ends: Vec<_> = std::thread::scope(|scope| {
-                let ends: Vec<_> =
-                    clients.iter().map(|(client, _)| scope.spawn(|| end(client))).collect();
-                ends.into_iter().map(|end| end.join().expect("it reads")).collect()
-            });
-            ends.into_iter()
-                .zip(clients)
-                .map(|((kind, at), (_, since))| (kind, at - since))
-                .collect::<Vec<_>>()
+            clients[0].write_all(&[22]).expect("room");
+            clients
         });
-        until(&handle, |stats| stats.open == 60).await;
+        let silent = silent.await.expect("clients");
+        until(&handle, |stats| stats.open == n as u64).await;
         for _ in 0..10 {
             let begun = Instant::now();
             talk(address, &connector).await.expect("served");
             assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
         }
-        let (kinds, mut ends): (Vec<_>, Vec<_>) =
-            silent.await.expect("clients").into_iter().unzip();
-        assert_eq!(kinds, [Some(io::ErrorKind::ConnectionReset); 60]);
-        ends.sort_unstable();
-        // on a busy machine, some clients learn of it late
-        let (first, most, last) = (ends[0], ends[53], ends[59]);
-        let tolerance = Duration::from_millis(200);
-        assert!(DEADLINE - tolerance < first && most < DEADLINE + tolerance, "{ends:?}");
-        assert!(last < DEADLINE * 2, "{ends:?}");
-        let stats = check_rest(&handle).await;
-        assert_eq!((stats.admitted, stats.shed_for(Reason::Tls)), (70, 60));
-        assert_eq!(stats.closed_for(Cause::Shed), 60);
+        let stats = stats::within(deadline * 2, &handle, |stats| stats.open == 0).await;
+        assert_eq!((stats.admitted, stats.shed_for(Reason::Tls)), (n as u64 + 10, n as u64));
+        check_rest(&handle).await;
+        let ends = task::spawn_blocking(move || silent.iter().map(|it| end(it).0).collect());
+        let ends: Vec<_> = ends.await.expect("clients");
+        assert_eq!(ends, vec![Some(io::ErrorKind::ConnectionReset); n]);
+        let mut times = times.0.lock().expect("no panic").clone();
+        times.sort_unstable();
+        // on a busy machine, some are late
+        let (first, most, last) = (times[0], times[n * 9 / 10 - 1], times[n - 1]);
+        assert!(deadline <= first && most < deadline + Duration::from_millis(200), "{times:?}");
+        assert!(last < deadline * 2, "{times:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn silent_peers_are_reset_at_the_deadline_and_hold_up_nobody() {
+    check_silent(60, Duration::from_secs(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow: twice the deadline that is the default"]
+async fn three_hundred_silent_peers_are_reset_at_the_default_deadline() {
+    let deadline = Handshakes::default().deadline;
+    assert_eq!(deadline, Duration::from_secs(5));
+    check_silent(300, deadline).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
