@@ -7,7 +7,11 @@ use std::{
     io::{BufRead as _, BufReader, Write as _},
     net::SocketAddr,
     process::{Command, Stdio},
-    sync::{atomic::Ordering, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -170,16 +174,31 @@ impl Drop for Server {
     }
 }
 
-/// T31: restarts under load, above the limit, so that it is always
-/// reached, each generation serving so many; gives connections per second.
+/// Sends and has sent back, without a pause, until it is enough; so many bytes.
+async fn exchange(address: SocketAddr, is_enough: Arc<AtomicBool>) -> usize {
+    let mut stream = TcpStream::connect(address).await.expect("connected");
+    let (mut n, mut got) = (0, [0; 64]);
+    while !is_enough.load(Ordering::SeqCst) {
+        let sent = [u8::try_from(n / 64 % 256).expect("a byte"); 64];
+        stream.write_all(&sent).await.expect("connected");
+        stream.read_exact(&mut got).await.expect("served");
+        assert_eq!(got, sent, "after {n} bytes");
+        n += got.len();
+    }
+    stream.shutdown().await.expect("connected");
+    assert_eq!(stream.read(&mut got).await.expect("an end"), 0);
+    n
+}
+
+/// Restarts under load, above the limit, so that it is always reached, each generation serving so
+/// many; gives connections per second.
 async fn restart_under_load(times: usize, n_clients: usize, n_served: u64) -> u64 {
     let pause = Duration::from_millis(5);
     let soft = n_clients / 2;
     let mut server = task::spawn_blocking(move || Server::start(soft, "serves")).await.expect("it");
     let hold = Duration::from_millis(20);
-    let mut long = TcpStream::connect(server.address).await.expect("connected");
-    long.write_u8(b'x').await.expect("connected");
-    assert_eq!(long.read_u8().await.expect("served"), b'x');
+    let is_enough = Arc::<AtomicBool>::default();
+    let long = tokio::spawn(exchange(server.address, Arc::clone(&is_enough)));
     let load = Load::start_holding(server.address, n_clients, pause, hold);
     load.until_served(200).await;
     let begun = Instant::now();
@@ -191,13 +210,12 @@ async fn restart_under_load(times: usize, n_clients: usize, n_served: u64) -> u6
         })
         .await
         .expect("a restart");
-        if number == 1 {
-            // by the first generation, which drains
-            long.write_u8(b'y').await.expect("connected");
-            assert_eq!(long.read_u8().await.expect("served"), b'y');
-            long.shutdown().await.expect("connected");
-        }
         load.until_served(n_served).await;
+        if number == 2 {
+            // begun with the first generation, which drains since the next one is there
+            assert!(!long.is_finished(), "it was cut off");
+            is_enough.store(true, Ordering::SeqCst);
+        }
     }
     let after = load.counts.all();
     let n: u64 = after[0] + after[1] - before[0] - before[1];
@@ -206,6 +224,7 @@ async fn restart_under_load(times: usize, n_clients: usize, n_served: u64) -> u6
     let [served, shed, refused, reset, hung] = load.stop().await;
     assert_eq!((refused, reset, hung), (0, 0, 0), "served {served}, shed {shed}");
     assert!(0 < shed, "the limit was reached");
+    assert!(0 < long.await.expect("all of it came back"), "it goes on while others are served");
     // the long one is among them, for a while
     assert!((soft as u64 * 8 / 10..=soft as u64).contains(&most), "{most} of {soft}");
     task::spawn_blocking(move || server.end(times)).await.expect("the end");
