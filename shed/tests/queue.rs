@@ -10,7 +10,7 @@ mod stats;
 use std::{
     env,
     io::{self, BufRead as _, Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     process::{Child, Command, Stdio},
     sync::{
         Arc, Mutex,
@@ -21,10 +21,18 @@ use std::{
 };
 
 use backlogd_shed::{
-    Candidate, Decide, Limits, Load, Pause, Reason, ShedListener, ShedStream, Stats, Verdict,
+    Candidate, Decide, Limits, Linger, Load, OnShed, Pause, Reason, ShedListener, ShedStream,
+    Stats, Verdict,
 };
+use socket2::SockRef;
 use stats::{check_identities, until};
-use tokio::{io::AsyncReadExt as _, net, runtime::Handle, task::JoinSet, time};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net,
+    runtime::Handle,
+    task::JoinSet,
+    time,
+};
 
 use crate::space::in_own_space;
 
@@ -111,7 +119,7 @@ async fn while_it_sheds_the_queue_is_as_good_as_empty_and_no_task_is_spawned() {
     // the queue is to say what the accept loop leaves in it, not what the scheduler does
     space::first();
     let socket = TcpListener::bind("127.0.0.1:0").expect("a socket");
-    socket2::SockRef::from(&socket).listen(4_096).expect("a backlog");
+    SockRef::from(&socket).listen(4_096).expect("a backlog");
     // another descriptor of the same socket
     let queue = ShedListener::adopt(socket.try_clone().expect("a descriptor"));
     let queue = queue.build().expect("a listener");
@@ -158,11 +166,16 @@ async fn until_ended<T>(thread: &thread::JoinHandle<T>) {
     }
 }
 
+/// `n` that are connected, and say nothing.
+fn connect(address: SocketAddr, n: usize) -> Vec<TcpStream> {
+    (0..n).map(|_| TcpStream::connect(address).expect("queued")).collect()
+}
+
 /// A listener at its hard limit of 20, below the 64 that are open, and those.
 async fn paused(listener: ShedListener) -> (Paused, SocketAddr) {
     let mut listener = listener;
     let (address, handle) = (listener.local_addr(), listener.handle());
-    let clients: Vec<_> = (0..64).map(|_| TcpStream::connect(address).expect("queued")).collect();
+    let clients = connect(address, 64);
     let mut open = Vec::new();
     for _ in 0..64 {
         open.push(listener.accept().await.expect("admitted"));
@@ -185,6 +198,108 @@ struct Paused {
     accepting: tokio::task::JoinHandle<Vec<ShedStream>>,
     _clients: Vec<TcpStream>,
 }
+
+#[tokio::test]
+async fn at_the_hard_limit_the_queue_fills_until_there_is_room_again() {
+    // answers that wait for their readers fill the place between both limits
+    let mut listener = ShedListener::bind("127.0.0.1:0")
+        .soft(16)
+        .hard(32)
+        .on_shed(OnShed::http_503())
+        .linger(Linger { max: Some(16), time: Duration::from_secs(1), ..Default::default() })
+        .build()
+        .expect("a listener");
+    let (address, handle) = (listener.local_addr(), listener.handle());
+    let begun = Instant::now();
+    let clients = connect(address, 60);
+    let mut open = Vec::new();
+    for _ in 0..16 {
+        open.push(listener.accept().await.expect("admitted"));
+    }
+    // it sheds 16 more on its way, and stops
+    let more = time::timeout(Duration::from_millis(100), listener.accept()).await;
+    assert!(more.is_err(), "above the soft limit: {more:?}");
+    let stats = handle.stats();
+    assert_eq!((stats.open, stats.lingering, stats.accepted), (16, 16, 32), "{stats:?}");
+    assert_eq!(listener.accept_queue().expect("TCP_INFO").0, 28);
+    let more = tokio::spawn(async move { listener.accept().await });
+    let stats = until(&handle, |stats| stats.accepted == 60 && stats.lingering == 0).await;
+    let paused = paused_for(&stats);
+    assert!(Duration::from_millis(900) < paused && paused < begun.elapsed(), "{paused:?}");
+    more.abort();
+    drop((clients, open));
+    check_identities(&until(&handle, |stats| stats.open == 0).await);
+}
+
+/// How a client that is queued goes on.
+#[derive(Clone, Copy, Debug)]
+enum Goes {
+    Waits,
+    /// Sends a request, and then nothing more: it waits for the answer, as `nc -N` does.
+    HalfCloses,
+    Closes,
+    Resets,
+    /// Resets after its request.
+    GivesUp,
+}
+
+#[tokio::test]
+async fn after_a_pause_those_who_gave_up_are_never_handed_out() {
+    let listener = ShedListener::bind("127.0.0.1:0").soft(64).hard(77);
+    let mut listener = listener.build().expect("a listener");
+    let (address, handle) = (listener.local_addr(), listener.handle());
+    let held = connect(address, 64);
+    let mut open = Vec::new();
+    for _ in 0..64 {
+        open.push(listener.accept().await.expect("admitted"));
+    }
+    handle.set_limits(Limits { hard: Some(20), ..Limits::soft(16) }).expect("they hold");
+    // nothing is accepted: 64 are open, and 20 may be
+    let accepting = tokio::spawn(async move {
+        let mut peers = Vec::new();
+        for _ in 0..9 {
+            let mut conn = listener.accept().await.expect("admitted");
+            peers.push(conn.peer_addr());
+            conn.write_all(b"answer").await.expect("it waits for that");
+        }
+        peers
+    });
+    until(&handle, |stats| stats.is_paused == Some(Pause::Hard)).await;
+    let goes = [Goes::Waits, Goes::HalfCloses, Goes::Closes, Goes::Resets, Goes::GivesUp];
+    let mut stay = Vec::new();
+    for goes in goes.into_iter().cycle().take(20).chain([Goes::Waits]) {
+        let mut client = TcpStream::connect(address).expect("queued");
+        let reset = |client: &TcpStream| SockRef::from(client).set_linger(Some(Duration::ZERO));
+        match goes {
+            Goes::Waits => stay.push(client),
+            Goes::HalfCloses => {
+                client.write_all(b"request").expect("room");
+                client.shutdown(Shutdown::Write).expect("connected");
+                stay.push(client);
+            }
+            Goes::Closes => drop(client),
+            Goes::Resets => reset(&client).expect("an option"),
+            Goes::GivesUp => {
+                client.write_all(b"request").expect("room");
+                reset(&client).expect("an option");
+            }
+        }
+    }
+    drop(open);
+    let peers = time::timeout(DEADLINE, accepting).await.expect("some wait").expect("no panic");
+    let expected: Vec<_> = stay.iter().map(|it| it.local_addr().expect("connected")).collect();
+    assert_eq!(peers, expected, "in their order");
+    let answered = task::spawn_blocking(move || {
+        stay.into_iter().all(|mut client| client.read_exact(&mut [0; 6]).is_ok())
+    });
+    assert!(answered.await.expect("clients"));
+    let stats = until(&handle, |stats| stats.open == 0).await;
+    assert_eq!(stats.shed_for(Reason::Stale), 12, "{stats:?}");
+    check_identities(&stats);
+    drop(held);
+}
+
+#[tokio::test]
 
 fn paused_for(stats: &Stats) -> Duration {
     stats.paused.iter().find(|(cause, _)| *cause == Pause::Hard).expect("both").1

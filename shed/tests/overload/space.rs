@@ -57,10 +57,10 @@ pub(crate) fn time_waits(port: u16) -> usize {
     text.lines().filter(|line| line.contains(&local) && line.contains(" 06 ")).count()
 }
 
-/// Sets RLIMIT_NOFILE of this process.
-pub(crate) fn limit_descriptors(n: usize) {
+/// Sets RLIMIT_NOFILE of this process, and how far it may be raised.
+pub(crate) fn limit_descriptors(n: usize, most: usize) {
     let mut command = Command::new("prlimit");
-    command.args(["--pid", &std::process::id().to_string(), &format!("--nofile={n}:{n}")]);
+    command.args(["--pid", &std::process::id().to_string(), &format!("--nofile={n}:{most}")]);
     assert!(command.status().expect("prlimit of util-linux").success());
 }
 
