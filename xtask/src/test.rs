@@ -209,7 +209,7 @@ const SHED_LEFT_OUT: [&str; 5] = [
 ];
 
 /// The slow tests of the crate, and those that make network namespaces, one after the other, as most
-/// are under load: a minute.
+/// are under load: two minutes.
 fn shed(session: &mut Session) -> Result<Outcome> {
     if !sh::is_root()? {
         return Ok(Outcome::Skipped("not root".into()));
