@@ -13,7 +13,6 @@ fn somaxconn() -> u32 {
     text.trim().parse().expect("a number")
 }
 
-/// T12.
 #[tokio::test]
 async fn the_backlog_is_as_asked_as_far_as_the_kernel_grants() {
     let somaxconn = somaxconn();
@@ -67,7 +66,6 @@ async fn a_queue_that_is_shorter_than_asked_is_warned_of() {
     }
 }
 
-/// T52.
 #[tokio::test]
 async fn an_address_in_use_names_who_has_it() {
     for address in ["127.0.0.1:0", "[::]:0"] {
@@ -86,7 +84,6 @@ async fn an_address_in_use_names_who_has_it() {
     }
 }
 
-/// T52.
 #[tokio::test]
 async fn comes_back_amid_time_wait() {
     let mut listener = ShedListener::bind("127.0.0.1:0").build().expect("a listener");
@@ -99,7 +96,6 @@ async fn comes_back_amid_time_wait() {
     ShedListener::bind(address.to_string()).build().expect("it is free");
 }
 
-/// T53.
 #[tokio::test]
 async fn a_group_of_others_is_not_joined_unasked() {
     let (first, _members) = ShedListener::bind("127.0.0.1:0").build_group(2).expect("a group");
@@ -137,7 +133,6 @@ async fn a_name_is_of_one_listener_of_a_generation() {
     build(Some("web")).expect("it is free again");
 }
 
-/// T56.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_close_by_us_is_no_error() {
     let mut listener = ShedListener::bind("127.0.0.1:0").build().expect("a listener");

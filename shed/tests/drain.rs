@@ -25,7 +25,7 @@ use tokio::{
 const AT_ONCE: Drain =
     Drain { delay: Duration::ZERO, deadline: Duration::from_secs(5), queued: Queued::Serve };
 
-/// T30: how often somebody is reset in so many final closes.
+/// How often somebody is reset in so many final closes.
 async fn close_under_load(rounds: usize) {
     for round in 0..rounds {
         let listener = ShedListener::bind("127.0.0.1:0").soft(5_000).build().expect("a listener");
@@ -254,7 +254,7 @@ async fn clients() {
     writeln!(io::stdout(), "\n@{done} {reset} {other}").expect("somebody reads");
 }
 
-/// T32: in-flight work is done inside the deadline, the rest is reset, and all permits come back.
+/// In-flight work is done inside the deadline, the rest is reset, and all permits come back.
 async fn drain_many(n: usize) {
     let mut listener = ShedListener::bind("127.0.0.1:0").soft(n).build().expect("a listener");
     let (address, handle) = (listener.local_addr(), listener.handle());

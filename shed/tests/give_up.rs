@@ -46,7 +46,6 @@ async fn starving() {
     say(&format!("{err}: {}", err.source().expect("a cause")));
 }
 
-/// T54.
 #[test]
 fn gives_up_with_the_error_when_descriptors_are_out_for_too_long() {
     let mut process = Command::new("sh")

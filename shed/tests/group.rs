@@ -45,7 +45,7 @@ async fn one_limit_holds_over_all_members() {
     check_identities(&handle.stats());
 }
 
-/// T25: so often from 4 members to 1 and back.
+/// So often from 4 members to 1 and back.
 async fn shrink_and_grow(rounds: usize) {
     let (mut group, listeners) =
         ShedListener::bind("127.0.0.1:0").soft(5_000).build_group(4).expect("a group");

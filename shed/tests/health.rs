@@ -44,7 +44,6 @@ fn ill(why: &str) -> (u16, String) {
     (503, why.to_owned())
 }
 
-/// T10, T11
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn checks_pass_while_clients_are_shed_and_fail_where_they_are_to() {
     for (fail_at, expected) in
@@ -95,7 +94,7 @@ async fn checks_pass_while_clients_are_shed_and_fail_where_they_are_to() {
     }
 }
 
-/// T10: the accept loop stands still at the hard limit, and checks do not.
+/// The accept loop stands still at the hard limit, and checks do not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn checks_pass_at_the_hard_limit() {
     for (fail_at, expected) in [(FailAt::Never, well()), (FailAt::Hard, ill("overloaded"))] {
@@ -134,7 +133,6 @@ async fn checks_pass_at_the_hard_limit() {
     }
 }
 
-/// T55
 #[tokio::test(start_paused = true)]
 async fn an_accept_loop_that_does_not_answer_is_seen_after_5_s() {
     let mut listener = ShedListener::bind("127.0.0.1:0").soft(1).build().expect("a listener");
@@ -164,7 +162,7 @@ async fn an_accept_loop_that_does_not_answer_is_seen_after_5_s() {
     accepting.abort();
 }
 
-/// T55: at the hard limit nothing is accepted, which is no reason to end the process.
+/// At the hard limit nothing is accepted, which is no reason to end the process.
 #[tokio::test(start_paused = true)]
 async fn an_accept_loop_that_stands_still_at_the_hard_limit_is_alive() {
     let mut listener = ShedListener::bind("127.0.0.1:0").soft(9).build().expect("a listener");

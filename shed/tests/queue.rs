@@ -299,8 +299,6 @@ async fn after_a_pause_those_who_gave_up_are_never_handed_out() {
     drop(held);
 }
 
-#[tokio::test]
-
 fn paused_for(stats: &Stats) -> Duration {
     stats.paused.iter().find(|(cause, _)| *cause == Pause::Hard).expect("both").1
 }

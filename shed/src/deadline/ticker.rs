@@ -220,7 +220,7 @@ mod tests {
         Duration::from_millis(10 * ticks)
     }
 
-    /// T37 and bench B12 of what the wheel costs by itself, sockets aside.
+    /// What the wheel costs by itself, sockets aside.
     #[test]
     #[ignore = "slow: 20 s, alone, in a release build"]
     fn a_hundred_thousand_connections_at_rest_cost_a_hundredth_of_a_core() {

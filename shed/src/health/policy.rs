@@ -205,7 +205,7 @@ mod tests {
         changes
     }
 
-    /// T11: calm, soft, calm, hard, at the edge of recovery, calm.
+    /// Calm, soft, calm, hard, at the edge of recovery, calm.
     const LOAD: [(u64, usize); 6] =
         [(5_000, 50), (10_000, 105), (10_000, 50), (10_000, 130), (20_000, 95), (10_000, 80)];
 

@@ -56,7 +56,6 @@ fn what_cannot_hold_is_named() {
     );
 }
 
-/// T20
 #[tokio::test(start_paused = true)]
 async fn swept_after_90_s_and_not_before() {
     let (backend, _server) = echo().await;
@@ -80,7 +79,6 @@ async fn swept_after_90_s_and_not_before() {
     drop(other);
 }
 
-/// T21
 #[tokio::test]
 async fn one_that_closed_or_spoke_unasked_is_not_given_out() {
     for says in [&b""[..], b"x"] {
@@ -103,7 +101,6 @@ async fn one_that_closed_or_spoke_unasked_is_not_given_out() {
     }
 }
 
-/// T21
 #[tokio::test]
 async fn what_is_dialled_keeps_alive() {
     let (backend, _server) = echo().await;
@@ -117,7 +114,6 @@ async fn what_is_dialled_keeps_alive() {
     assert_eq!(socket.tcp_user_timeout().expect("an option"), Some(Duration::from_secs(30)));
 }
 
-/// T22
 #[tokio::test]
 async fn a_thousand_wait_in_line() {
     let (backend, _server) = echo().await;
@@ -150,7 +146,6 @@ async fn a_thousand_wait_in_line() {
     assert_eq!((stats.idle, stats.in_use), (1, 0));
 }
 
-/// T22
 #[tokio::test(start_paused = true)]
 async fn who_waits_ends_at_its_deadline_and_leaves_the_line() {
     let (backend, _server) = echo().await;
@@ -171,7 +166,6 @@ async fn who_waits_ends_at_its_deadline_and_leaves_the_line() {
     assert_eq!(pool.stats().hits, 1);
 }
 
-/// T22
 #[tokio::test]
 async fn never_more_are_open_than_may_be() {
     let (first, _server) = echo().await;
@@ -193,7 +187,6 @@ async fn never_more_are_open_than_may_be() {
     drop((one, two));
 }
 
-/// T23
 #[tokio::test]
 async fn only_what_is_said_to_be_reusable_is_kept() {
     let (backend, _server) = echo().await;
@@ -221,7 +214,6 @@ async fn only_what_is_said_to_be_reusable_is_kept() {
     assert_eq!((pool.stats().idle, pool.stats().evicted_for(Evicted::Error)), (0, 3));
 }
 
-/// T24
 #[tokio::test]
 async fn of_a_thousand_requests_more_than_99_in_100_reuse() {
     let path = std::env::temp_dir().join(format!("backlogd-shed-pool-{}", std::process::id()));
