@@ -62,7 +62,6 @@ async fn ten_thousand_silent_peers_cost_little_and_are_ended_in_time() {
         return;
     }
     const FIRST_BYTE: Duration = Duration::from_secs(15);
-    const TICK: Duration = Duration::from_millis(100);
     let seconds = |n| Some(Duration::from_secs(n));
     let deadlines = Deadlines {
         first_byte: Some(FIRST_BYTE),
@@ -107,6 +106,7 @@ async fn ten_thousand_silent_peers_cost_little_and_are_ended_in_time() {
     times.sort_unstable();
     let (first, most, last) = (times[0], times[CLIENTS * 99 / 100], times[CLIENTS - 1]);
     eprintln!("{used:.4} of a core; ended after {first:?} to {most:?} (p99) and {last:?}");
-    // at the second tick that sees it at the latest, and what it takes to end thousands at once
-    assert!(FIRST_BYTE <= first && most < FIRST_BYTE + TICK * 3, "{first:?} to {most:?}");
+    // all of them at once take a while: to the tick, tests/deadline.rs has some hundred
+    let latest = FIRST_BYTE + Duration::from_secs(1);
+    assert!(FIRST_BYTE <= first && most < latest, "{first:?} to {most:?}");
 }
