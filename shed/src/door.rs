@@ -304,7 +304,10 @@ impl Door {
             }
             // a descriptor is taken before the queue is looked at: the queue was empty all the time
             Err(err) if err.kind() == io::ErrorKind::WouldBlock => Some(Batch::Empty),
-            Err(_) => Some(Batch::Backoff),
+            Err(err) => {
+                self.shared.counters.accept_failed(errno(&err));
+                Some(Batch::Backoff)
+            }
         };
         self.spare.refill();
         batch

@@ -14,9 +14,8 @@ mod space;
 mod stats;
 
 use std::{
-    io::{Read as _, Write as _},
-    iter,
-    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    io::Read as _,
+    net::{SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},

@@ -30,7 +30,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net,
     runtime::Handle,
-    task::JoinSet,
+    task::{self, JoinSet},
     time,
 };
 
@@ -195,7 +195,7 @@ async fn paused(listener: ShedListener) -> (Paused, SocketAddr) {
 struct Paused {
     open: Vec<ShedStream>,
     handle: backlogd_shed::Handle,
-    accepting: tokio::task::JoinHandle<Vec<ShedStream>>,
+    accepting: task::JoinHandle<Vec<ShedStream>>,
     _clients: Vec<TcpStream>,
 }
 
@@ -286,7 +286,10 @@ async fn after_a_pause_those_who_gave_up_are_never_handed_out() {
         }
     }
     drop(open);
-    let peers = time::timeout(DEADLINE, accepting).await.expect("some wait").expect("no panic");
+    let peers = time::timeout(Duration::from_secs(20), accepting)
+        .await
+        .expect("some wait")
+        .expect("no panic");
     let expected: Vec<_> = stay.iter().map(|it| it.local_addr().expect("connected")).collect();
     assert_eq!(peers, expected, "in their order");
     let answered = task::spawn_blocking(move || {

@@ -19,9 +19,9 @@ use crate::{
     accept::{AcceptError, Spare},
     conn::ShedStream,
     decide::{Candidate, Decide, Load, Verdict},
+    descriptors::Claim,
     door::{Batch, Door},
     drain::{self, Drain, Drained, Queued},
-    gate::Gate,
     leave::Exit,
     limits::{Bounds, Limits},
     linger::Lingering,
@@ -119,13 +119,14 @@ impl Generation {
         let page = Arc::new(page);
         let entry = page.entry("web").expect("one listener");
         let (limits, bounds) = limits(4);
-        let gate = Gate::new(&bounds, Words::Page { page: Arc::clone(&page), entry });
+        let words = Words::Page { page: Arc::clone(&page), entry };
         let exempt = vec![OURS.to_string().parse().expect("a range")];
         let settings = Settings { exempt, ..Settings::default() };
         let policy = settings.check().expect("it holds");
         let (sender, arrivals) = mpsc::channel(64);
         let decide = Some(Box::new(DislikesOne) as Box<_>);
-        let shared = Shared::new("web".into(), gate, limits, answers(), policy, decide, sender);
+        let claim = Claim::alone(limits);
+        let shared = Shared::new("web".into(), claim, words, answers(), policy, decide, sender);
         let shared = Arc::new(shared);
         let spare = Spare::new().expect("a descriptor");
         Self {
@@ -159,11 +160,11 @@ impl Generation {
         let batch = self.door.batch(socket);
         self.lingering.extend(std::iter::from_fn(|| self.arrivals.try_recv().ok()));
         match batch {
-            Batch::Admitted(arrival) => {
+            Batch::Admitted { arrival, .. } => {
                 self.open.extend(arrival.serve(&self.shared));
                 true
             }
-            Batch::Empty | Batch::Yield => false,
+            Batch::Empty | Batch::Taken | Batch::Yield => false,
             Batch::Backoff | Batch::Fatal(_) => panic!("accept(2) does not fail"),
         }
     }
@@ -217,9 +218,7 @@ impl Generation {
     }
 
     pub(super) fn limit(&mut self, soft: usize) {
-        let (limits, bounds) = limits(soft);
-        self.shared.set_limits(limits, &bounds);
-        self.bounds = bounds;
+        self.bounds = self.shared.claim.set(limits(soft).0).expect("they hold");
     }
 
     /// It is told to drain; told once more, its drain is over.

@@ -52,7 +52,6 @@ async fn sockets_of_others_are_not_joined_unasked() {
     }
 }
 
-/// T39
 #[tokio::test]
 async fn each_of_four_sockets_has_a_share_and_answers() {
     let group = bind(UdpConfig { sockets: 4, ..Default::default() });
@@ -96,7 +95,6 @@ async fn each_of_four_sockets_has_a_share_and_answers() {
     assert!(stats.dropped.iter().all(|(_, n)| *n == 0), "{stats:?}");
 }
 
-/// T39
 #[tokio::test]
 async fn too_long_ones_are_dropped_either_way() {
     let group = bind(UdpConfig::default());
@@ -123,7 +121,6 @@ async fn too_long_ones_are_dropped_either_way() {
     }
 }
 
-/// T40
 #[tokio::test]
 async fn the_slab_never_grows() {
     let group = bind(UdpConfig { buffers: 3, ..Default::default() });
@@ -162,7 +159,6 @@ fn play(len: usize, results: &[Result<usize, i32>]) -> (Vec<Step>, usize) {
     (steps, sending.next())
 }
 
-/// T40
 #[test]
 fn want_of_a_buffer_is_tried_once_more_and_then_dropped() {
     let enobufs = Err(libc::ENOBUFS);
@@ -216,7 +212,7 @@ fn a_source_sends_as_fast_as_it_may() {
     check("2001:db8:0:1::1", 10_000, &[true]);
 }
 
-/// T40: per source, on real sockets.
+/// By source, on real sockets.
 #[tokio::test]
 async fn what_is_over_the_rate_is_dropped() {
     let rate = Some(SourceRate { per_second: 1, burst: 5, sources: 64 });
