@@ -40,10 +40,22 @@ impl fmt::Display for Seen {
         let Self { n_served, ends, n_hanging } = self;
         write!(f, "{n_served} served, {} ended, {n_hanging} hang", ends.len())?;
         if let Some(longest) = ends.last() {
-            let (median, p99) = (ends[ends.len() / 2], ends[ends.len() * 99 / 100]);
+            let (median, p99) = (self.median(), self.p99());
             write!(f, "; ended after {median:?} (median), {p99:?} (p99), {longest:?} (longest)")?;
         }
         Ok(())
+    }
+}
+
+impl Seen {
+    /// Of the ends.
+    pub(crate) fn median(&self) -> Duration {
+        self.ends[self.ends.len() / 2]
+    }
+
+    /// Of the ends.
+    pub(crate) fn p99(&self) -> Duration {
+        self.ends[self.ends.len() * 99 / 100]
     }
 }
 
