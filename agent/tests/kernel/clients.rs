@@ -43,8 +43,10 @@ impl Clients {
             prepare(&socket);
             match socket.connect(&target) {
                 Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => {
-                    // a listener that is just gone answers with a reset
-                    assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused, "{addr}: {error}");
+                    // a listener that is just gone answers with a reset, and so does one that sheds,
+                    // which may be quicker than connect(2)
+                    let kinds = [io::ErrorKind::ConnectionRefused, io::ErrorKind::ConnectionReset];
+                    assert!(kinds.contains(&error.kind()), "{addr}: {error}");
                 }
                 Ok(()) | Err(_) => {}
             }
@@ -69,6 +71,15 @@ impl Clients {
     /// How many of them are connected, as far as they know.
     pub(crate) fn connected(&self) -> usize {
         self.0.iter().filter(|socket| socket.peer_addr().is_ok()).count()
+    }
+
+    /// How many of them wait for a connection or for a byte: no others know what became of them.
+    pub(crate) fn waiting(&self) -> usize {
+        let waits = |socket: &&Socket| {
+            let received = io::Read::read(&mut &**socket, &mut [0]);
+            received.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+        };
+        self.0.iter().filter(waits).count()
     }
 
     /// Each sends one byte.

@@ -1,4 +1,5 @@
-//! `backlogd shed` as the agent sees it: a listener that accepts all the time, and drops nothing.
+//! `backlogd shed` as the agent sees it: a listener that accepts all the time, and drops nothing;
+//! beside a server that waits for a permit before it accepts.
 
 use std::{
     io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _},
@@ -8,10 +9,13 @@ use std::{
     time::Duration,
 };
 
+use serde_json::Value;
 use socket2::SockRef;
 
 use crate::{
+    actors::{Act, Actor, PERMITS},
     agent::{Agent, Numbers, find},
+    clients::Clients,
     namespace::{in_own_netns, wait_for},
     tier::backlogd,
 };
@@ -28,10 +32,10 @@ struct Shed {
 }
 
 impl Shed {
-    fn start(backend: SocketAddr) -> Self {
+    fn start(backend: SocketAddr, soft: usize) -> Self {
         let mut process = backlogd()
             .args(["shed", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"])
-            .args(["--backend", &backend.to_string(), "--soft", &SOFT.to_string()])
+            .args(["--backend", &backend.to_string(), "--soft", &soft.to_string()])
             .env("NO_COLOR", "1")
             .stderr(Stdio::piped())
             .spawn()
@@ -112,7 +116,7 @@ fn was_shed(client: Option<TcpStream>) -> bool {
 fn a_listener_that_sheds_accepts_all_and_drops_nothing() {
     in_own_netns(|| {
         let mut agent = Agent::start();
-        let shed = Shed::start(backend());
+        let shed = Shed::start(backend(), SOFT);
         wait_for("its metrics", || shed.counted("limit", "kind=\"soft\"") == SOFT as u64);
         let clients: Vec<_> = (0..N_CLIENTS).map(|_| connect(shed.addr)).collect();
         let accepted = || shed.counted("accepted_total", "");
@@ -129,5 +133,55 @@ fn a_listener_that_sheds_accepts_all_and_drops_nothing() {
         assert_eq!(Numbers::of(listener), expected);
         assert_eq!(listener.open, Ok(0));
         assert_eq!(seen.count("ListenDrops"), 0);
+    });
+}
+
+/// What `backlogd check` tells of this namespace: its alerts that nothing says better.
+fn check() -> Vec<Value> {
+    let output = backlogd()
+        .args(["check", "--standalone", "--own-netns-only", "--config", "/dev/null", "-o", "json"])
+        .output()
+        .expect("the binary");
+    let mut report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|err| {
+        panic!("{err}: {output:?}");
+    });
+    let Value::Array(mut alerts) = report["alerts"].take() else { panic!("{report:#}") };
+    alerts.retain(|alert| alert["inhibited_by"].is_null());
+    alerts
+}
+
+#[test]
+#[ignore = "kernel: needs root"]
+fn check_names_the_server_that_waits_before_it_accepts_and_not_the_one_that_sheds() {
+    const BACKLOG: i32 = 128;
+    in_own_netns(|| {
+        let mut agent = Agent::start();
+        let mut waits = Actor::start(Act::Permits, "permits", "127.0.0.1:0", BACKLOG);
+        let shed = Shed::start(backend(), PERMITS);
+        wait_for("its metrics", || shed.counted("limit", "kind=\"soft\"") == PERMITS as u64);
+        let [hanging, told] = [waits.addr, shed.addr].map(|it| Clients::start(N_CLIENTS, it));
+        wait_for("those above the limit to be reset", || told.waiting() == PERMITS);
+        waits.accepts(PERMITS as u64);
+        let alerts = check();
+        let [alert] = &alerts[..] else { panic!("{alerts:#?}") };
+        let text = |key: &str| alert[key].as_str().unwrap_or_else(|| panic!("{key}: {alert:#}"));
+        assert_eq!(text("alert"), "ListenerStalled");
+        assert_eq!(text("subject"), format!("permits {}", waits.addr));
+        assert_eq!(alert["pids"], serde_json::json!([waits.pid()]));
+        let full = format!(": {} of {BACKLOG} places taken, nobody has accepted", BACKLOG + 1);
+        assert!(text("seen").contains(&full), "{alert:#}");
+        // after all that time
+        assert_eq!((hanging.waiting(), told.waiting()), (N_CLIENTS, PERMITS));
+        waits.accepts(PERMITS as u64);
+        let snapshot = agent.look();
+        let dropped = |addr| find(&snapshot, addr).counters.drops;
+        assert_eq!(dropped(shed.addr), Ok(0));
+        assert_eq!(find(&snapshot, shed.addr).length, 0);
+        let lost = dropped(waits.addr).expect("counted");
+        let without_place = N_CLIENTS - PERMITS - 1 - usize::try_from(BACKLOG).expect("positive");
+        assert!(without_place as u64 <= lost, "{lost} drops");
+        assert_eq!(agent.count("ListenDrops"), lost, "all of them are its own");
+        let n_shed = shed.counted("connections_total", "reason=\"soft\"");
+        assert_eq!(n_shed, (N_CLIENTS - PERMITS) as u64);
     });
 }
