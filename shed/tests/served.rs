@@ -124,7 +124,7 @@ async fn once_a_burst_is_over_requests_take_no_longer_than_where_none_was() {
     if first_in_own_space("once_a_burst_is_over_requests_take_no_longer_than_where_none_was") {
         return;
     }
-    limit_descriptors(16_384);
+    limit_descriptors(16_384, 16_384);
     let (calm, hit) = (Full::start().await, Full::start().await);
     let (mut without, mut after) = (Vec::new(), Vec::new());
     for _ in 0..BURSTS {
