@@ -17,6 +17,7 @@ use crate::{
     close::{self, OnShed},
     decide::Refusal,
     life::Post,
+    meter::{Asked, Meter},
     peer_map::Place,
     permit::Permit,
     places::Places,
@@ -42,6 +43,7 @@ pub(crate) struct Door {
     is_paused: bool,
     codel: Option<Codel>,
     turn: u64,
+    pub(crate) meter: Meter,
     pub(crate) post: Post,
     /// All that is still accepted is shed.
     pub(crate) is_draining: bool,
@@ -96,6 +98,7 @@ impl Door {
             is_paused: false,
             codel: shared.adaptive.as_ref().and_then(Controller::codel),
             turn: 0,
+            meter: shared.counters.meter(),
             post: shared.life.join(),
             is_draining: false,
             give_up_after,
@@ -111,7 +114,7 @@ impl Door {
     /// Waits while the hard limit is reached, and until there is some room again.
     /// `false`: it is to leave first.
     pub(crate) async fn wait_for_room(&mut self) -> Result<bool, AcceptError> {
-        let Self { shared, is_recovering, is_paused, post, .. } = self;
+        let Self { shared, is_recovering, is_paused, meter, post, .. } = self;
         if shared.is_closed() {
             return Err(AcceptError::Closed);
         }
@@ -119,6 +122,7 @@ impl Door {
             return Err(AcceptError::Fatal(err));
         }
         if *is_paused || shared.gate.is_full() {
+            meter.ends_turn();
             let _paused = shared.counters.pause(Pause::Hard);
             (*is_recovering, *is_paused) = (true, true);
             let is_over = || shared.gate.has_room() || shared.is_closed() || post.is_called();
@@ -135,6 +139,14 @@ impl Door {
     /// The queue's length is asked first: an accept(2) that finds nothing costs several times as much,
     /// since it makes a file before it looks (`do_accept`, net/socket.c).
     pub(crate) fn batch(&mut self, listener: &Socket) -> Batch {
+        let batch = self.attempts(listener);
+        if !matches!(batch, Batch::Admitted { is_last: false, .. }) {
+            self.meter.ends_turn();
+        }
+        batch
+    }
+
+    fn attempts(&mut self, listener: &Socket) -> Batch {
         // unknown: whoever is there
         let n_queued = sys::queue(listener).map_or(BATCH, |(n, _)| n as usize);
         if n_queued == 0 {
@@ -185,10 +197,30 @@ impl Door {
             close::reset(socket);
             return None;
         }
+        let asked = Asked::of(self.turn);
+        let begun = asked.decision.then(Instant::now);
+        self.accepted();
+        self.turn += 1;
+        let admitted = self.admit_or_shed(socket, peer, asked.wait);
+        if let Some(begun) = begun {
+            self.meter.decided(begun.elapsed());
+        }
+        admitted
+    }
+
+    fn accepted(&mut self) {
         self.shared.counters.accepted();
         self.post.accepted();
-        self.turn += 1;
-        match self.decide(&socket, peer) {
+        self.meter.accepted();
+    }
+
+    fn admit_or_shed(
+        &mut self,
+        socket: Socket,
+        peer: SocketAddr,
+        asks_wait: bool,
+    ) -> Option<Batch> {
+        match self.decide(&socket, peer, asks_wait) {
             Ok(entry) => {
                 let Entry { is_exempt, has_header, waited, place } = entry;
                 let mut permit = Permit::new(Arc::clone(&self.shared), is_exempt);
@@ -207,12 +239,22 @@ impl Door {
 
     /// Takes the places of a connection that no limit refuses. What its peer may have, and what the
     /// user says, waits for its header where it has one.
-    fn decide(&mut self, socket: &Socket, peer: SocketAddr) -> Result<Entry, Refusal> {
+    fn decide(
+        &mut self,
+        socket: &Socket,
+        peer: SocketAddr,
+        asks_wait: bool,
+    ) -> Result<Entry, Refusal> {
         if self.is_draining {
             return Err((Reason::Draining, None));
         }
-        let asks = self.is_recovering || self.codel.is_some();
-        let waited = if asks { sys::waited(socket).ok() } else { None };
+        let is_told = self.is_recovering || self.codel.is_some();
+        let waited = if is_told || asks_wait { sys::waited(socket).ok() } else { None };
+        if let Some(waited) = waited {
+            self.meter.waited(waited.age);
+        }
+        // nobody decides by what is known of some alone
+        let waited = waited.filter(|_| is_told);
         let is_stale = |it: sys::Waited| it.is_gone || self.queue_max_wait < it.age;
         if self.is_recovering && waited.is_some_and(is_stale) {
             return Err((Reason::Stale, None));
@@ -294,8 +336,7 @@ impl Door {
         let taken = self.spare.accept(listener);
         let batch = match taken {
             Ok((socket, _)) => {
-                self.shared.counters.accepted();
-                self.post.accepted();
+                self.accepted();
                 self.shared.counters.shed(Reason::Emfile, Stage::Accept);
                 // what lingers would keep the descriptor
                 close::shed(socket, &OnShed::Rst, 0, &self.shared);

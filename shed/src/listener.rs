@@ -7,7 +7,7 @@
 use std::{future, io, net::SocketAddr, sync::Arc};
 
 use socket2::Socket;
-use tokio::{io::unix::AsyncFd, task};
+use tokio::io::unix::AsyncFd;
 
 use crate::{
     accept::AcceptError,
@@ -101,7 +101,7 @@ impl ShedListener {
                     }
                     // tasks that read headers have to run, too
                     if turn.is_multiple_of(BATCH as u64) {
-                        task::yield_now().await;
+                        listening.rest().await;
                     }
                 }
                 // who was accepted before still has its turn, until a drain is over

@@ -3,7 +3,7 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Instant};
 
 use socket2::Socket;
-use tokio::{io::unix::AsyncFd, sync::mpsc, task};
+use tokio::{io::unix::AsyncFd, sync::mpsc};
 
 use crate::{
     accept::AcceptError,
@@ -46,10 +46,10 @@ impl Listening {
     /// The next connection that is admitted. It may be cancelled: nothing is lost.
     pub(crate) async fn next(&mut self) -> Result<Arrival, AcceptError> {
         loop {
+            self.door.meter.runs();
             if BATCH <= self.in_a_row {
                 // before another is taken, so that none is lost where this is cancelled
-                self.in_a_row = 0;
-                task::yield_now().await;
+                self.rest().await;
             }
             let door = &mut self.door;
             let Some(socket) = self.socket.as_ref() else { return Err(AcceptError::Closed) };
@@ -71,18 +71,28 @@ impl Listening {
                     if is_last {
                         // who came after the look at the queue wakes the runtime once more
                         ready.clear_ready();
+                        self.in_a_row = if door.meter.empties() { BATCH } else { 0 };
                     }
                     return Ok(arrival);
                 }
                 Batch::Empty | Batch::Taken => {
                     self.in_a_row = 0;
                     ready.clear_ready();
+                    if door.meter.empties() {
+                        door.meter.yields().await;
+                    }
                 }
-                Batch::Yield => task::yield_now().await,
+                Batch::Yield => door.meter.yields().await,
                 Batch::Backoff => door.back_off().await,
                 Batch::Fatal(err) => return Err(door.fatal(err)),
             }
         }
+    }
+
+    /// Lets others have their turn. It may be cancelled.
+    pub(crate) async fn rest(&mut self) {
+        self.in_a_row = 0;
+        self.door.meter.yields().await;
     }
 
     /// What is queued while the listener closes; then it is closed.
@@ -103,7 +113,7 @@ impl Listening {
                     match door.batch(socket) {
                         Batch::Admitted { arrival, .. } => return Ok(arrival),
                         Batch::Yield | Batch::Taken => {
-                            task::yield_now().await;
+                            door.meter.yields().await;
                             continue;
                         }
                         Batch::Empty => leave.is_over(socket, self.local.port(), Instant::now()),
@@ -122,6 +132,7 @@ impl Listening {
     /// Closes the socket, and the listener with its last member.
     pub(crate) fn close(&mut self) {
         if let Some(socket) = self.socket.take() {
+            self.door.meter.ends_turn();
             let Door { shared, post, .. } = &self.door;
             // a filter is of the socket, not of our descriptor
             if let Some(leave) = &self.leave

@@ -251,14 +251,15 @@ impl Drop for Permit {
         if let Some(place) = self.peer.take() {
             self.shared.policy.give_back_peer(place);
         }
-        self.shared.counters.closed(cause, self.is_exempt);
+        let after = self.since.elapsed();
+        self.shared.counters.closed(cause, self.is_exempt, after);
         if !self.is_exempt {
             self.shared.gate.give_back_soft();
         }
         self.shared.gate.give_back_hard();
         // last, since it is the user's, and may panic
         if let Some(decide) = &self.shared.decide {
-            decide.closed(&Closed { after: self.since.elapsed(), cause });
+            decide.closed(&Closed { after, cause });
         }
     }
 }

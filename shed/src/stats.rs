@@ -16,6 +16,8 @@ use std::{
 use crate::{
     close::Answer,
     deadline::Deadline,
+    histogram::Histogram,
+    meter::{Lives, Meter, Tallies},
     reason::{Cause, Reason, Stage},
 };
 
@@ -61,6 +63,8 @@ pub(crate) struct Counters {
     oversized: AtomicU64,
     accept_errors: Mutex<BTreeMap<i32, u64>>,
     pauses: [Mutex<Pauses>; Pause::ALL.len()],
+    tallies: Tallies,
+    lives: Lives,
 }
 
 fn add(counter: &AtomicU64, n: u64) {
@@ -90,7 +94,14 @@ impl Counters {
             oversized: AtomicU64::new(0),
             accept_errors: Mutex::default(),
             pauses: Default::default(),
+            tallies: Tallies::default(),
+            lives: Lives::new(),
         }
+    }
+
+    /// For one more accept loop.
+    pub(crate) fn meter(&self) -> Meter {
+        self.tallies.meter()
     }
 
     pub(crate) fn accepted(&self) {
@@ -111,7 +122,9 @@ impl Counters {
         add(&self.time_wait_closes, leaves_time_wait.into());
     }
 
-    pub(crate) fn closed(&self, cause: Cause, exempt: bool) {
+    /// An admitted connection ended, so long after it was.
+    pub(crate) fn closed(&self, cause: Cause, exempt: bool, after: Duration) {
+        self.lives.ended(after);
         add(&self.closed[cause as usize], 1);
         add(&self.exempt_closed, exempt.into());
     }
@@ -197,7 +210,7 @@ impl Counters {
         let exempt_open = read(&self.exempt_admitted).saturating_sub(exempt_closed);
         let admitted = read(&self.admitted);
         let errors = self.accept_errors.lock().unwrap_or_else(PoisonError::into_inner);
-        Stats {
+        let mut stats = Stats {
             accepted: read(&self.accepted),
             admitted,
             shed,
@@ -208,9 +221,6 @@ impl Counters {
             exempt_open,
             lingering: read(&self.lingering),
             handshaking: read(&self.handshaking),
-            peers_tracked: 0,
-            peers_evicted: 0,
-            peers_full: 0,
             bytes_in: read(&self.bytes_in),
             bytes_out: read(&self.bytes_out),
             deadline_timeouts: Deadline::ALL
@@ -220,10 +230,11 @@ impl Counters {
             accept_errors: errors.clone(),
             paused: Pause::ALL.map(|cause| (cause, self.paused(cause))).into(),
             is_paused: self.is_paused(),
-            adaptive_limit: None,
-            probes: 0,
-            members: Vec::new(),
-        }
+            connection_duration: self.lives.read(),
+            ..Stats::default()
+        };
+        self.tallies.count(&mut stats);
+        stats
     }
 }
 
@@ -306,6 +317,24 @@ pub struct Stats {
     pub probes: u64,
     /// What each member of a [`Group`](crate::Group) accepted, of those that are there.
     pub members: Vec<u64>,
+    /// How many were accepted in each turn of an accept loop that accepted some: until the queue was
+    /// empty, the hard limit reached, or others had their turn, which they have after eight that were
+    /// admitted or shed in a row. Where it is always eight or more, the loop has all it can do. At
+    /// rest, the sum is what was accepted.
+    pub accept_batch_size: Histogram<u64>,
+    /// How long an accept loop that gave way to others had to wait until it ran again: whenever it
+    /// does so, and once in 64 times that the queue is empty.
+    pub accept_loop_lag: Histogram<Duration>,
+    /// How long connections were in the accept queue, by the kernel's clock of milliseconds: of one in
+    /// 16 that were accepted, and of all after a pause, until the queue is empty, or where CoDel asks.
+    /// What is shed while the listener drains is not asked.
+    pub queue_wait: Histogram<Duration>,
+    /// How long it took from accept(2) until a connection was closed, with its answer sent, or had its
+    /// permit: of one in 64.
+    pub decision: Histogram<Duration>,
+    /// How long connections were open, from their permit to close(2), of all that ended. At rest, as
+    /// many as [`closed`](Self::closed).
+    pub connection_duration: Histogram<Duration>,
 }
 
 impl Stats {

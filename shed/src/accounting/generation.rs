@@ -263,6 +263,7 @@ impl Generation {
         prop_assert_eq!(stats.accepted, stats.admitted + stats.shed_at(Stage::Accept));
         let closed: u64 = stats.closed.iter().map(|(_, n)| n).sum();
         prop_assert_eq!(stats.admitted, closed + stats.open);
+        prop_assert_eq!(stats.connection_duration.count(), closed);
         prop_assert_eq!(self.open.len() as u64, stats.open);
         prop_assert_eq!(self.lingering.len() as u64, stats.lingering);
         prop_assert_eq!(self.shared.gate.own_taken() as u64, self.expected.taken().1);

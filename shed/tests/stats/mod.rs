@@ -29,9 +29,10 @@ pub(crate) async fn within(
     }
 }
 
-/// accepted = admitted + shed at accept, and admitted = closed + open.
+/// accepted = admitted + shed at accept, admitted = closed + open, and each that closed had its time.
 pub(crate) fn check_identities(stats: &Stats) {
     assert_eq!(stats.accepted, stats.admitted + stats.shed_at(Stage::Accept), "{stats:?}");
     let closed: u64 = stats.closed.iter().map(|(_, n)| n).sum();
     assert_eq!(stats.admitted, closed + stats.open, "{stats:?}");
+    assert_eq!(stats.connection_duration.count(), closed, "{stats:?}");
 }
