@@ -29,11 +29,20 @@ const UNITS: [&str; 6] = ["bytes", "cps", "dateTimeFromNow", "percentunit", "s",
 const RUNBOOKS: &str = "https://github.com/backlogd/backlogd/blob/main/docs/runbooks/";
 
 /// Metrics that are on no panel, and why.
-const WITHOUT: [(&str, &str); 3] = [
+const WITHOUT: [(&str, &str); 6] = [
     (
         "backlogd_listener_socket_drops_total",
         "sk_drops as it is: counts a drop at the last ACK twice, so that drops_total is shown",
     ),
+    (
+        "backlogd_shed_accept_batch_size",
+        "for who looks into one listener: its accept_loop_lag_seconds says what that leads to",
+    ),
+    (
+        "backlogd_shed_decision_seconds",
+        "a few microseconds, for who writes one: its queue_wait_seconds says what more leads to",
+    ),
+    ("backlogd_shed_oversized_requests_total", "no listener of the agent has a limit to requests"),
     ("process_virtual_memory_bytes", "the kernel's maps are in it: nothing to act upon"),
     ("process_max_fds", "with process_open_fds, as its limit, where it is lower than all others"),
 ];

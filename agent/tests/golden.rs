@@ -31,7 +31,7 @@ use backlogd::{
     },
     shed::Counted,
 };
-use backlogd_shed::{Answer, Cause, Deadline, Pause, Reason, Stage, Stats};
+use backlogd_shed::{Answer, Cause, Deadline, Histogram, Pause, Reason, Stage, Stats};
 use proptest::prelude::*;
 
 fn usage() -> Usage {
@@ -66,7 +66,25 @@ fn sheds() -> Counted {
     stats.accept_errors = BTreeMap::from([(24, 2)]);
     stats.paused =
         vec![(Pause::Hard, Duration::ZERO), (Pause::Backoff, Duration::from_millis(1_500))];
+    (stats.peers_full, stats.oversized_requests) = (9, 1);
+    let batches = [(1, 700), (2, 100), (4, 25), (8, 0)];
+    stats.accept_batch_size = Histogram { buckets: batches.into(), above: 0, sum: 1_000 };
+    stats.accept_loop_lag = durations(-20, 25, &[(5, 3), (24, 1)]);
+    stats.queue_wait = durations(-10, 17, &[(0, 60), (4, 2)]);
+    stats.decision = durations(-20, 17, &[(1, 9), (2, 5), (17, 1)]);
+    stats.connection_duration = durations(-10, 23, &[(0, 500), (1, 300), (10, 59), (23, 1)]);
     Counted { listener: "web".into(), stats, soft: 100, hard: 125 }
+}
+
+/// With `n` bounds from 2^`first` s on, of which these have counts; each a half of the bound.
+fn durations(first: i32, n: u64, counted: &[(u64, u64)]) -> Histogram<Duration> {
+    let bound = |place: u64| Duration::from_secs_f64(2_f64.powi(first) * (1_u64 << place) as f64);
+    let count = |place| counted.iter().find(|(at, _)| *at == place).map_or(0, |(_, n)| *n);
+    Histogram {
+        buckets: (0..n).map(|place| (bound(place), count(place))).collect(),
+        above: count(n),
+        sum: counted.iter().map(|&(place, n)| bound(place).mul_f64(n as f64 / 2.0)).sum(),
+    }
 }
 
 fn scrape(snapshot: Snapshot, format: Format) -> String {

@@ -219,7 +219,7 @@ impl Door {
         socket: Socket,
         peer: SocketAddr,
         asks_wait: bool,
-    ) -> Option<Batch> {
+    ) -> Option<Arrival> {
         match self.decide(&socket, peer, asks_wait) {
             Ok(entry) => {
                 let Entry { is_exempt, has_header, waited, place } = entry;

@@ -15,11 +15,29 @@ pub(super) const WAIT: &[i32] = &[-16, -14, -12, -10, -8, -6, -4, -2, 0, 2, 4, 6
 pub(super) const DURATION: &[i32] = &[-10, -8, -6, -4, -2, 0, 2, 4, 6, 8, 10, 12];
 
 /// The schema of native histograms whose buckets are the kernel's: four to each power of two.
-pub(super) const SCHEMA: i32 = 2;
+const QUARTERS: i32 = 2;
+
+/// The schema of those that have one bucket to each power of two.
+const OCTAVES: i32 = 0;
+
+/// A classic histogram has no more bounds than this, beside the infinite one.
+const MOST_BOUNDS: usize = 13;
 
 /// A native histogram has no more of a gap than this between two buckets of one span: each empty
 /// bucket costs one byte and a span six.
 const LONGEST_GAP: usize = 2;
+
+/// How often a value was how large, where each bound is twice the one before.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Octaves {
+    /// The first bound is 2^this.
+    pub(super) first: i32,
+    /// How many are at most each bound and more than the one before, and how many are more than the
+    /// last one.
+    pub(super) counts: Vec<u64>,
+    /// All values together.
+    pub(super) sum: f64,
+}
 
 /// A histogram with a fixed set of bounds.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,10 +50,14 @@ pub(super) struct Classic {
     pub(super) buckets: Vec<(f64, u64)>,
 }
 
-/// The sparse buckets of a native histogram. A bucket's number is k, and its upper bound 2^(k/4) s.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The sparse buckets of a native histogram. A bucket's number is k, and its upper bound
+/// 2^(k/2^schema).
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Native {
-    /// How many were at most [`zero_threshold`].
+    pub(super) schema: i32,
+    /// Everything up to it is in the zero bucket.
+    pub(super) zero_threshold: f64,
+    /// How many were.
     pub(super) zero_count: u64,
     /// Runs of buckets: how far after the last one (after number 0 for the first), and how many.
     pub(super) spans: Vec<(i32, u32)>,
@@ -59,6 +81,24 @@ impl Classic {
         Self { count: histogram.count(), sum: histogram.sum().as_seconds(), buckets }
     }
 
+    /// With the bounds that the octaves have or, where these are too many, the powers of four among
+    /// them.
+    pub(super) fn of_octaves(octaves: &Octaves) -> Self {
+        let counts = &octaves.counts;
+        let n_bounds = counts.len().saturating_sub(1);
+        let has_room = n_bounds <= MOST_BOUNDS;
+        let (mut buckets, mut rest) = (Vec::with_capacity(MOST_BOUNDS + 1), 0);
+        for (power, n) in (octaves.first..).zip(&counts[..n_bounds]) {
+            rest += n;
+            if has_room || power % 2 == 0 {
+                buckets.push((f64::from(power).exp2(), rest));
+                rest = 0;
+            }
+        }
+        buckets.push((f64::INFINITY, rest + counts.last().unwrap_or(&0)));
+        Self { count: counts.iter().sum(), sum: octaves.sum, buckets }
+    }
+
     /// With the bounds that the durations have.
     pub(super) fn of_durations(durations: &Durations) -> Self {
         let bounds = Durations::BOUNDS.iter().map(|bound| bound.as_seconds());
@@ -75,10 +115,22 @@ impl Native {
     /// All buckets of the kernel, the empty ones left out. What is longer than all bounds is in
     /// the next bucket above them.
     pub(super) fn new(histogram: &Histogram) -> Self {
-        let [zero_count, buckets @ ..] = histogram.buckets();
-        let mut native = Self { zero_count: *zero_count, spans: Vec::new(), deltas: Vec::new() };
+        Self::sparse(QUARTERS, LOWEST, upper_bound(0), histogram.buckets())
+    }
+
+    /// All buckets of the octaves, in the same way.
+    pub(super) fn of_octaves(octaves: &Octaves) -> Self {
+        let zero_threshold = f64::from(octaves.first).exp2();
+        Self::sparse(OCTAVES, octaves.first, zero_threshold, &octaves.counts)
+    }
+
+    /// The first of `buckets`, which has this number, is the zero bucket.
+    fn sparse(schema: i32, first: i32, zero_threshold: f64, buckets: &[u64]) -> Self {
+        let (zero_count, buckets) = buckets.split_first().unwrap_or((&0, &[]));
+        let (spans, deltas) = (Vec::new(), Vec::new());
+        let mut native = Self { schema, zero_threshold, zero_count: *zero_count, spans, deltas };
         let (mut last, mut gap) = (0, 0);
-        for (number, &n) in (LOWEST + 1..).zip(buckets) {
+        for (number, &n) in (first + 1..).zip(buckets) {
             if n == 0 {
                 gap += 1;
                 continue;
@@ -102,11 +154,6 @@ impl Native {
     }
 }
 
-/// Everything up to it is in the zero bucket.
-pub(super) fn zero_threshold() -> f64 {
-    upper_bound(0)
-}
-
 fn difference(n: u64, before: u64) -> i64 {
     // no host counts 2^63 of anything
     n.cast_signed().wrapping_sub(before.cast_signed())
@@ -128,8 +175,53 @@ mod tests {
 
     #[track_caller]
     fn check(filled: &[(usize, u64)], zero_count: u64, spans: &[(i32, u32)], deltas: &[i64]) {
-        let expected = Native { zero_count, spans: spans.into(), deltas: deltas.into() };
-        assert_eq!(Native::new(&histogram(filled)), expected, "{filled:?}");
+        let got = Native::new(&histogram(filled));
+        assert_eq!((got.schema, got.zero_threshold), (2, 2_f64.powi(-20)));
+        let got = (got.zero_count, got.spans.as_slice(), got.deltas.as_slice());
+        assert_eq!(got, (zero_count, spans, deltas), "{filled:?}");
+    }
+
+    #[test]
+    fn octaves_are_native_buckets_as_they_are() {
+        let octaves = Octaves { first: -3, counts: vec![7, 0, 5, 2, 0, 0, 0, 0, 1], sum: 3.5 };
+        let native = Native::of_octaves(&octaves);
+        assert_eq!((native.schema, native.zero_threshold, native.zero_count), (0, 0.125, 7));
+        // (2^-2, 2^-1], (2^-1, 1], and more than 2^4
+        assert_eq!(native.spans, [(-1, 2), (4, 1)]);
+        assert_eq!(native.deltas, [5, -3, -1]);
+    }
+
+    #[test]
+    fn octaves_keep_all_their_bounds_where_there_is_room_and_else_powers_of_four() {
+        let octaves = Octaves { first: 0, counts: vec![1, 2, 4, 8], sum: 9.0 };
+        let classic = Classic::of_octaves(&octaves);
+        assert_eq!(classic.buckets, [(1.0, 1), (2.0, 2), (4.0, 4), (f64::INFINITY, 8)]);
+        assert_eq!((classic.count, classic.sum), (15, 9.0));
+        for (first, n_bounds) in [(-10, 23), (-20, 25), (-21, 26), (-10, 14)] {
+            let counts: Vec<u64> = (0..=n_bounds).map(|place| 1 << place).collect();
+            let classic = Classic::of_octaves(&Octaves { first, counts, sum: 0.0 });
+            assert!(classic.buckets.len() <= 14, "{classic:?}");
+            let mut below = 0;
+            for (bound, n) in classic.buckets {
+                below += n;
+                let n_within = (first..).zip(0..n_bounds);
+                let n_within = n_within.filter(|&(power, _)| f64::from(power).exp2() <= bound);
+                let expected: u64 = n_within.map(|(_, place)| 1 << place).sum();
+                let above = if bound.is_infinite() { 1 << n_bounds } else { 0 };
+                assert_eq!(below, expected + above, "up to {bound} from 2^{first}");
+            }
+            assert_eq!(below, classic.count);
+        }
+    }
+
+    #[test]
+    fn octaves_of_nothing_are_empty() {
+        let none = Octaves { first: 0, counts: vec![], sum: 0.0 };
+        assert_eq!(Classic::of_octaves(&none).buckets, [(f64::INFINITY, 0)]);
+        assert_eq!(
+            (Native::of_octaves(&none).zero_count, Classic::of_octaves(&none).count),
+            (0, 0)
+        );
     }
 
     #[test]

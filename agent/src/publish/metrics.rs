@@ -30,7 +30,7 @@ use prometheus_client::{
 pub(super) use self::agent::COMMIT;
 use super::{
     fold::{Caps, Rows},
-    histogram::Classic,
+    histogram::{Classic, Octaves},
     outlet::Delivery,
     self_process::{self, Usage},
 };
@@ -82,6 +82,8 @@ pub(super) enum Value<'a> {
     Real(f64),
     /// Counted by the kernel, and the bounds of its classic form, as powers of 2 s.
     Histogram(&'a Histogram, &'static [i32]),
+    /// Counted by a shedding listener.
+    Octaves(&'a Octaves),
     /// Counted here.
     Durations(&'a Durations),
     /// The labels say it all.
@@ -194,6 +196,9 @@ fn encode(metric: &mut MetricEncoder<'_>, kind: Kind, value: Value<'_>) -> fmt::
         (Kind::Gauge, Value::Real(x)) => metric.encode_gauge(&x),
         (Kind::Histogram, Value::Histogram(histogram, powers)) => {
             encode_classic(metric, &Classic::new(histogram, powers))
+        }
+        (Kind::Histogram, Value::Octaves(octaves)) => {
+            encode_classic(metric, &Classic::of_octaves(octaves))
         }
         (Kind::Histogram, Value::Durations(durations)) => {
             encode_classic(metric, &Classic::of_durations(durations))

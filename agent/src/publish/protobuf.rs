@@ -10,7 +10,7 @@ use std::fmt;
 use prost::{Enumeration, Message};
 
 use super::{
-    histogram::{Classic, Native, SCHEMA, zero_threshold},
+    histogram::{Classic, Native},
     metrics::{FAMILIES, Family, Scrape, Value},
 };
 use crate::metric::{HistogramForm, Kind};
@@ -207,7 +207,7 @@ fn number(value: Value<'_>) -> Result<Number, fmt::Error> {
         Value::Signed(n) => n as f64,
         Value::Real(x) => x,
         Value::Info => 1.0,
-        Value::Histogram(..) | Value::Durations(_) => return Err(fmt::Error),
+        Value::Histogram(..) | Value::Octaves(_) | Value::Durations(_) => return Err(fmt::Error),
     };
     Ok(Number { value: Some(value) })
 }
@@ -217,17 +217,26 @@ impl Histogram {
         match value {
             Value::Durations(durations) => Ok(Self::classic(&Classic::of_durations(durations))),
             Value::Histogram(histogram, powers) => {
-                let mut message = Self::classic(&Classic::new(histogram, powers));
-                if form == HistogramForm::Native {
-                    message.buckets.clear();
-                }
-                if form != HistogramForm::Classic {
-                    message.add_native(Native::new(histogram));
-                }
-                Ok(message)
+                let native = || Native::new(histogram);
+                Ok(Self::in_form(&Classic::new(histogram, powers), native, form))
+            }
+            Value::Octaves(octaves) => {
+                let native = || Native::of_octaves(octaves);
+                Ok(Self::in_form(&Classic::of_octaves(octaves), native, form))
             }
             Value::Unsigned(_) | Value::Signed(_) | Value::Real(_) | Value::Info => Err(fmt::Error),
         }
+    }
+
+    fn in_form(classic: &Classic, native: impl FnOnce() -> Native, form: HistogramForm) -> Self {
+        let mut message = Self::classic(classic);
+        if form == HistogramForm::Native {
+            message.buckets.clear();
+        }
+        if form != HistogramForm::Classic {
+            message.add_native(native());
+        }
+        message
     }
 
     fn classic(classic: &Classic) -> Self {
@@ -242,8 +251,8 @@ impl Histogram {
 
     fn add_native(&mut self, native: Native) {
         let span = |(offset, length)| BucketSpan { offset: Some(offset), length: Some(length) };
-        self.schema = Some(SCHEMA);
-        self.zero_threshold = Some(zero_threshold());
+        self.schema = Some(native.schema);
+        self.zero_threshold = Some(native.zero_threshold);
         self.zero_count = Some(native.zero_count);
         self.spans = native.spans.into_iter().map(span).collect();
         self.deltas = native.deltas;

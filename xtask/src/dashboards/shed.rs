@@ -140,6 +140,70 @@ pub(super) const ROW: Row = Row {
                     "sum(increase(backlogd_shed_peers_evicted_total{H}[1h]))",
                     "peers forgotten in an hour",
                 ),
+                query(
+                    "sum(increase(backlogd_shed_peers_full_total{H}[1h]))",
+                    "without a place for the peer in an hour",
+                ),
+            ],
+            empty: NONE,
+            limits: None,
+            link: Link::None,
+        },
+        Panel {
+            title: "Wait in the accept queue",
+            help: "Of one connection in 16 to shedding listeners: how long it was queued before it was accepted.",
+            form: Form::Lines,
+            unit: Unit::Seconds,
+            size: (8, 7),
+            queries: &[
+                query(
+                    "histogram_quantile(0.5, sum by (le) (rate(backlogd_shed_queue_wait_seconds_bucket{H}[$__rate_interval]))) or histogram_quantile(0.5, sum(rate(backlogd_shed_queue_wait_seconds{H}[$__rate_interval])))",
+                    "p50",
+                ),
+                query(
+                    "histogram_quantile(0.99, sum by (le) (rate(backlogd_shed_queue_wait_seconds_bucket{H}[$__rate_interval]))) or histogram_quantile(0.99, sum(rate(backlogd_shed_queue_wait_seconds{H}[$__rate_interval])))",
+                    "p99",
+                ),
+            ],
+            empty: NONE,
+            limits: None,
+            link: Link::None,
+        },
+        Panel {
+            title: "How late the accept loop is",
+            help: "After it gave way to others: where it is long, tasks block the threads that accept.",
+            form: Form::Lines,
+            unit: Unit::Seconds,
+            size: (8, 7),
+            queries: &[
+                query(
+                    "histogram_quantile(0.5, sum by (le) (rate(backlogd_shed_accept_loop_lag_seconds_bucket{H}[$__rate_interval]))) or histogram_quantile(0.5, sum(rate(backlogd_shed_accept_loop_lag_seconds{H}[$__rate_interval])))",
+                    "p50",
+                ),
+                query(
+                    "histogram_quantile(0.99, sum by (le) (rate(backlogd_shed_accept_loop_lag_seconds_bucket{H}[$__rate_interval]))) or histogram_quantile(0.99, sum(rate(backlogd_shed_accept_loop_lag_seconds{H}[$__rate_interval])))",
+                    "p99",
+                ),
+            ],
+            empty: NONE,
+            limits: None,
+            link: Link::None,
+        },
+        Panel {
+            title: "Life of admitted connections",
+            help: "From where they were admitted to their close, of those that ended.",
+            form: Form::Lines,
+            unit: Unit::Seconds,
+            size: (8, 7),
+            queries: &[
+                query(
+                    "histogram_quantile(0.5, sum by (le) (rate(backlogd_shed_connection_duration_seconds_bucket{H}[$__rate_interval]))) or histogram_quantile(0.5, sum(rate(backlogd_shed_connection_duration_seconds{H}[$__rate_interval])))",
+                    "p50",
+                ),
+                query(
+                    "histogram_quantile(0.99, sum by (le) (rate(backlogd_shed_connection_duration_seconds_bucket{H}[$__rate_interval]))) or histogram_quantile(0.99, sum(rate(backlogd_shed_connection_duration_seconds{H}[$__rate_interval])))",
+                    "p99",
+                ),
             ],
             empty: NONE,
             limits: None,

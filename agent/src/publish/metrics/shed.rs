@@ -1,10 +1,10 @@
 //! What the listeners of this process shed, and why.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
-use backlogd_shed::{Class, Stats};
+use backlogd_shed::{Class, Histogram, Stats};
 
-use super::{Family, Scrape, Sink, Value};
+use super::{super::histogram::Octaves, Family, Scrape, Sink, Value};
 use crate::{
     errno::Errno,
     metric::{Descriptor, Kind},
@@ -197,7 +197,82 @@ pub(super) const FAMILIES: &[Family] = &[
         "Peers without connections that were forgotten early, for others",
         |scrape, sink| each(scrape, sink, |it| it.stats.peers_evicted),
     ),
+    family(
+        "backlogd_shed_peers_full_total",
+        Kind::Counter,
+        &["listener"],
+        "Connections for whose peers there was no place to keep them in mind, whatever became of them",
+        |scrape, sink| each(scrape, sink, |it| it.stats.peers_full),
+    ),
+    family(
+        "backlogd_shed_oversized_requests_total",
+        Kind::Counter,
+        &["listener"],
+        "Requests that were larger than they may be; a limit that no key of the configuration sets",
+        |scrape, sink| each(scrape, sink, |it| it.stats.oversized_requests),
+    ),
+    family(
+        "backlogd_shed_accept_batch_size",
+        Kind::Histogram,
+        &["listener"],
+        "Connections accepted in a turn of the accept loop, until the queue is empty or others have their turn: always 8 or more means that the loop has all it can do",
+        |scrape, sink| {
+            histograms(scrape, sink, |stats| octaves(&stats.accept_batch_size, |n| n as f64))
+        },
+    ),
+    family(
+        "backlogd_shed_accept_loop_lag_seconds",
+        Kind::Histogram,
+        &["listener"],
+        "Time that the accept loop waited for its turn after it gave way to others, and once in 64 times that the queue was empty",
+        |scrape, sink| histograms(scrape, sink, |stats| seconds(&stats.accept_loop_lag)),
+    ),
+    family(
+        "backlogd_shed_queue_wait_seconds",
+        Kind::Histogram,
+        &["listener"],
+        "Time in the accept queue, of one connection in 16; of all after a pause until the queue is empty",
+        |scrape, sink| histograms(scrape, sink, |stats| seconds(&stats.queue_wait)),
+    ),
+    family(
+        "backlogd_shed_decision_seconds",
+        Kind::Histogram,
+        &["listener"],
+        "Time from accept(2) until a connection is closed or admitted, of one in 64",
+        |scrape, sink| histograms(scrape, sink, |stats| seconds(&stats.decision)),
+    ),
+    family(
+        "backlogd_shed_connection_duration_seconds",
+        Kind::Histogram,
+        &["listener"],
+        "Life of admitted connections, from there to close, counted when they end; as many as closed",
+        |scrape, sink| histograms(scrape, sink, |stats| seconds(&stats.connection_duration)),
+    ),
 ];
+
+/// One histogram for each listener.
+fn histograms(scrape: &Scrape, sink: Sink<'_>, of: impl Fn(&Stats) -> Octaves) -> fmt::Result {
+    scrape.shed.iter().try_for_each(|it| {
+        sink(&[("listener", it.listener.as_str())], Value::Octaves(&of(&it.stats)))
+    })
+}
+
+fn seconds(histogram: &Histogram<Duration>) -> Octaves {
+    octaves(histogram, |duration| duration.as_secs_f64())
+}
+
+/// In base units, whose powers of two the bounds are but for a nanosecond.
+fn octaves<T: Copy>(histogram: &Histogram<T>, number: fn(T) -> f64) -> Octaves {
+    let Histogram { buckets, above, sum } = histogram;
+    let power = |bound: T| number(bound).log2().round();
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a nanosecond is 2^-30 s, a century 2^32 s"
+    )]
+    let first = buckets.first().map_or(0, |&(bound, _)| power(bound) as i32);
+    let counts = buckets.iter().map(|(_, n)| *n).chain([*above]).collect();
+    Octaves { first, counts, sum: number(*sum) }
+}
 
 /// One series for each listener.
 fn each(scrape: &Scrape, sink: Sink<'_>, value: impl Fn(&Counted) -> u64) -> fmt::Result {
