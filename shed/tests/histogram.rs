@@ -118,8 +118,7 @@ async fn a_turn_has_as_many_as_are_accepted_before_others_run() {
     let sizes = || filled(&handle.stats().accept_batch_size);
     let mut clients = connect(address, 19);
     let open = accept(&mut listener, 19).await;
-    assert_eq!(sizes(), [(8, 2)]);
-    look(&mut listener).await;
+    // with the last one the queue is empty
     assert_eq!(sizes(), [(4, 1), (8, 2)]);
     clients.extend(connect(address, 17));
     let are_shed = |stats: &Stats| {
