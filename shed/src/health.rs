@@ -51,6 +51,7 @@ use tokio::{
 use crate::{
     accept::{self, Spare},
     drain::Stage,
+    handle::Handle,
     listener::ShedListener,
     shared::Shared,
     stats::Pause,
@@ -125,12 +126,25 @@ impl HealthServer {
         listener: &ShedListener,
         config: HealthConfig,
     ) -> io::Result<Self> {
+        Self::watch(address, listener.local_addr(), &listener.handle(), config)
+    }
+
+    /// The same for a listener that accepts at `local` by a thread of its own, or by several sockets.
+    ///
+    /// # Errors
+    /// The kernel refuses the socket.
+    pub fn watch(
+        address: SocketAddr,
+        local: SocketAddr,
+        listener: &Handle,
+        config: HealthConfig,
+    ) -> io::Result<Self> {
         let kind = Type::STREAM.nonblocking().cloexec();
         let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         socket.bind(&address.into())?;
         socket.listen(128)?;
-        let local = socket.local_addr()?.as_socket().unwrap_or(address);
+        let answers_at = socket.local_addr()?.as_socket().unwrap_or(address);
         let now = Instant::now();
         let inner = Inner {
             shared: Arc::clone(listener.shared()),
@@ -144,9 +158,9 @@ impl HealthServer {
             is_draining: AtomicBool::new(false),
         };
         let reserve = (0..RESERVE).map(|_| Spare::new()).collect::<io::Result<_>>()?;
-        let target = probe::target(listener.local_addr());
+        let target = probe::target(local);
         let health = Health { inner: Arc::new(inner) };
-        Ok(Self { socket: sys::watch(socket)?, local, target, reserve, health })
+        Ok(Self { socket: sys::watch(socket)?, local: answers_at, target, reserve, health })
     }
 
     /// Where it listens.

@@ -87,6 +87,16 @@ impl Permit {
         self.cause = cause;
     }
 
+    /// Says that the connection ends for a deadline that whoever serves it watches, such as
+    /// [`Deadline::HalfClose`], which is counted. What ended already by one of the listener's, or by a
+    /// drain, is theirs.
+    pub fn ends_by_deadline(&mut self, deadline: Deadline) {
+        if self.timed_out().is_none() && !self.shared.life.is_over() {
+            self.cause = Cause::Deadline;
+            self.shared.counters.timed_out(deadline);
+        }
+    }
+
     /// Says how long a request on this connection took, for an [adaptive](crate::adaptive) limit.
     pub fn sample(&self, took: Duration) {
         if let Some(adaptive) = &self.shared.adaptive {

@@ -243,6 +243,29 @@ async fn the_wait_for_whoever_serves_is_of_the_lifetime_and_not_of_the_first_byt
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deadline_of_who_serves_counts_unless_the_listener_has_ended_it() {
+    for (deadlines, expected) in
+        [(OFF, Deadline::HalfClose), (Deadlines { idle: millis(200), ..OFF }, Deadline::Idle)]
+    {
+        let mut listener =
+            ShedListener::bind("127.0.0.1:0").deadlines(deadlines).build().expect("a listener");
+        let (address, handle) = (listener.local_addr(), listener.handle());
+        let _client = connect(address);
+        let mut conn = listener.accept().await.expect("it is queued");
+        if deadlines != OFF {
+            conn.read_u8().await.expect_err("a deadline");
+        }
+        conn.permit().ends_by_deadline(Deadline::HalfClose);
+        conn.reset();
+        let stats = all_closed(&handle, 1).await;
+        for deadline in Deadline::ALL {
+            assert_eq!(stats.timeouts_of(deadline), u64::from(deadline == expected), "{deadline}");
+        }
+        assert_eq!(stats.closed_for(Cause::Deadline), 1, "{stats:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_handler_that_does_not_look_keeps_nobody_waiting() {
     let deadlines = Deadlines { idle: millis(200), ..OFF };
     let mut listener =

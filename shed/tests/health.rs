@@ -162,6 +162,25 @@ async fn an_accept_loop_that_does_not_answer_is_seen_after_5_s() {
     accepting.abort();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thread_that_accepts_is_asked_too() {
+    let mut accepted =
+        ShedListener::bind("127.0.0.1:0").soft(1).build_threaded(1).expect("a listener");
+    let (local, handle) = (accepted.local_addr(), accepted.handle());
+    let loopback = "127.0.0.1:0".parse().expect("an address");
+    let probe = Some(Duration::from_millis(10));
+    let config = HealthConfig { probe, ..HealthConfig::default() };
+    let server = HealthServer::watch(loopback, local, &handle, config).expect("a port");
+    let (checks, answering) = (server.local_addr(), tokio::spawn(server.run()));
+    until(&handle, |stats| 3 < stats.probes).await;
+    assert_eq!(check(checks, "/readyz").await, well());
+    handle.close();
+    assert!(accepted.accept().await.is_err());
+    assert_eq!(check(checks, "/readyz").await, ill("draining"));
+    assert_eq!(handle.stats().accepted, 0);
+    answering.abort();
+}
+
 /// At the hard limit nothing is accepted, which is no reason to end the process.
 #[tokio::test(start_paused = true)]
 async fn an_accept_loop_that_stands_still_at_the_hard_limit_is_alive() {

@@ -120,7 +120,8 @@ impl Cell {
             | Deadline::Header
             | Deadline::Idle
             | Deadline::MinRate
-            | Deadline::Lifetime => self.bytes_out.load(Ordering::Relaxed) == 0,
+            | Deadline::Lifetime
+            | Deadline::HalfClose => self.bytes_out.load(Ordering::Relaxed) == 0,
         };
         self.socket.borrow(|socket| {
             if self.note_end(deadline) {

@@ -28,11 +28,14 @@ pub enum Deadline {
     MinRate,
     /// All of it.
     Lifetime,
+    /// The end of its second direction, after the first one ended. No listener watches it: who passes
+    /// connections on does, and [says so](crate::Permit::ends_by_deadline).
+    HalfClose,
 }
 
 impl Deadline {
     /// All, in the order of their declaration.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::FirstByte,
         Self::Handshake,
         Self::Header,
@@ -40,6 +43,7 @@ impl Deadline {
         Self::WriteStall,
         Self::MinRate,
         Self::Lifetime,
+        Self::HalfClose,
     ];
 
     /// The value of the label `deadline`.
@@ -53,6 +57,7 @@ impl Deadline {
             Self::WriteStall => "write_stall",
             Self::MinRate => "min_rate",
             Self::Lifetime => "lifetime",
+            Self::HalfClose => "half_close",
         }
     }
 }
@@ -139,6 +144,7 @@ impl Deadlines {
             Deadline::WriteStall => self.write_stall,
             Deadline::MinRate => self.min_rate.map(|rate| rate.over),
             Deadline::Lifetime => self.lifetime,
+            Deadline::HalfClose => None,
         }
     }
 
