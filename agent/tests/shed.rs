@@ -3,247 +3,23 @@
 
 #![expect(clippy::unwrap_used, reason = "outside of #[test] functions, but in a test")]
 
+#[path = "fixtures/front.rs"]
+mod front;
+
 use std::{
     fs,
-    io::{self, BufRead as _, BufReader, ErrorKind, Read as _, Write as _},
-    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    io::{self, ErrorKind, Read as _, Write as _},
+    net::{Shutdown, TcpStream},
     os::unix::net::{UnixListener, UnixStream},
-    path::PathBuf,
-    process::{Child, Command, Output, Stdio},
-    sync::mpsc::{self, Receiver},
+    process::{Command, Output},
     thread,
     time::{Duration, Instant},
 };
 
-use socket2::SockRef;
+use front::{
+    Shed, accept, check_identities, echo, listen, patient, reset, rest, serves, table, wait_for,
+};
 use tempfile::TempDir;
-
-/// Longer than anything here takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// `backlogd shed` or `backlogd run` with one listener; it ends, however the test ends.
-struct Shed {
-    child: Child,
-    log: Receiver<String>,
-    /// Where it sheds.
-    at: SocketAddr,
-    metrics: SocketAddr,
-    dir: TempDir,
-}
-
-impl Shed {
-    /// In front of `backend`, with more lines for its table.
-    fn start(backend: &str, lines: &str) -> Self {
-        Self::by(&["shed", "--metrics", "127.0.0.1:0"], backend, lines)
-    }
-
-    fn by(verb: &[&str], backend: &str, lines: &str) -> Self {
-        let dir = TempDir::new().unwrap();
-        let config = dir.path().join("backlogd.toml");
-        fs::write(&config, table(backend, lines)).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_backlogd"))
-            .args(verb)
-            .arg("--config")
-            .arg(&config)
-            .env("NO_COLOR", "1")
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let log = lines_of(child.stderr.take().unwrap());
-        let nowhere = SocketAddr::from(([0; 4], 0));
-        let mut shed = Self { child, log, at: nowhere, metrics: nowhere, dir };
-        shed.at = field(&shed.wait_for_line("sheds above the soft limit"), "listen");
-        shed.metrics = field(&shed.wait_for_line(" started "), "listen");
-        // before the first sample there are no metrics
-        wait_for(|| match shed.get("/metrics") {
-            text if text.contains("\nbacklogd_shed_limit{") => Ok(()),
-            text => Err(text),
-        });
-        shed
-    }
-
-    fn config(&self) -> PathBuf {
-        self.dir.path().join("backlogd.toml")
-    }
-
-    #[track_caller]
-    fn wait_for_line(&self, part: &str) -> String {
-        let (end, mut all) = (Instant::now() + PATIENCE, String::new());
-        loop {
-            let left = end.saturating_duration_since(Instant::now());
-            match self.log.recv_timeout(left) {
-                Ok(line) if line.contains(part) => return line,
-                Ok(line) => all.push_str(&format!("{line}\n")),
-                Err(_) => panic!("no {part:?} in:\n{all}"),
-            }
-        }
-    }
-
-    fn client(&self) -> TcpStream {
-        patient(TcpStream::connect(self.at).unwrap())
-    }
-
-    /// What a client gets that says nothing. A reset may come before connect(2) has seen that the
-    /// connection was established.
-    fn ends(&self) -> Result<String, ErrorKind> {
-        let stream = TcpStream::connect(self.at).map_err(|err| err.kind())?;
-        rest(&mut patient(stream))
-    }
-
-    fn get(&self, path: &str) -> String {
-        let mut stream = patient(TcpStream::connect(self.metrics).unwrap());
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
-    }
-
-    /// The sum of the series of `name` that have all of `labels`; `None`: there is none.
-    fn counted(&self, name: &str, labels: &[&str]) -> Option<u64> {
-        sum(&self.get("/metrics"), name, labels)
-    }
-
-    #[track_caller]
-    fn wait_until_counted(&self, name: &str, labels: &[&str], n: u64) {
-        wait_for(|| match self.counted(name, labels).unwrap_or(0) {
-            got if got == n => Ok(()),
-            got => Err(format!("{name} {labels:?} is {got}, not {n}")),
-        });
-    }
-
-    fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
-    }
-
-    /// Its exit code, `within` that time.
-    #[track_caller]
-    fn ended(&mut self, within: Duration) -> Option<i32> {
-        let start = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status.code();
-            }
-            assert!(start.elapsed() < within, "runs after {within:?}");
-            thread::sleep(Duration::from_millis(5));
-        }
-    }
-}
-
-impl Drop for Shed {
-    fn drop(&mut self) {
-        // it has ended already where the test is about that
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn table(backend: &str, lines: &str) -> String {
-    format!(
-        "sample_interval_seconds = 0.1\n[[shed]]\nname = \"web\"\nlisten = \"127.0.0.1:0\"\n\
-         backend = \"{backend}\"\n{lines}\n"
-    )
-}
-
-fn lines_of(log: impl io::Read + Send + 'static) -> Receiver<String> {
-    let (send, lines) = mpsc::channel();
-    thread::spawn(move || {
-        for line in BufReader::new(log).lines().map_while(Result::ok) {
-            if send.send(line).is_err() {
-                return;
-            }
-        }
-    });
-    lines
-}
-
-/// The address in `name=ADDR` of a line of the log.
-fn field(line: &str, name: &str) -> SocketAddr {
-    let (_, after) = line.split_once(&format!(" {name}=")).unwrap_or_else(|| panic!("{line}"));
-    after.split(' ').next().unwrap().parse().unwrap()
-}
-
-fn sum(metrics: &str, name: &str, labels: &[&str]) -> Option<u64> {
-    let start = format!("{name}{{");
-    let is_it =
-        |line: &&str| line.starts_with(&start) && labels.iter().all(|label| line.contains(label));
-    let value = |line: &str| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap();
-    metrics.lines().filter(is_it).map(value).reduce(|a, b| a + b)
-}
-
-/// A socket whose reads and writes end.
-fn patient(stream: TcpStream) -> TcpStream {
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.set_write_timeout(Some(PATIENCE)).unwrap();
-    stream
-}
-
-#[track_caller]
-fn wait_for(mut happened: impl FnMut() -> Result<(), String>) {
-    let start = Instant::now();
-    while let Err(what) = happened() {
-        assert!(start.elapsed() < PATIENCE, "{what}");
-        thread::sleep(Duration::from_millis(10));
-    }
-}
-
-/// Closes with a reset.
-fn reset(stream: TcpStream) {
-    SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
-    drop(stream);
-}
-
-/// A backend, and its address.
-fn listen() -> (TcpListener, String) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let addr = listener.local_addr().unwrap().to_string();
-    (listener, addr)
-}
-
-/// The next connection of a backend, with a deadline.
-#[track_caller]
-fn accept(listener: &TcpListener) -> TcpStream {
-    listener.set_nonblocking(true).unwrap();
-    let mut stream = None;
-    wait_for(|| {
-        stream =
-            Some(listener.accept().map_err(|err| format!("the backend gets nothing: {err}"))?.0);
-        Ok(())
-    });
-    let stream = stream.unwrap();
-    stream.set_nonblocking(false).unwrap();
-    patient(stream)
-}
-
-/// A backend that answers what it gets, connection by connection, each on a thread.
-fn echo() -> String {
-    let (listener, addr) = listen();
-    thread::spawn(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
-            thread::spawn(move || {
-                let mut reader = stream.try_clone().unwrap();
-                // clients of these tests also reset
-                let _ = io::copy(&mut reader, &mut &stream);
-            });
-        }
-    });
-    addr
-}
-
-/// A round trip: its connection is served.
-#[track_caller]
-fn serves(client: &mut TcpStream) {
-    client.write_all(b"ping").unwrap();
-    let mut answer = [0; 4];
-    client.read_exact(&mut answer).unwrap();
-    assert_eq!(b"ping", &answer);
-}
-
-/// All that comes until the end, or the error.
-fn rest(client: &mut TcpStream) -> Result<String, ErrorKind> {
-    let mut text = String::new();
-    client.read_to_string(&mut text).map(|_| text).map_err(|err| err.kind())
-}
 
 #[track_caller]
 fn check_above_the_limit(on_shed: &str, answer: &str, expected: Result<&str, ErrorKind>) {
@@ -438,25 +214,6 @@ fn a_second_signal_cuts_the_drain_short() {
     shed.signal("INT");
     shed.wait_for_line("told again to stop");
     assert_eq!(Some(0), shed.ended(Duration::from_secs(5)));
-}
-
-/// accepted = admitted + shed at accept; admitted = closed + open.
-#[track_caller]
-fn check_identities(shed: &Shed, accepted: u64) {
-    wait_for(|| {
-        let text = shed.get("/metrics");
-        let n = |name: &str, labels: &[&str]| {
-            sum(&text, &format!("backlogd_shed_{name}"), labels).unwrap_or(0)
-        };
-        let admitted = n("admitted_total", &[]);
-        let at_accept = n("connections_total", &["stage=\"accept\""]);
-        let open = n("open_connections", &[]);
-        let is_fine = n("accepted_total", &[]) == accepted
-            && accepted == admitted + at_accept
-            && admitted == n("closed_total", &[]) + open
-            && open == 0;
-        if is_fine { Ok(()) } else { Err(format!("{accepted} connections:\n{text}")) }
-    });
 }
 
 #[test]
