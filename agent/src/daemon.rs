@@ -10,7 +10,6 @@ mod textfile;
 
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use backlogd_shed::Handle;
 use thiserror::Error;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -28,7 +27,7 @@ use crate::{
         http,
         outlet::{Deliveries, Outlets},
     },
-    shed::{Fronts, StartError},
+    shed::{Fronts, Live, StartError},
     sources::{Namespaces, OpenError, Options},
     sys::{
         activation::{self, ActivationError},
@@ -158,14 +157,14 @@ async fn serve(
         outlets: Outlets::start(&config.outlets, instance, to_tell, deliveries.clone()),
         verdicts,
     };
-    let shed = fronts.as_ref().map_or(Vec::new(), Fronts::watch);
+    let lives = fronts.as_ref().map_or(Vec::new(), Fronts::lives);
     let router = http::router(http::App {
         snapshots: snapshots.clone(),
         now: clock::monotonic,
         histograms: config.histograms,
         series_limit: config.series_limit,
         deliveries,
-        shed: shed.clone(),
+        shed: fronts.as_ref().map_or(Vec::new(), Fronts::watch),
     });
     let (stop, stopped) = watch::channel(());
     let (listen, servers) = listeners.serve(router, stopped)?;
@@ -175,7 +174,7 @@ async fn serve(
     let result = tokio::select! {
         ended = &mut servers => return ended.map_err(failed("the server")),
         result = watch_over(
-            config, &mut signals, &reload, snapshots, (sampler, &shed, &mut receivers, &mut manager)
+            config, &mut signals, &reload, snapshots, (sampler, &lives, &mut receivers, &mut manager)
         ) => result,
     };
     tracing::info!("stopping");
@@ -211,7 +210,7 @@ async fn watch_over(
     signals: &mut Signals,
     reload: &impl Fn() -> Result<Config, ConfigError>,
     mut snapshots: watch::Receiver<Option<Judged>>,
-    (sampler, shed, receivers, manager): (&Sampler, &[Handle], &mut Receivers, &mut Manager),
+    (sampler, lives, receivers, manager): (&Sampler, &[Live], &mut Receivers, &mut Manager),
 ) -> Result<(), DaemonError> {
     let newest = snapshots.clone();
     let mut textfile_due = tokio::time::interval(textfile::EVERY);
@@ -222,7 +221,7 @@ async fn watch_over(
             _ = signals.interrupt.recv() => return Ok(()),
             _ = signals.hangup.recv() => {
                 manager.reloading();
-                config = reload::reloaded(config, reload, sampler, shed);
+                config = reload::reloaded(config, reload, sampler, lives);
                 receivers.outlets.configure(&config.outlets);
                 manager.reloaded();
             }

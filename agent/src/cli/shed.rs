@@ -6,12 +6,12 @@ use clap::Args;
 
 use super::{
     Exit, log,
-    out::{self, Color},
+    out::{self, Align, Cell, Color, Column, Table, Terminal},
 };
 use crate::{
     config::{self, Config, ConfigError},
     daemon,
-    shed::{Backend, Front, check_limits},
+    shed::{Backend, Front, bounds, check_limits},
 };
 
 /// Accept for a server, and shed what is above its limit
@@ -19,10 +19,13 @@ use crate::{
 #[command(after_help = "Examples:\n  \
     backlogd shed --listen 0.0.0.0:8080 --backend 127.0.0.1:9000 --soft 1000\n  \
     backlogd shed --listen [::]:443 --backend unix:/run/app.sock --soft 10000 --hard 12500\n  \
-    backlogd shed --config /etc/backlogd/shed.toml      its [[shed]] tables\n\n\
+    backlogd shed --config /etc/backlogd/shed.toml      its [[shed]] tables\n  \
+    backlogd shed --config /etc/backlogd/shed.toml --check\n\n\
     Above the soft limit a connection is accepted and reset at once. At the hard limit, the last\n\
-    resort, nothing is accepted; unsaid, it is a quarter above the soft one. SIGTERM accepts nothing\n\
-    more and waits for what is open. `backlogd run` hosts the same tables.")]
+    resort, nothing is accepted; unsaid, it is a quarter above the soft one. Deadlines hold unless\n\
+    the file says otherwise: 30 s for the first byte, 300 s without any, 30 s without an\n\
+    acknowledgement, 60 s after the end of one direction. SIGTERM accepts nothing more and waits for\n\
+    what is open. `backlogd run` hosts the same tables.")]
 pub(super) struct Shed {
     /// Where to listen
     #[arg(long, value_name = "ADDR:PORT", requires = "backend", requires = "soft")]
@@ -42,6 +45,9 @@ pub(super) struct Shed {
     /// Where /metrics is served
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:10512")]
     metrics: SocketAddr,
+    /// Print what holds for each listener, and end; nothing listens. Exit code 78 when something is wrong
+    #[arg(long)]
+    check: bool,
 }
 
 fn backend(text: &str) -> Result<Backend, String> {
@@ -54,6 +60,9 @@ impl Shed {
         if config.shed.is_empty() {
             out::note("nothing to shed for, expected --listen, or a file with [[shed]] tables");
             return Ok(Exit::Usage);
+        }
+        if self.check {
+            return check(&config.shed, color);
         }
         log::start(&config.log, config.log_format, color)?;
         daemon::run(config, move || self.load())?;
@@ -88,4 +97,40 @@ impl Shed {
             ..config
         })
     }
+}
+
+/// Prints the limits of `fronts` that would be in force, and where the hard ones come from.
+fn check(fronts: &[Front], color: Color) -> anyhow::Result<Exit> {
+    let mut rows = Vec::new();
+    for front in fronts {
+        match bounds(front.limits) {
+            Ok(bounds) => rows.push([
+                front.name.clone(),
+                front.listen.to_string(),
+                front.backend.to_string(),
+                bounds.soft().to_string(),
+                bounds.hard().to_string(),
+                bounds.bound().to_string(),
+                front.deadlines(),
+            ]),
+            Err(err) => {
+                out::note(&format!("shedding listener {}: {err}", front.name));
+                return Ok(Exit::Configuration);
+            }
+        }
+    }
+    let column = |(name, align)| Column { name, align, shrinks: false };
+    let columns = [
+        ("LISTENER", Align::Left),
+        ("LISTEN", Align::Left),
+        ("BACKEND", Align::Left),
+        ("SOFT", Align::Right),
+        ("HARD", Align::Right),
+        ("BOUND", Align::Left),
+        ("DEADLINES", Align::Left),
+    ];
+    let rows = rows.iter().map(|row| row.iter().map(|cell| Cell::new(cell)).collect()).collect();
+    let table = Table { columns: columns.map(column).into(), rows };
+    out::print(&table.render(&Terminal::new(color)))?;
+    Ok(Exit::Fine)
 }

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::{
     Config, DEFAULT_FILE,
     key::{KEYS, Key},
+    shed,
 };
 use crate::detect::{self, rule::Threshold};
 
@@ -27,6 +28,7 @@ pub fn text() -> String {
     text.push_str(DETECT);
     text.push_str(&detections());
     text.push_str(OTHERS);
+    text.push_str(&shed::example(wrapped));
     text
 }
 
@@ -105,41 +107,10 @@ const OTHERS: &str = r#"
 #labels = { cluster = "eu1" }
 
 # [[shed]]: a listener of this process that sheds, in front of a backend; `backlogd run` and
-# `backlogd shed` host it. listen, backend (HOST:PORT or unix:/PATH) and soft must be there. SIGHUP
-# changes soft, hard and fd_reserve of listeners that stay; all else takes effect at the next start.
-# Above soft connections are accepted and get on_shed at once: "rst", "fin", "http-503", "http-429",
-# or { bytes = "TEXT" }. At hard nothing is accepted: at least 20 % above soft, and 25 % if it is not
-# said; each connection takes two descriptors of RLIMIT_NOFILE less fd_reserve. backlog is the limit of
-# the accept queue. exempt is shed at hard alone. per_ip is connections of one address, an IPv6 one
-# of ipv6_prefix bits; rate and per_ip_rate are connections per second, burst at once.
-# Connections from proxy_protocol_from begin with a header of the PROXY protocol, version 1 or 2.
-# At SIGTERM it accepts for drain_delay_seconds more, while /readyz says that it is not ready, and open
-# connections may go on for drain_seconds after that; the service manager has to wait longer
-# (TimeoutStopSec, terminationGracePeriodSeconds). Without a key, what it limits is unlimited, but for
-# connect_timeout_seconds = 1, drain_delay_seconds = 0 and drain_seconds = 20.
-#[[shed]]
-#name = "web"
-#listen = "[::]:8080"
-#backend = "127.0.0.1:9000"
-#soft = 10000
-#hard = 12500
-#fd_reserve = 256
-#backlog = 4096
-#on_shed = "http-503"
-#exempt = ["10.1.0.0/16"]
-#per_ip = 100
-#per_ip_rate = 50
-#ipv6_prefix = 64
-#rate = 5000
-#burst = 10000
-#proxy_protocol_from = ["10.0.0.0/24"]
-#first_byte_seconds = 3
-#idle_seconds = 120
-#write_stall_seconds = 30
-#lifetime_seconds = 86400
-#connect_timeout_seconds = 1
-#drain_delay_seconds = 5
-#drain_seconds = 20
+# `backlogd shed` host it, and `backlogd shed --check` prints what holds. SIGHUP changes soft, hard,
+# fd_reserve, backlog (without accept_thread), backend, half_close_seconds, connect_timeout_seconds
+# and the times of a drain of listeners that stay; all else takes effect at the next start, which the
+# log says.
 "#;
 
 fn entry(key: &Key) -> String {

@@ -292,14 +292,7 @@ impl Loaded {
             }
             "shed" => {
                 let new = shed::front(entry)?;
-                let mut old = self.config.shed.iter();
-                let same = match old.position(|old| old.listen == new.listen) {
-                    Some(first) => Some(("listen", first)),
-                    None => {
-                        let same = self.config.shed.iter().position(|old| old.name == new.name);
-                        same.map(|first| ("name", first))
-                    }
-                };
+                let same = shed::same(&self.config.shed, &new);
                 self.config.shed.push(new);
                 return Ok((same, Vec::new()));
             }

@@ -1,354 +1,259 @@
 //! `[[shed]]`: listeners of this process that shed, and their backends.
 
-use std::{net::SocketAddr, time::Duration};
+mod key;
+mod read;
+#[cfg(test)]
+mod tests;
 
-use backlogd_shed::{Cidr, Limits, MAX_LIMIT, OnShed, PerIp, ProxyProtocol, Rate};
-use toml::de::DeValue;
+use std::{fmt::Write as _, time::Duration};
 
-use super::{
-    ConfigError,
-    table::{Entry, number, whole},
+use backlogd_shed::{
+    Deadlines, Limits, Linger, MinRate, OnShed, PerIp, ProxyProtocol, Rate, Reason, WhenFull,
+    adaptive::Adaptive,
+    health::{FailAt, HealthConfig},
 };
-use crate::shed::{Backend, Front, MAX_SOFT, check_limits};
 
-const KEYS: [&str; 22] = [
-    "name",
-    "listen",
-    "backend",
-    "soft",
-    "hard",
-    "fd_reserve",
-    "backlog",
-    "on_shed",
-    "exempt",
-    "per_ip",
-    "per_ip_rate",
-    "rate",
-    "burst",
-    "proxy_protocol_from",
-    "first_byte_seconds",
-    "idle_seconds",
-    "write_stall_seconds",
-    "lifetime_seconds",
-    "connect_timeout_seconds",
-    "drain_delay_seconds",
-    "drain_seconds",
-    "ipv6_prefix",
+use self::{
+    key::KEYS,
+    read::{Keys, address, answer, bits, one_of, ranged, ranges, small},
+};
+use super::{ConfigError, table::Entry};
+use crate::shed::{Accept, Backend, Front, Health, MAX_SOFT, check_limits};
+
+/// What a connection moves is averaged over so long.
+const RATE_OVER: Duration = Duration::from_secs(10);
+
+/// For which a front sheds, but for the want of descriptors, where a reset is all there is.
+const REASONS: [Reason; 11] = [
+    Reason::Soft,
+    Reason::Hard,
+    Reason::PerIp,
+    Reason::PerIpFull,
+    Reason::Rate,
+    Reason::Stale,
+    Reason::Codel,
+    Reason::Draining,
+    Reason::Handoff,
+    Reason::ProxyHeader,
+    Reason::BackendDown,
 ];
-
-const RANGES: &str = "an array of IP ranges, such as [\"10.0.0.0/8\", \"2001:db8::/32\"]";
-const RATE: &str = "connections per second, 1 to 1000000";
-const ANSWER: &str = "\"rst\", \"fin\", \"http-503\", \"http-429\", or { bytes = \"TEXT\" }";
 
 /// One table.
 pub(super) fn front(entry: &Entry<'_>) -> Result<Front, ConfigError> {
-    entry.refuse_unknown(&KEYS)?;
-    let listen = entry.need("listen", "IP:PORT, such as [::]:8080", |value| {
-        value.as_str()?.parse::<SocketAddr>().ok()
+    entry.refuse_unknown(&KEYS.map(|key| key.name))?;
+    let keys = Keys(entry);
+    let listen = keys.need("listen", address)?;
+    let backend: Backend = keys.need("backend", |value| value.as_str()?.parse().ok())?;
+    let soft = keys.need("soft", |value| ranged(value, 1, MAX_SOFT))?;
+    let least = Front::new(listen, backend, soft);
+    let limits = limits(keys, least.limits)?;
+    let name = keys.get("name", |value| {
+        value.as_str().filter(|name| (1..=128).contains(&name.len())).map(str::to_owned)
     })?;
-    let backend = entry.need("backend", Backend::EXPECTED, |value| value.as_str()?.parse().ok())?;
-    let soft = entry.need("soft", &format!("connections, 1 to {MAX_SOFT}"), |value| {
-        ranged(value, 1, MAX_SOFT)
-    })?;
-    let mut front = Front::new(listen, backend, soft);
-    front.name = entry
-        .get("name", "text of 1 to 128 bytes", |value| {
-            value.as_str().filter(|name| (1..=128).contains(&name.len())).map(str::to_owned)
-        })?
-        .unwrap_or(front.name);
-    front.limits = Limits {
-        hard: entry.get("hard", &format!("connections, 1 to {MAX_LIMIT}"), |value| {
-            ranged(value, 1, MAX_LIMIT)
-        })?,
-        fd_reserve: entry
-            .get("fd_reserve", "descriptors, 0 to 1000000", |value| ranged(value, 0, 1_000_000))?,
-        ..front.limits
-    };
-    // as many descriptors as may be: those of this process are looked at when it starts
-    check_limits(front.limits).map_err(|wrong| entry.refuse(wrong.key, &wrong.expected))?;
-    front.backlog = entry.get("backlog", "connections, 1 to 65535", |value| {
-        u16::try_from(ranged(value, 1, 65_535)?).ok()
-    })?;
-    if let Some(answer) = entry.get("on_shed", ANSWER, answer)? {
-        front.on_shed = answer;
-    }
-    front.exempt = entry.get("exempt", RANGES, ranges)?.unwrap_or_default();
-    front.rate = rate(entry)?;
-    front.per_ip = per_ip(entry)?;
-    front.proxy_protocol =
-        entry.get("proxy_protocol_from", RANGES, ranges)?.map(ProxyProtocol::from);
-    times(entry, &mut front)?;
-    Ok(front)
+    Ok(Front {
+        name: name.unwrap_or(least.name),
+        listen,
+        backend: least.backend,
+        limits,
+        backlog: keys.get("backlog", |value| small(value, 1, u16::MAX))?,
+        accept: accept(keys)?,
+        give_up_after: keys.deadline("give_up_after_seconds", None)?,
+        queue_max_wait: keys.seconds(
+            "queue_max_wait_seconds",
+            0.01,
+            3_600.0,
+            least.queue_max_wait,
+        )?,
+        on_shed: keys.get("on_shed", answer)?.unwrap_or(least.on_shed),
+        on_shed_for: answers(keys)?,
+        linger: linger(keys)?,
+        exempt: keys.get("exempt", ranges)?.unwrap_or_default(),
+        per_ip: per_ip(keys)?,
+        rate: rate(keys, "rate", "burst")?,
+        proxy_protocol: proxy_protocol(keys)?,
+        adaptive: adaptive(keys)?,
+        deadlines: deadlines(keys, least.deadlines)?,
+        half_close: keys.deadline("half_close_seconds", least.half_close)?,
+        connect_timeout: keys.seconds(
+            "connect_timeout_seconds",
+            0.01,
+            60.0,
+            least.connect_timeout,
+        )?,
+        health: health(keys)?,
+        drain_delay: keys.seconds("drain_delay_seconds", 0.0, 3_600.0, least.drain_delay)?,
+        drain: keys.seconds("drain_seconds", 0.0, 3_600.0, least.drain)?,
+    })
 }
 
-fn rate(entry: &Entry<'_>) -> Result<Option<Rate>, ConfigError> {
-    let rate = entry.get("rate", RATE, per_second)?;
-    let burst = entry.get("burst", "connections, 1 to 1000000", per_second)?;
-    match (rate, burst) {
+/// By what `new` is the same as one of `old`, and which.
+pub(super) fn same(old: &[Front], new: &Front) -> Option<(&'static str, usize)> {
+    let of = |is_same: &dyn Fn(&Front) -> bool| old.iter().position(is_same);
+    let checks = |front: &Front| front.health.as_ref().map(|health| health.listen);
+    of(&|old| old.listen == new.listen)
+        .map(|first| ("listen", first))
+        .or_else(|| of(&|old| old.name == new.name).map(|first| ("name", first)))
+        .or_else(|| {
+            let first = of(&|old| checks(old).is_some() && checks(old) == checks(new));
+            first.map(|first| ("health_listen", first))
+        })
+}
+
+fn limits(keys: Keys<'_>, least: Limits) -> Result<Limits, ConfigError> {
+    let limits = Limits {
+        hard: keys.limit("hard")?,
+        fd_reserve: keys.get("fd_reserve", |value| ranged(value, 0, 1_000_000))?,
+        ..least
+    };
+    // as many descriptors as may be: those of this process are looked at when it starts
+    check_limits(limits).map_err(|wrong| keys.0.refuse(wrong.key, &wrong.expected))?;
+    Ok(limits)
+}
+
+fn accept(keys: Keys<'_>) -> Result<Accept, ConfigError> {
+    let sockets = keys.get("accept_sockets", |value| match value.as_str() {
+        Some("cores") => Some(Accept::Cores),
+        _ => ranged(value, 1, 1_024).map(Accept::Sockets),
+    })?;
+    match (keys.get("accept_thread", |value| value.as_bool())?, sockets) {
+        (Some(true), None | Some(Accept::Sockets(1))) => Ok(Accept::Thread),
+        (Some(true), Some(_)) => Err(keys.0.refuse("accept_sockets", "1, beside accept_thread")),
+        (Some(false) | None, sockets) => Ok(sockets.unwrap_or(Accept::Sockets(1))),
+    }
+}
+
+fn answers(keys: Keys<'_>) -> Result<Vec<(Reason, OnShed)>, ConfigError> {
+    let Some(entry) = keys.0.inner("on_shed_for")? else { return Ok(Vec::new()) };
+    entry.refuse_unknown(&REASONS.map(Reason::as_str))?;
+    let of = |reason: Reason| {
+        let answer = entry.get(reason.as_str(), Keys::takes("on_shed"), answer);
+        answer.map(|answer| Some((reason, answer?))).transpose()
+    };
+    REASONS.into_iter().filter_map(of).collect()
+}
+
+fn linger(keys: Keys<'_>) -> Result<Linger, ConfigError> {
+    let unsaid = Linger::default();
+    Ok(Linger {
+        max: keys.limit("linger_max")?,
+        time: keys.seconds("linger_seconds", 0.001, 60.0, unsaid.time)?,
+        bytes: keys.get("linger_bytes", |value| ranged(value, 0, 1 << 30))?.unwrap_or(unsaid.bytes),
+    })
+}
+
+fn rate(keys: Keys<'_>, rate: &str, burst: &str) -> Result<Option<Rate>, ConfigError> {
+    let at_once = keys.get(burst, |value| small(value, 1, 1_000_000))?;
+    match (keys.get(rate, |value| small(value, 1, 1_000_000))?, at_once) {
         (None, None) => Ok(None),
-        (None, Some(_)) => Err(entry.refuse("burst", "rate beside it")),
+        (None, Some(_)) => Err(keys.alone(burst, rate)),
         (Some(rate), burst) => Ok(Some(Rate::per_second(rate).burst(burst.unwrap_or(rate)))),
     }
 }
 
-fn per_ip(entry: &Entry<'_>) -> Result<Option<PerIp>, ConfigError> {
-    let expected = format!("connections, 1 to {MAX_LIMIT}");
-    let connections = entry.get("per_ip", &expected, |value| ranged(value, 1, MAX_LIMIT))?;
-    let rate = entry.get("per_ip_rate", RATE, per_second)?;
-    let prefix = entry.get("ipv6_prefix", "bits, 48 to 128", |value| {
-        u8::try_from(ranged(value, 48, 128)?).ok()
+fn per_ip(keys: Keys<'_>) -> Result<Option<PerIp>, ConfigError> {
+    const REST: [&str; 5] =
+        ["per_ip_rate", "per_ip_burst", "per_ip_capacity", "per_ip_when_full", "ipv6_prefix"];
+    let unsaid = PerIp::connections(1);
+    let capacity = keys.get("per_ip_capacity", |value| ranged(value, 64, 1 << 20))?;
+    let when_full = keys.get("per_ip_when_full", |value| {
+        one_of(value, [("admit", WhenFull::Admit), ("shed", WhenFull::Shed)])
     })?;
-    match (connections, rate, prefix) {
-        (None, None, None) => Ok(None),
-        (None, Some(_), _) => Err(entry.refuse("per_ip_rate", "per_ip beside it")),
-        (None, None, Some(_)) => Err(entry.refuse("ipv6_prefix", "per_ip beside it")),
-        (Some(connections), rate, prefix) => {
-            let unsaid = PerIp::connections(connections);
-            let ipv6_prefix = prefix.unwrap_or(unsaid.ipv6_prefix);
-            Ok(Some(PerIp { rate: rate.map(Rate::per_second), ipv6_prefix, ..unsaid }))
-        }
-    }
-}
-
-fn times(entry: &Entry<'_>, front: &mut Front) -> Result<(), ConfigError> {
-    const WEEK: f64 = 604_800.0;
-    let seconds = |key, least: f64, most: f64| {
-        let expected = format!("a number of seconds, {least} to {most}");
-        entry.get(key, &expected, |value| {
-            let seconds = number(value).filter(|seconds| (least..=most).contains(seconds))?;
-            Duration::try_from_secs_f64(seconds).ok()
-        })
+    let per_ip = PerIp {
+        connections: 0,
+        rate: rate(keys, "per_ip_rate", "per_ip_burst")?,
+        ipv6_prefix: keys.get("ipv6_prefix", bits)?.unwrap_or(unsaid.ipv6_prefix),
+        capacity: capacity.unwrap_or(unsaid.capacity),
+        when_full: when_full.unwrap_or(unsaid.when_full),
     };
-    front.deadlines.first_byte = seconds("first_byte_seconds", 0.1, WEEK)?;
-    front.deadlines.idle = seconds("idle_seconds", 0.1, WEEK)?;
-    front.deadlines.write_stall = seconds("write_stall_seconds", 0.1, WEEK)?;
-    front.deadlines.lifetime = seconds("lifetime_seconds", 0.1, WEEK)?;
-    if let Some(limit) = seconds("connect_timeout_seconds", 0.01, 60.0)? {
-        front.connect_timeout = limit;
-    }
-    if let Some(delay) = seconds("drain_delay_seconds", 0.0, 3_600.0)? {
-        front.drain_delay = delay;
-    }
-    if let Some(drain) = seconds("drain_seconds", 0.0, 3_600.0)? {
-        front.drain = drain;
-    }
-    Ok(())
+    let connections = keys.with("per_ip", &REST, Keys::limit)?;
+    Ok(connections.map(|connections| PerIp { connections, ..per_ip }))
 }
 
-fn answer(value: &DeValue<'_>) -> Option<OnShed> {
-    if let Some(text) = value.as_str() {
-        return match text {
-            "rst" => Some(OnShed::Rst),
-            "fin" => Some(OnShed::Fin),
-            "http-503" => Some(OnShed::http_503()),
-            "http-429" => Some(OnShed::http_429()),
-            _ => None,
+fn proxy_protocol(keys: Keys<'_>) -> Result<Option<ProxyProtocol>, ConfigError> {
+    const REST: [&str; 2] = ["proxy_protocol_seconds", "proxy_protocol_max"];
+    let unsaid = ProxyProtocol::from([]);
+    let deadline = keys.seconds(REST[0], 0.001, 60.0, unsaid.deadline)?;
+    let max = keys.get(REST[1], |value| ranged(value, 1, 65_536))?.unwrap_or(unsaid.max);
+    let from = keys.with("proxy_protocol_from", &REST, |keys, key| keys.get(key, ranges))?;
+    Ok(from.map(|from| ProxyProtocol { from, deadline, max }))
+}
+
+fn adaptive(keys: Keys<'_>) -> Result<Option<Adaptive>, ConfigError> {
+    const REST: [&str; 2] = ["adaptive_target_seconds", "adaptive_interval_seconds"];
+    let (target, interval) = (
+        keys.seconds(REST[0], 0.001, 1.0, Duration::from_millis(20))?,
+        keys.seconds(REST[1], 0.01, 10.0, Duration::from_millis(100))?,
+    );
+    if keys.with("adaptive", &REST, codel)?.is_none() {
+        return Ok(None);
+    }
+    if interval < target {
+        let said = REST.into_iter().rev().find(|key| keys.0.place_of(key).is_some());
+        let expected = "an interval that is at least the target";
+        return Err(keys.0.refuse(said.unwrap_or(REST[1]), expected));
+    }
+    Ok(Some(Adaptive::Codel { target, interval }))
+}
+
+/// Whether it is on.
+fn codel(keys: Keys<'_>, key: &str) -> Result<Option<()>, ConfigError> {
+    let expected = "\"off\" or \"codel\": a gradient follows how long requests take, of which a \
+                    relay of bytes sees nothing";
+    let word = keys.0.get(key, Keys::takes(key), |value| value.as_str().map(str::to_owned))?;
+    match word.as_deref() {
+        None | Some("off") => Ok(None),
+        Some("codel") => Ok(Some(())),
+        Some("gradient") => Err(keys.0.refuse(key, expected)),
+        Some(_) => Err(keys.0.refuse(key, Keys::takes(key))),
+    }
+}
+
+fn deadlines(keys: Keys<'_>, least: Deadlines) -> Result<Deadlines, ConfigError> {
+    let rate = keys.get("min_rate", |value| small(value, 0, 1_000_000_000))?.unwrap_or(0);
+    let rate = MinRate { bytes_per_second: rate, over: RATE_OVER };
+    Ok(Deadlines {
+        first_byte: keys.deadline("first_byte_seconds", least.first_byte)?,
+        idle: keys.deadline("idle_seconds", least.idle)?,
+        write_stall: keys.deadline("write_stall_seconds", least.write_stall)?,
+        lifetime: keys.deadline("lifetime_seconds", least.lifetime)?,
+        min_rate: Some(rate).filter(|rate| rate.bytes_per_second != 0),
+        ..least
+    })
+}
+
+fn health(keys: Keys<'_>) -> Result<Option<Health>, ConfigError> {
+    const REST: [&str; 4] = [
+        "health_fail_at",
+        "health_fail_after_seconds",
+        "health_recover_after_seconds",
+        "health_probe_seconds",
+    ];
+    let unsaid = HealthConfig::default();
+    let fail_at = keys.get(REST[0], |value| {
+        let words = [("never", FailAt::Never), ("soft", FailAt::Soft), ("hard", FailAt::Hard)];
+        one_of(value, words)
+    })?;
+    let config = HealthConfig {
+        fail_at: fail_at.unwrap_or(unsaid.fail_at),
+        fail_after: keys.seconds(REST[1], 0.0, 3_600.0, unsaid.fail_after)?,
+        recover_after: keys.seconds(REST[2], 0.0, 3_600.0, unsaid.recover_after)?,
+        probe: keys.or_never(REST[3], 4.0, unsaid.probe)?,
+    };
+    let listen = keys.with("health_listen", &REST, |keys, key| keys.get(key, address))?;
+    Ok(listen.map(|listen| Health { listen, config }))
+}
+
+/// What the example file has of them: each key with its help, range and default.
+pub(super) fn example(wrapped: fn(&str) -> String) -> String {
+    let mut text = String::from("#[[shed]]\n");
+    for key in &KEYS {
+        let unsaid = match key.unsaid {
+            "" => "it must be there".to_owned(),
+            unsaid => format!("without it: {unsaid}"),
         };
+        text.push_str(&wrapped(&format!("{}. Takes {}; {unsaid}.", key.help, key.takes)));
+        // writing to a String cannot fail
+        let _ = writeln!(text, "#{} = {}", key.name, key.example);
     }
-    let table = value.as_table().filter(|table| table.len() == 1)?;
-    let text = table.get("bytes")?.get_ref().as_str()?;
-    (1..=4_096).contains(&text.len()).then(|| OnShed::bytes(text))
-}
-
-fn ranges(value: &DeValue<'_>) -> Option<Vec<Cidr>> {
-    value.as_array()?.iter().map(|range| range.get_ref().as_str()?.parse().ok()).collect()
-}
-
-fn per_second(value: &DeValue<'_>) -> Option<u32> {
-    u32::try_from(ranged(value, 1, 1_000_000)?).ok()
-}
-
-fn ranged(value: &DeValue<'_>, least: usize, most: usize) -> Option<usize> {
-    usize::try_from(whole(value)?).ok().filter(|n| (least..=most).contains(n))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use backlogd_shed::Deadlines;
-
-    use super::*;
-    use crate::config::{Loaded, file};
-
-    const LEAST: &str =
-        "[[shed]]\nlisten = \"127.0.0.1:80\"\nbackend = \"127.0.0.1:81\"\nsoft = 10\n";
-
-    fn load(text: &str) -> Result<Vec<Front>, String> {
-        let mut loaded = Loaded::new();
-        file::apply(&mut loaded, Path::new("f.toml"), text).map_err(|err| err.to_string())?;
-        Ok(loaded.config.shed)
-    }
-
-    #[track_caller]
-    fn check(text: &str, expected: Front) {
-        assert_eq!(load(&format!("{LEAST}{text}")), Ok(vec![expected]), "{text}");
-    }
-
-    /// `line` is the fifth of the file.
-    #[track_caller]
-    fn refuses(line: &str, message: &str) {
-        assert_eq!(load(&format!("{LEAST}{line}")), Err(format!("f.toml:{message}")), "{line}");
-    }
-
-    fn least() -> Front {
-        let listen = "127.0.0.1:80".parse().expect("an address");
-        Front::new(listen, Backend::Tcp("127.0.0.1:81".into()), 10)
-    }
-
-    #[test]
-    fn a_listener_is_what_its_keys_say() {
-        check("", least());
-        let limits = Limits { hard: Some(20), fd_reserve: Some(7), ..least().limits };
-        check(
-            "hard = 20\nfd_reserve = 7\nname = \"web\"\nbacklog = 65535",
-            Front { name: "web".into(), limits, backlog: Some(65_535), ..least() },
-        );
-        for (text, on_shed) in [
-            ("\"rst\"", OnShed::Rst),
-            ("\"fin\"", OnShed::Fin),
-            ("\"http-503\"", OnShed::http_503()),
-            ("\"http-429\"", OnShed::http_429()),
-            ("{ bytes = \"421 busy\\r\\n\" }", OnShed::bytes("421 busy\r\n")),
-        ] {
-            check(&format!("on_shed = {text}"), Front { on_shed, ..least() });
-        }
-        let range: Cidr = "10.0.0.0/8".parse().expect("a range");
-        check("exempt = [\"10.0.0.0/8\"]", Front { exempt: vec![range], ..least() });
-        let proxy_protocol = Some(ProxyProtocol::from([range]));
-        check("proxy_protocol_from = [\"10.0.0.0/8\"]", Front { proxy_protocol, ..least() });
-        check("rate = 5", Front { rate: Some(Rate::per_second(5).burst(5)), ..least() });
-        check("rate = 5\nburst = 9", Front { rate: Some(Rate::per_second(5).burst(9)), ..least() });
-        let per_ip =
-            PerIp { rate: Some(Rate::per_second(3)), ipv6_prefix: 56, ..PerIp::connections(2) };
-        check(
-            "per_ip = 2\nper_ip_rate = 3\nipv6_prefix = 56",
-            Front { per_ip: Some(per_ip), ..least() },
-        );
-        let deadlines = Deadlines {
-            first_byte: Some(Duration::from_secs(3)),
-            idle: Some(Duration::from_millis(1_500)),
-            write_stall: Some(Duration::from_secs(30)),
-            lifetime: Some(Duration::from_secs(604_800)),
-            ..Deadlines::default()
-        };
-        check(
-            "first_byte_seconds = 3\nidle_seconds = 1.5\nwrite_stall_seconds = 30\n\
-             lifetime_seconds = 604800\nconnect_timeout_seconds = 0.5\ndrain_seconds = 0\n\
-             drain_delay_seconds = 5",
-            Front {
-                deadlines,
-                connect_timeout: Duration::from_millis(500),
-                drain_delay: Duration::from_secs(5),
-                drain: Duration::ZERO,
-                ..least()
-            },
-        );
-    }
-
-    #[test]
-    fn a_value_out_of_range_is_named_with_its_place() {
-        refuses("name = \"\"", "5:8: shed.name: got \"\", expected text of 1 to 128 bytes");
-        refuses(
-            "hard = 11",
-            "5:8: shed.hard: got 11, expected at least 12: 20 % above the soft limit, which is 10",
-        );
-        refuses(
-            "hard = 2097152",
-            "5:8: shed.hard: got 2097152, expected connections, 1 to 2097151",
-        );
-        let reserve = "expected descriptors, 0 to 1000000";
-        refuses("fd_reserve = -1", &format!("5:14: shed.fd_reserve: got -1, {reserve}"));
-        for (value, got) in [("0", "0"), ("65536", "65536"), ("1.5", "1.5")] {
-            refuses(
-                &format!("backlog = {value}"),
-                &format!("5:11: shed.backlog: got {got}, expected connections, 1 to 65535"),
-            );
-        }
-        for (value, got) in [
-            ("\"close\"", "\"close\""),
-            ("{ bytes = \"\" }", "a table"),
-            ("{ bytes = \"x\", status = 1 }", "a table"),
-        ] {
-            refuses(
-                &format!("on_shed = {value}"),
-                &format!("5:11: shed.on_shed: got {got}, expected {ANSWER}"),
-            );
-        }
-        for (key, column) in [("exempt", 10), ("proxy_protocol_from", 23)] {
-            for (value, got) in
-                [("\"10.0.0.0/8\"", "\"10.0.0.0/8\""), ("[\"10.0.0.0/33\"]", "an array")]
-            {
-                refuses(
-                    &format!("{key} = {value}"),
-                    &format!("5:{column}: shed.{key}: got {got}, expected {RANGES}"),
-                );
-            }
-        }
-        refuses("rate = 0", &format!("5:8: shed.rate: got 0, expected {RATE}"));
-        refuses("burst = 5", "5:9: shed.burst: got 5, expected rate beside it");
-        refuses("per_ip = 0", "5:10: shed.per_ip: got 0, expected connections, 1 to 2097151");
-        refuses("per_ip_rate = 5", "5:15: shed.per_ip_rate: got 5, expected per_ip beside it");
-        refuses("ipv6_prefix = 64", "5:15: shed.ipv6_prefix: got 64, expected per_ip beside it");
-        refuses("ipv6_prefix = 32", "5:15: shed.ipv6_prefix: got 32, expected bits, 48 to 128");
-        for (key, least, most) in [
-            ("first_byte_seconds", "0.1", 604_800),
-            ("idle_seconds", "0.1", 604_800),
-            ("write_stall_seconds", "0.1", 604_800),
-            ("lifetime_seconds", "0.1", 604_800),
-            ("connect_timeout_seconds", "0.01", 60),
-            ("drain_delay_seconds", "0", 3_600),
-            ("drain_seconds", "0", 3_600),
-        ] {
-            for value in ["-1".to_owned(), "nan".to_owned(), (most + 1).to_string()] {
-                let column = key.len() + 4;
-                refuses(
-                    &format!("{key} = {value}"),
-                    &format!(
-                        "5:{column}: shed.{key}: got {value}, \
-                         expected a number of seconds, {least} to {most}"
-                    ),
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn what_must_be_there_and_what_may_not_be_there_twice_is_named() {
-        let refuses = |text: &str, message: &str| {
-            assert_eq!(load(text), Err(format!("f.toml:{message}")), "{text}");
-        };
-        let (listen, backend) = ("[[shed]]\nlisten = \"[::]:80\"\n", "backend = \"unix:/s\"\n");
-        refuses("[[shed]]", "1:1: shed: got no listen, expected IP:PORT, such as [::]:8080");
-        refuses(
-            "[[shed]]\nlisten = \"localhost:80\"",
-            "2:10: shed.listen: got \"localhost:80\", expected IP:PORT, such as [::]:8080",
-        );
-        refuses(listen, &format!("1:1: shed: got no backend, expected {}", Backend::EXPECTED));
-        refuses(
-            &format!("{listen}backend = \"unix:s\""),
-            &format!("3:11: shed.backend: got \"unix:s\", expected {}", Backend::EXPECTED),
-        );
-        let soft = "expected connections, 1 to 1747625";
-        refuses(&format!("{listen}{backend}"), &format!("1:1: shed: got no soft, {soft}"));
-        for n in [0, 1_747_626] {
-            refuses(
-                &format!("{listen}{backend}soft = {n}"),
-                &format!("4:8: shed.soft: got {n}, {soft}"),
-            );
-        }
-        let unknown = load(&format!("{LEAST}softer = 1")).expect_err("no such key");
-        assert!(unknown.starts_with("f.toml:5:1: shed: got unknown key `softer`"), "{unknown}");
-        refuses(
-            &format!("{LEAST}{LEAST}"),
-            "5:1: shed: got the listen of f.toml:1:1 again, expected each once",
-        );
-        let other = LEAST.replace(":80", ":79");
-        refuses(
-            &format!("{LEAST}name = \"a\"\n{other}name = \"a\""),
-            "6:1: shed: got the name of f.toml:1:1 again, expected each once",
-        );
-        let many: String = (1..=65).map(|port| LEAST.replace(":80", &format!(":{port}"))).collect();
-        refuses(&many, "257:1: shed: got one more, expected at most 64 of them");
-    }
+    text
 }

@@ -1,21 +1,19 @@
 //! What a new configuration changes while the daemon runs, and what takes effect at the next start.
 
-use backlogd_shed::{Handle, Limits};
-
 use super::{log::log_muted, sampler::Sampler};
 use crate::{
     config::{Config, ConfigError},
     error,
-    shed::Front,
+    shed::{Front, Live},
 };
 
-/// The configuration in force after SIGHUP: a bad file keeps the old one. `handles` are those of
+/// The configuration in force after SIGHUP: a bad file keeps the old one. `lives` are those of
 /// `old.shed`, in its order.
 pub(super) fn reloaded(
     old: Config,
     reload: &impl Fn() -> Result<Config, ConfigError>,
     sampler: &Sampler,
-    handles: &[Handle],
+    lives: &[Live],
 ) -> Config {
     let new = match reload() {
         Ok(new) => new,
@@ -42,7 +40,7 @@ pub(super) fn reloaded(
     for (key, _) in fixed.iter().filter(|(_, differs)| *differs) {
         tracing::warn!(key, "changed in the file: takes effect at the next start");
     }
-    let shed = fronts_reloaded(old.shed, &new.shed, handles);
+    let shed = fronts_reloaded(&old.shed, &new.shed, lives);
     sampler.configure(&new);
     log_muted(&new.tuning);
     tracing::info!("reloaded");
@@ -68,59 +66,73 @@ pub(super) fn reloaded(
 /// What the configuration has for listeners that shed, beside what is in force.
 #[derive(Debug, Default, PartialEq)]
 struct Changes<'a> {
-    /// Limits that are put in force, by the index of the listener.
-    limits: Vec<(usize, Limits)>,
-    /// Listeners that come, go, or differ by more than their limits.
-    later: Vec<&'a str>,
+    /// Listeners that change while they run, by their index, with the keys.
+    live: Vec<(usize, &'a Front, Vec<&'static str>)>,
+    /// Listeners that come, go, or differ in what is built into them, with the keys.
+    later: Vec<(&'a str, Vec<&'static str>)>,
 }
 
 impl<'a> Changes<'a> {
     fn between(old: &'a [Front], new: &'a [Front]) -> Self {
         let mut changes = Self::default();
         for (i, front) in old.iter().enumerate() {
-            match new.iter().find(|new| new.name == front.name) {
-                None => changes.later.push(&front.name),
-                Some(new) => {
-                    if new.limits != front.limits {
-                        changes.limits.push((i, new.limits));
-                    }
-                    if *new != (Front { limits: new.limits, ..front.clone() }) {
-                        changes.later.push(&front.name);
-                    }
-                }
+            let Some(new) = new.iter().find(|new| new.name == front.name) else {
+                changes.later.push((&front.name, Vec::new()));
+                continue;
+            };
+            let differing = front.changes(new);
+            let keys = |is_live| {
+                let of = differing.iter().filter(|it| it.is_live == is_live);
+                of.map(|it| it.key).collect::<Vec<_>>()
+            };
+            if !keys(true).is_empty() {
+                changes.live.push((i, new, keys(true)));
+            }
+            if !keys(false).is_empty() {
+                changes.later.push((&front.name, keys(false)));
             }
         }
         let is_new = |front: &&Front| old.iter().all(|old| old.name != front.name);
-        changes.later.extend(new.iter().filter(is_new).map(|front| front.name.as_str()));
+        let come = new.iter().filter(is_new).map(|front| (front.name.as_str(), Vec::new()));
+        changes.later.extend(come);
         changes
     }
 }
 
-/// What is in force of `new`: the limits of listeners that stay.
-fn fronts_reloaded(mut old: Vec<Front>, new: &[Front], handles: &[Handle]) -> Vec<Front> {
-    let changes = Changes::between(&old, new);
-    for listener in changes.later {
+/// What is in force of `new`: what listeners that stay take while they run.
+fn fronts_reloaded(old: &[Front], new: &[Front], lives: &[Live]) -> Vec<Front> {
+    let changes = Changes::between(old, new);
+    for (listener, keys) in changes.later {
+        // without keys it is all of them: the listener comes or goes
+        let keys = (!keys.is_empty()).then(|| keys.join(", "));
         tracing::warn!(
             key = "shed",
             listener,
+            keys,
             "changed in the file: takes effect at the next start"
         );
     }
-    for (i, limits) in changes.limits {
-        let (front, handle) = (&mut old[i], &handles[i]);
-        match handle.set_limits(limits) {
-            Ok(bounds) => {
-                let (soft, hard) = (bounds.soft(), bounds.hard());
-                tracing::info!(listener = front.name, soft, hard, "sheds by other limits");
-                front.limits = limits;
-            }
-            Err(err) => {
-                let error = error::chain(&err);
-                tracing::error!(listener = front.name, %error, "its limits stay as they were");
-            }
+    for (i, new, keys) in changes.live {
+        let (live, keys) = (&lives[i], keys.join(", "));
+        tracing::info!(listener = new.name, keys, "changed");
+        live.change(new);
+        if old[i].limits != new.limits {
+            limit(live, new);
         }
     }
-    old
+    lives.iter().map(|live| Front::clone(&live.front())).collect()
+}
+
+fn limit(live: &Live, new: &Front) {
+    match live.limit(new.limits) {
+        Ok((soft, hard)) => {
+            tracing::info!(listener = new.name, soft, hard, "sheds by other limits");
+        }
+        Err(err) => {
+            let error = error::chain(&err);
+            tracing::error!(listener = new.name, %error, "its limits stay as they were");
+        }
+    }
 }
 
 fn log_refused(err: &ConfigError) {
@@ -141,30 +153,38 @@ mod tests {
         Front { name: name.into(), ..Front::new(listen, backend, soft) }
     }
 
+    /// `live` and `later` by name and keys.
     #[track_caller]
-    fn check(old: &[Front], new: &[Front], limits: &[(usize, Limits)], later: &[&str]) {
-        let expected = Changes { limits: limits.into(), later: later.into() };
-        assert_eq!(Changes::between(old, new), expected, "{old:?} {new:?}");
+    fn check(old: &[Front], new: &[Front], live: &[(&str, &str)], later: &[(&str, &str)]) {
+        let got = Changes::between(old, new);
+        let of = |name: &str, keys: &[&str]| (name.to_owned(), keys.join(" "));
+        let got_live: Vec<_> =
+            got.live.iter().map(|(i, _, keys)| of(&old[*i].name, keys)).collect();
+        let got_later: Vec<_> = got.later.iter().map(|(name, keys)| of(name, keys)).collect();
+        let expected = |pairs: &[(&str, &str)]| {
+            pairs.iter().map(|&(name, keys)| (name.into(), keys.into())).collect::<Vec<_>>()
+        };
+        assert_eq!((got_live, got_later), (expected(live), expected(later)), "{old:?} {new:?}");
     }
 
     #[test]
-    fn limits_change_at_once_and_all_else_at_the_next_start() {
+    fn what_can_be_changes_at_once_and_all_else_at_the_next_start() {
         let (web, api) = (front("web", 10), front("api", 20));
-        let limits = |front: &Front| front.limits;
         let both = [web.clone(), api.clone()];
         check(&both, &both, &[], &[]);
         // in whatever order
-        check(&both, &[front("api", 30), web.clone()], &[(1, limits(&front("api", 30)))], &[]);
+        check(&both, &[front("api", 30), web.clone()], &[("api", "soft")], &[]);
         let mut hard = web.clone();
         hard.limits.hard = Some(100);
-        check(&both, &[hard.clone(), api.clone()], &[(0, hard.limits)], &[]);
+        check(&both, &[hard.clone(), api.clone()], &[("web", "hard")], &[]);
         let moved = Front { listen: "127.0.0.1:81".parse().expect("an address"), ..hard.clone() };
-        check(&both, &[moved, api.clone()], &[(0, hard.limits)], &["web"]);
+        check(&both, &[moved, api.clone()], &[("web", "hard")], &[("web", "listen")]);
         let slower = Front { connect_timeout: Duration::from_secs(9), ..web.clone() };
-        check(&both, &[slower, api.clone()], &[], &["web"]);
-        check(&both, slice::from_ref(&web), &[], &["api"]);
-        check(&both, &[], &[], &["web", "api"]);
-        check(slice::from_ref(&web), &both, &[], &["api"]);
-        check(&[web], &[front("other", 10)], &[], &["web", "other"]);
+        let slower = [slower, api.clone()];
+        check(&both, &slower, &[("web", "connect_timeout_seconds")], &[]);
+        check(&both, slice::from_ref(&web), &[], &[("api", "")]);
+        check(&both, &[], &[], &[("web", ""), ("api", "")]);
+        check(slice::from_ref(&web), &both, &[], &[("api", "")]);
+        check(&[web], &[front("other", 10)], &[], &[("web", ""), ("other", "")]);
     }
 }

@@ -2,19 +2,28 @@
 //!
 //! In: [`Front`]s of the configuration. Out: connections passed on to the backends, and counters
 //! ([`Counted`]). What is admitted and what becomes of the rest is the crate `backlogd-shed`'s; here
-//! bytes go to and fro. Cost: a task and two buffers of 8 KiB for each connection. Not here: pools,
-//! HTTP, TLS.
+//! bytes go to and fro. Cost: a task for each connection, and up to 8 KiB for each direction in which bytes
+//! wait. Not here: pools, HTTP, TLS.
 
+mod change;
+mod live;
 mod relay;
 mod run;
+mod settings;
 
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use backlogd_shed::{
-    Bounds, Cidr, Deadlines, LimitError, Limits, MAX_LIMIT, OnShed, PerIp, ProxyProtocol, Rate,
+    Bounds, Cidr, Deadline, Deadlines, LimitError, Limits, Linger, MAX_LIMIT, OnShed, PerIp,
+    ProxyProtocol, Rate, Reason, adaptive::Adaptive,
 };
 
-pub use self::run::{Counted, Fronts, StartError, counted};
+pub use self::{
+    change::Change,
+    live::Live,
+    run::{Counted, Fronts, StartError, counted},
+    settings::{Accept, Health, bounds},
+};
 
 /// A listener, and where its connections go.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,8 +38,18 @@ pub struct Front {
     pub limits: Limits,
     /// The limit of its accept queue; `None`: the largest that the kernel gives.
     pub backlog: Option<u16>,
+    /// Who accepts.
+    pub accept: Accept,
+    /// After so long without descriptors or memory for one connection it ends; `None`: never.
+    pub give_up_after: Option<Duration>,
+    /// After a pause, who waited longer in the accept queue is shed.
+    pub queue_max_wait: Duration,
     /// What shed connections get.
     pub on_shed: OnShed,
+    /// What those get that are shed for a reason of these.
+    pub on_shed_for: Vec<(Reason, OnShed)>,
+    /// Bounds of the wait for an answer to arrive.
+    pub linger: Linger,
     /// Who is shed for nothing but the hard limit.
     pub exempt: Vec<Cidr>,
     /// What one peer may have.
@@ -39,10 +58,16 @@ pub struct Front {
     pub rate: Option<Rate>,
     /// Who passes connections of others on.
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// How the soft limit follows the wait in the accept queue, if it does.
+    pub adaptive: Option<Adaptive>,
     /// How long connections may take.
     pub deadlines: Deadlines,
+    /// How long one direction may go on after the other one ended; `None`: for ever.
+    pub half_close: Option<Duration>,
     /// How long the backend may take to accept one.
     pub connect_timeout: Duration,
+    /// Where health checks are answered, if they are.
+    pub health: Option<Health>,
     /// How long it accepts as before when it is told to stop, so that a balancer learns of it.
     pub drain_delay: Duration,
     /// How long open connections may go on after that; those that are left are reset.
@@ -62,16 +87,42 @@ impl Front {
             backend,
             limits: Limits { fds_per_connection: Self::FDS, ..Limits::soft(soft) },
             backlog: None,
+            accept: Accept::Sockets(1),
+            give_up_after: None,
+            queue_max_wait: Duration::from_secs(1),
             on_shed: OnShed::Rst,
+            on_shed_for: Vec::new(),
+            linger: Linger::default(),
             exempt: Vec::new(),
             per_ip: None,
             rate: None,
             proxy_protocol: None,
-            deadlines: Deadlines::default(),
+            adaptive: None,
+            // a silent peer would have its place for ever; clients that connect ahead of their
+            // requests have time for the first one
+            deadlines: Deadlines {
+                first_byte: Some(Duration::from_secs(30)),
+                idle: Some(Duration::from_secs(300)),
+                write_stall: Some(Duration::from_secs(30)),
+                ..Deadlines::default()
+            },
+            half_close: Some(Duration::from_secs(60)),
             connect_timeout: Duration::from_secs(1),
+            health: None,
             drain_delay: Duration::ZERO,
             drain: Duration::from_secs(20),
         }
+    }
+
+    /// The deadlines that there are, for people: `idle 300s, half_close 60s`.
+    #[must_use]
+    pub fn deadlines(&self) -> String {
+        let of = |deadline: Deadline| match deadline {
+            Deadline::HalfClose => self.half_close,
+            _ => self.deadlines.of(deadline),
+        };
+        let said = Deadline::ALL.into_iter().filter_map(|it| Some(format!("{it} {:?}", of(it)?)));
+        said.collect::<Vec<_>>().join(", ")
     }
 }
 

@@ -1,16 +1,22 @@
 //! Starts the listeners, and ends them.
 
-use std::{io, mem, sync::Arc, time::Duration};
+use std::{io, mem, net::SocketAddr, sync::Arc, time::Duration};
 
-use backlogd_shed::{AcceptError, BuildError, Drain, Handle, ShedListener, Stats};
+use backlogd_shed::{
+    AcceptError, BuildError, Drain, Handle, ShedListener, Stats, health::HealthServer,
+};
 use thiserror::Error;
 use tokio::{
     runtime::{self, Runtime},
+    sync::watch,
     task::{JoinHandle, JoinSet},
     time::{self, Instant},
 };
 
-use super::{Front, relay};
+use super::{
+    Front, Live, bounds, relay,
+    settings::{self, Door},
+};
 
 /// What was reset has so long to be noticed.
 const GRACE: Duration = Duration::from_secs(1);
@@ -27,6 +33,16 @@ pub enum StartError {
         name: String,
         /// What is wrong.
         source: BuildError,
+    },
+    /// Health checks cannot be answered where they should be.
+    #[error("shedding listener {name}: cannot answer health checks on {listen}")]
+    Health {
+        /// Its name.
+        name: String,
+        /// As configured.
+        listen: SocketAddr,
+        /// What was asked of the kernel, and failed.
+        source: io::Error,
     },
     /// No threads.
     #[error("cannot start the threads of shedding listeners")]
@@ -51,9 +67,10 @@ pub struct Counted {
 pub struct Fronts {
     /// `None` only while it is dropped.
     runtime: Option<Runtime>,
-    handles: Vec<Handle>,
+    lives: Vec<Live>,
     tasks: Vec<JoinHandle<()>>,
-    drains: Vec<Drain>,
+    /// They answer until all else has ended.
+    health: Vec<JoinHandle<()>>,
 }
 
 impl Fronts {
@@ -67,44 +84,47 @@ impl Fronts {
             .enable_all()
             .build()
             .map_err(StartError::Runtime)?;
-        let listeners: Vec<_> = {
+        let opened: Vec<_> = {
             let _entered = runtime.enter();
             fronts.iter().map(open).collect::<Result<_, _>>()?
         };
-        let handles = listeners.iter().map(ShedListener::handle).collect();
-        let tasks = listeners
-            .into_iter()
-            .zip(fronts)
-            .map(|(listener, front)| runtime.spawn(serve(listener, front.clone())))
-            .collect();
-        let drain = |front: &Front| Drain {
-            delay: front.drain_delay,
-            deadline: front.drain,
-            ..Drain::default()
-        };
-        let drains = fronts.iter().map(drain).collect();
-        Ok(Self { runtime: Some(runtime), handles, tasks, drains })
+        let (mut lives, mut tasks, mut health) = (Vec::new(), Vec::new(), Vec::new());
+        for Opened { live, doors, checks } in opened {
+            let serve = |door| runtime.spawn(serve(door, live.watch()));
+            tasks.extend(doors.into_iter().map(serve));
+            health.extend(checks.map(|server| runtime.spawn(server.run())));
+            lives.push(live);
+        }
+        Ok(Self { runtime: Some(runtime), lives, tasks, health })
+    }
+
+    /// What steers them, from anywhere; in the order in which they were given.
+    #[must_use]
+    pub fn lives(&self) -> Vec<Live> {
+        self.lives.clone()
     }
 
     /// What reads their counters, from anywhere.
     #[must_use]
     pub fn watch(&self) -> Vec<Handle> {
-        self.handles.clone()
+        self.lives.iter().map(|live| live.handle().clone()).collect()
     }
 
     /// Drains all listeners: nobody who finished a handshake is lost, and what is open after its
     /// listener's deadline is reset.
     pub async fn stop(mut self) {
-        let mut drains: JoinSet<_> = mem::take(&mut self.handles)
-            .into_iter()
-            .zip(mem::take(&mut self.drains))
-            .map(|(handle, drain)| async move { handle.drain(drain).await })
-            .collect();
+        let drain = |live: Live| async move {
+            let front = live.front();
+            let (delay, deadline) = (front.drain_delay, front.drain);
+            live.handle().drain(Drain { delay, deadline, ..Drain::default() }).await
+        };
+        let mut drains: JoinSet<_> = mem::take(&mut self.lives).into_iter().map(drain).collect();
         while drains.join_next().await.is_some() {}
         for task in mem::take(&mut self.tasks) {
             // only what was reset is left, which ends at once
             drop(time::timeout(GRACE, task).await);
         }
+        self.health.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -128,44 +148,44 @@ pub fn counted(handles: &[Handle]) -> Vec<Counted> {
     handles.iter().map(counted).collect()
 }
 
-fn open(front: &Front) -> Result<ShedListener, StartError> {
-    let mut builder = ShedListener::bind(front.listen.to_string())
-        .name(&front.name)
-        .limits(front.limits)
-        .on_shed(front.on_shed.clone())
-        .exempt(front.exempt.iter().copied())
-        .deadlines(front.deadlines);
-    if let Some(backlog) = front.backlog {
-        builder = builder.backlog(backlog);
-    }
-    if let Some(rate) = front.rate {
-        builder = builder.rate(rate);
-    }
-    if let Some(per_ip) = front.per_ip {
-        builder = builder.per_ip(per_ip);
-    }
-    if let Some(settings) = &front.proxy_protocol {
-        builder = builder.proxy_protocol(settings.clone());
-    }
-    let listener = builder
-        .build()
-        .map_err(|source| StartError::Listener { name: front.name.clone(), source })?;
-    let (soft, hard) = listener.handle().bounds();
-    let backlog = listener.accept_queue().map(|(_, limit)| limit).unwrap_or_default();
+/// A listener that is open, and not served so far.
+struct Opened {
+    live: Live,
+    doors: Vec<Door>,
+    checks: Option<HealthServer>,
+}
+
+fn open(front: &Front) -> Result<Opened, StartError> {
+    let name = || front.name.clone();
+    let builder = settings::applied(ShedListener::bind(front.listen.to_string()), front);
+    let doors = Door::open(builder, front.accept)
+        .map_err(|source| StartError::Listener { name: name(), source })?;
+    let door = doors.first().expect("there is at least one accept loop");
+    let (handle, local) = (door.handle(), door.local_addr());
+    let checks = front.health.as_ref().map(|health| {
+        let server = HealthServer::watch(health.listen, local, &handle, health.config.clone());
+        server.map_err(|source| StartError::Health { name: name(), listen: health.listen, source })
+    });
+    let checks = checks.transpose()?;
+    let (soft, hard) = handle.bounds();
+    // they hold: the listener is open
+    let bound = bounds(front.limits).map(|it| it.bound().to_string()).unwrap_or_default();
     tracing::info!(
-        listener = front.name, listen = %listener.local_addr(), backend = %front.backend,
-        soft, hard, backlog, "sheds above the soft limit"
+        listener = front.name, listen = %local, backend = %front.backend, soft, hard, bound,
+        backlog = door.backlog(), deadlines = front.deadlines(),
+        health = checks.as_ref().map(|it| tracing::field::display(it.local_addr())),
+        "sheds above the soft limit"
     );
-    Ok(listener)
+    Ok(Opened { live: Live::new(handle, front), doors, checks })
 }
 
 /// Passes connections on until the listener is closed, and then until the last one ends.
-async fn serve(mut listener: ShedListener, front: Front) {
-    let (front, mut tasks) = (Arc::new(front), JoinSet::new());
-    let mut trouble = Trouble::default();
+async fn serve(mut door: Door, mut fronts: watch::Receiver<Arc<Front>>) {
+    let mut front = Arc::clone(&fronts.borrow_and_update());
+    let (mut trouble, mut tasks) = (Trouble::default(), JoinSet::new());
     loop {
         tokio::select! {
-            accepted = listener.accept() => match accepted {
+            accepted = door.accept() => match accepted {
                 Ok(conn) => {
                     let front = Arc::clone(&front);
                     tasks.spawn(async move { relay::serve(conn, &front).await });
@@ -179,12 +199,29 @@ async fn serve(mut listener: ShedListener, front: Front) {
             },
             Some(ended) = tasks.join_next() => if let Ok(Err(err)) = ended {
                 trouble.tell(&front, &err);
+            },
+            Ok(()) = fronts.changed() => {
+                let new = Arc::clone(&fronts.borrow_and_update());
+                if new.backlog != front.backlog {
+                    set_backlog(&door, &new);
+                }
+                front = new;
             }
         }
     }
     // who connects while the last ones go on is refused
-    drop(listener);
+    drop(door);
     while tasks.join_next().await.is_some() {}
+}
+
+fn set_backlog(door: &Door, front: &Front) {
+    match door.set_backlog(front.backlog) {
+        Ok(backlog) => tracing::info!(listener = front.name, backlog, "queues by another limit"),
+        Err(err) => {
+            let error = crate::error::chain(&err);
+            tracing::error!(listener = front.name, %error, "its backlog stays as it was");
+        }
+    }
 }
 
 /// What was not logged so far.
