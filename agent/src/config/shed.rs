@@ -15,7 +15,7 @@ use backlogd_shed::{
 
 use self::{
     key::KEYS,
-    read::{Keys, address, answer, bits, one_of, ranged, ranges, small},
+    read::{Keys, address, answer, bits, one_of, ranged, ranges, small, truth},
 };
 use super::{ConfigError, table::Entry};
 use crate::shed::{Accept, Backend, Front, Health, MAX_SOFT, check_limits};
@@ -115,7 +115,7 @@ fn accept(keys: Keys<'_>) -> Result<Accept, ConfigError> {
         Some("cores") => Some(Accept::Cores),
         _ => ranged(value, 1, 1_024).map(Accept::Sockets),
     })?;
-    match (keys.get("accept_thread", |value| value.as_bool())?, sockets) {
+    match (keys.get("accept_thread", truth)?, sockets) {
         (Some(true), None | Some(Accept::Sockets(1))) => Ok(Accept::Thread),
         (Some(true), Some(_)) => Err(keys.0.refuse("accept_sockets", "1, beside accept_thread")),
         (Some(false) | None, sockets) => Ok(sockets.unwrap_or(Accept::Sockets(1))),

@@ -80,7 +80,7 @@ pub(super) fn applied(mut builder: Builder, front: &Front) -> Builder {
 /// One accept loop.
 #[derive(Debug)]
 pub(super) enum Door {
-    Task(ShedListener),
+    Task(Box<ShedListener>),
     Thread(Accepted),
 }
 
@@ -89,12 +89,12 @@ impl Door {
     pub(super) fn open(builder: Builder, accept: Accept) -> Result<Vec<Self>, BuildError> {
         let members = match accept {
             Accept::Thread => return Ok(vec![Self::Thread(builder.build_threaded(HANDED_OVER)?)]),
-            Accept::Sockets(1) => return Ok(vec![Self::Task(builder.build()?)]),
+            Accept::Sockets(1) => return Ok(vec![Self::Task(Box::new(builder.build()?))]),
             Accept::Sockets(n) => n,
             Accept::Cores => thread::available_parallelism().map_or(1, Into::into),
         };
         let (_group, listeners) = builder.build_group(members)?;
-        Ok(listeners.into_iter().map(Self::Task).collect())
+        Ok(listeners.into_iter().map(|it| Self::Task(Box::new(it))).collect())
     }
 
     pub(super) async fn accept(&mut self) -> Result<ShedStream, AcceptError> {

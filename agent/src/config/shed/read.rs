@@ -125,6 +125,10 @@ pub(super) fn one_of<T, const N: usize>(value: &DeValue<'_>, words: [(&str, T); 
     words.into_iter().find(|(word, _)| *word == text).map(|(_, it)| it)
 }
 
+pub(super) fn truth(value: &DeValue<'_>) -> Option<bool> {
+    value.as_bool()
+}
+
 /// Of an IPv6 network.
 pub(super) fn bits(value: &DeValue<'_>) -> Option<u8> {
     small(value, 48, 128)
