@@ -134,6 +134,15 @@ impl State {
         }
     }
 
+    /// When it is over at the latest.
+    fn end(self, drain: &Drain) -> Option<Instant> {
+        match self {
+            Self::Announced { until } => Some(after(until, drain.deadline)),
+            Self::Closing { end, .. } | Self::Draining { end } => Some(end),
+            Self::Done => None,
+        }
+    }
+
     /// When it goes on, whatever is seen.
     fn until(self) -> Option<Instant> {
         match self {
@@ -165,6 +174,7 @@ pub(crate) async fn run(shared: &Shared, drain: &Drain) -> Drained {
         }
     };
     let mut state = State::from(driver.from, drain, Instant::now());
+    tell_end(shared, state.end(drain));
     loop {
         let is_hurried = progress.borrow_and_update().is_hurried;
         let open = shared.gate.own_taken();
@@ -172,6 +182,7 @@ pub(crate) async fn run(shared: &Shared, drain: &Drain) -> Drained {
         let next = state.next(drain, &seen);
         if next != state {
             state = next;
+            tell_end(shared, state.end(drain));
             if let Some(drained) = enter(shared, drain, state.stage(), is_hurried) {
                 return drained;
             }
@@ -187,6 +198,14 @@ pub(crate) async fn run(shared: &Shared, drain: &Drain) -> Drained {
             () = shared.gate.changed(is_drained), if state.stage() == Stage::Draining => {}
         }
     }
+}
+
+/// For those who ask when it is over; nobody waits for it.
+fn tell_end(shared: &Shared, ends: Option<Instant>) {
+    shared.life.progress.send_if_modified(|it| {
+        it.ends = ends;
+        false
+    });
 }
 
 /// How the listener closes.

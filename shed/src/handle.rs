@@ -1,6 +1,6 @@
 //! What watches and steers a listener from elsewhere.
 
-use std::{error::Error, fmt, io, sync::Arc};
+use std::{error::Error, fmt, io, sync::Arc, time::Instant};
 
 use crate::{
     accept::AcceptError,
@@ -118,6 +118,15 @@ impl Handle {
         self.shared.warnings.get().map_or(&[], Vec::as_slice)
     }
 
+    /// Length and limit of the accept queue, as the kernel has them; at most limit + 1 wait there. Of
+    /// a [`Group`](crate::Group), of all members together.
+    ///
+    /// # Errors
+    /// TCP_INFO fails, or the listener is closed.
+    pub fn accept_queue(&self) -> io::Result<(u32, u32)> {
+        self.shared.life.queue()
+    }
+
     /// Accepts nothing more: [`accept`](crate::ShedListener::accept) ends with
     /// [`AcceptError::Closed`](crate::AcceptError::Closed). What is open stays open.
     pub fn close(&self) {
@@ -136,6 +145,12 @@ impl Handle {
     #[must_use]
     pub fn stage(&self) -> Stage {
         self.shared.life.stage()
+    }
+
+    /// When its drain is over at the latest; `None`: there is none, or it is over.
+    #[must_use]
+    pub fn drain_ends(&self) -> Option<Instant> {
+        self.shared.life.progress.borrow().ends
     }
 
     /// Ends the listener: first it is not [ready](Self::is_ready), then it accepts nobody new, and

@@ -1,11 +1,12 @@
 //! What of a listener has to do with its end: its members, its open connections, its drain.
 
 use std::{
-    fmt,
+    fmt, io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Instant,
 };
 
 use socket2::Socket;
@@ -15,6 +16,7 @@ use crate::{
     drain::{Drained, Stage},
     leave::Exit,
     registry::Registry,
+    sys::{self, Slot},
 };
 
 /// How far the drain is.
@@ -25,6 +27,8 @@ pub(crate) struct Progress {
     pub(crate) is_hurried: bool,
     /// Somebody takes it further.
     is_driven: bool,
+    /// When it is over at the latest; `None`: there is none, or it is over.
+    pub(crate) ends: Option<Instant>,
     pub(crate) drained: Drained,
 }
 
@@ -53,6 +57,7 @@ impl Progress {
 struct Member {
     orders: watch::Sender<Option<Exit>>,
     accepted: Arc<AtomicU64>,
+    socket: Arc<Slot>,
 }
 
 /// What one accept loop has of that.
@@ -61,6 +66,8 @@ pub(crate) struct Post {
     orders: watch::Receiver<Option<Exit>>,
     /// Connections that it accepted. Nobody else adds to it.
     accepted: Arc<AtomicU64>,
+    /// Its socket, for those who look at its queue.
+    pub(crate) socket: Arc<Slot>,
 }
 
 impl Post {
@@ -113,6 +120,7 @@ impl Life {
             stage: Stage::Serving,
             is_hurried: false,
             is_driven: false,
+            ends: None,
             drained: Drained::default(),
         };
         Self {
@@ -139,13 +147,17 @@ impl Life {
     /// One more accept loop.
     pub(crate) fn join(&self) -> Post {
         let (sender, orders) = watch::channel(None);
-        let accepted = Arc::<AtomicU64>::default();
+        let (accepted, socket) = (Arc::<AtomicU64>::default(), Arc::<Slot>::default());
         let mut members = self.members();
         if let Some(exit) = *self.exit() {
             sender.send_replace(Some(exit));
         }
-        members.push(Member { orders: sender, accepted: Arc::clone(&accepted) });
-        Post { orders, accepted }
+        members.push(Member {
+            orders: sender,
+            accepted: Arc::clone(&accepted),
+            socket: Arc::clone(&socket),
+        });
+        Post { orders, accepted, socket }
     }
 
     /// Forgets an accept loop whose socket is closed; how many are left.
@@ -201,6 +213,19 @@ impl Life {
     /// What each accept loop accepted.
     pub(crate) fn spread(&self) -> Vec<u64> {
         self.members().iter().map(|it| it.accepted.load(Ordering::Relaxed)).collect()
+    }
+
+    /// Length and limit of the accept queues, of all accept loops together.
+    pub(crate) fn queue(&self) -> io::Result<(u32, u32)> {
+        let members = self.members();
+        let mut queues = members.iter().filter_map(|it| it.socket.borrow(sys::queue)).peekable();
+        if queues.peek().is_none() {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        queues.try_fold((0, 0), |(length, limit): (u32, u32), queue| {
+            let (more, most) = queue?;
+            Ok((length.saturating_add(more), limit.saturating_add(most)))
+        })
     }
 
     /// Hurries the drain, where it has begun.

@@ -27,6 +27,7 @@ pub(crate) struct Listening {
 
 impl Listening {
     pub(crate) fn new(socket: AsyncFd<Socket>, local: SocketAddr, door: Door) -> Self {
+        door.post.socket.lend(&socket);
         Self { socket: Some(socket), local, door, leave: None, in_a_row: 0 }
     }
 
@@ -140,6 +141,7 @@ impl Listening {
             {
                 leave.undo(socket.get_ref());
             }
+            post.socket.take_back();
             drop(socket);
             shared.life.keep(None);
             if shared.life.left(post) == 0 {

@@ -2,7 +2,7 @@
 
 mod load;
 
-use std::{fs, process, time::Duration};
+use std::{fs, io, process, time::Duration};
 
 use backlogd_shed::{AcceptError, BuildError, Builder, Generation, Handle, ShedListener, Warning};
 use load::{Load, serve};
@@ -31,6 +31,17 @@ async fn the_backlog_is_as_asked_as_far_as_the_kernel_grants() {
     assert_eq!(listener.set_backlog(100_000).expect("listen"), somaxconn.min(100_000));
     assert_eq!(listener.set_backlog(1).expect("listen"), 1);
     assert_eq!(listener.accept_queue().expect("TCP_INFO"), (11, 1), "what is queued stays");
+    let handle = listener.handle();
+    assert_eq!(handle.accept_queue().expect("TCP_INFO"), (11, 1), "as seen from elsewhere");
+    drop(listener);
+    let closed = handle.accept_queue().map_err(|err| err.kind());
+    assert_eq!(closed, Err(io::ErrorKind::NotConnected));
+    let group = ShedListener::bind("127.0.0.1:0").backlog(10).build_group(3);
+    let (group, mut listeners) = group.expect("a group");
+    let queue = || group.handle().accept_queue().expect("TCP_INFO");
+    assert_eq!(queue(), (0, 30), "of all members");
+    drop(listeners.pop());
+    assert_eq!(queue(), (0, 20), "of those that are left");
 }
 
 /// What a listener warns of, for its queue.

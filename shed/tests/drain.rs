@@ -137,6 +137,14 @@ async fn a_drain_tells_waits_and_resets_who_is_left() {
         time::sleep(Duration::from_millis(1)).await;
     }
     assert_eq!(handle.stage(), DrainStage::Announced);
+    let ends = loop {
+        match handle.drain_ends() {
+            Some(ends) => break ends,
+            None => time::sleep(Duration::from_millis(1)).await,
+        }
+    };
+    let latest = begun + drain.delay + drain.deadline;
+    assert!((latest..latest + Duration::from_millis(500)).contains(&ends), "{:?}", ends - begun);
     let late = TcpStream::connect(address).await.expect("it still accepts");
     until(&handle, |stats| stats.open == 9).await;
     drop(late);
@@ -156,7 +164,7 @@ async fn a_drain_tells_waits_and_resets_who_is_left() {
     accepting.await.expect("it ends without an error");
     let stats = until(&handle, |stats| stats.open == 0).await;
     assert_eq!(stats.closed_for(Cause::Drain), 2, "{stats:?}");
-    assert_eq!(handle.stage(), DrainStage::Done);
+    assert_eq!((handle.stage(), handle.drain_ends()), (DrainStage::Done, None));
     check_identities(&stats);
     let refused = TcpStream::connect(address).await.expect_err("it is closed");
     assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
