@@ -12,8 +12,9 @@ use std::{
     fmt,
     fs::File,
     io::{self, Write as _},
+    net::SocketAddr,
     os::{
-        fd::{AsFd, RawFd},
+        fd::{AsFd, OwnedFd, RawFd},
         unix::net::UnixStream,
     },
     process::{self, Child, Command, ExitStatus},
@@ -44,6 +45,7 @@ pub struct Generation {
     page: Arc<Page>,
     memory: File,
     inherited: Vec<(String, Socket)>,
+    passed: Vec<(String, OwnedFd)>,
     parent: Option<UnixStream>,
     is_first: bool,
     listeners: BTreeMap<String, Weak<Shared>>,
@@ -136,6 +138,7 @@ impl Generation {
             page: Arc::new(page),
             memory,
             inherited,
+            passed: Vec::new(),
             parent,
             is_first: !given.is_successor,
             listeners: BTreeMap::new(),
@@ -166,6 +169,35 @@ impl Generation {
     #[must_use]
     pub fn handovers(&self) -> Handovers {
         self.handovers
+    }
+
+    /// Has inherited sockets go by the listeners of this program, each a name and an address: one that
+    /// has none of these names gets the name of the listener whose address it has. systemd calls all
+    /// sockets of a unit by one name, `UNIT.socket` where FileDescriptorName= says no other, and a name
+    /// that is an address cannot be said there.
+    ///
+    /// For a first generation; the sockets of a generation before have their listeners' names.
+    pub fn name_by_address(&mut self, listeners: &[(&str, SocketAddr)]) {
+        for (name, socket) in &mut self.inherited {
+            let address = socket.local_addr().ok().and_then(|it| it.as_socket());
+            if listeners.iter().all(|(it, _)| it != name)
+                && let Some((of, _)) = listeners.iter().find(|(_, it)| Some(*it) == address)
+            {
+                (*of).clone_into(name);
+            }
+        }
+    }
+
+    /// Takes the inherited descriptor of that name, for something else than a listener that sheds.
+    #[must_use]
+    pub fn take_fd(&mut self, name: &str) -> Option<OwnedFd> {
+        self.inherited(name).map(OwnedFd::from)
+    }
+
+    /// Gives the next generation this descriptor, too; there, it is [taken](Self::take_fd) by this
+    /// name, which is to be none of a listener.
+    pub fn pass_fd(&mut self, name: impl Into<String>, fd: OwnedFd) {
+        self.passed.push((name.into(), fd));
     }
 
     /// The inherited socket of that name.
@@ -203,16 +235,25 @@ impl Generation {
         tokio::spawn(page::watch(Arc::downgrade(&self.page), is_used));
     }
 
+    /// That nothing which was inherited is left.
+    ///
+    /// # Errors
+    /// Inherited sockets are left that no listener has.
+    pub fn check_used(&self) -> Result<(), GenerationError> {
+        if self.inherited.is_empty() {
+            return Ok(());
+        }
+        let names = self.inherited.iter().map(|(name, _)| name.clone()).collect();
+        Err(GenerationError::Unused { names })
+    }
+
     /// Tells the generation before, if there is one, that this one accepts. To be called when all
     /// listeners are built and have their accept loops.
     ///
     /// # Errors
     /// Inherited sockets are left that no listener has; or the generation before is gone.
     pub fn ready(&mut self) -> Result<(), GenerationError> {
-        if !self.inherited.is_empty() {
-            let names = self.inherited.iter().map(|(name, _)| name.clone()).collect();
-            return Err(GenerationError::Unused { names });
-        }
+        self.check_used()?;
         match self.parent.take() {
             Some(mut parent) => parent.write_all(&[READY]).map_err(GenerationError::Parent),
             None => Ok(()),
@@ -248,10 +289,13 @@ impl Generation {
             return Err(HandoverError::Closed);
         }
         let (ours, theirs) = UnixStream::pair().map_err(HandoverError::Start)?;
-        let names: Vec<_> = listeners.iter().map(|(name, ..)| inherit::encode(name)).collect();
+        let names = listeners.iter().map(|(name, ..)| *name);
+        let names = names.chain(self.passed.iter().map(|(name, _)| name));
+        let names: Vec<_> = names.map(|name| inherit::encode(name)).collect();
         let child = {
             let mut fds: Vec<&dyn AsFd> = Vec::new();
             fds.extend(listeners.iter().map(|(_, socket, _)| -> &dyn AsFd { socket }));
+            fds.extend(self.passed.iter().map(|(_, fd)| -> &dyn AsFd { fd }));
             fds.extend([&self.memory as &dyn AsFd, &theirs]);
             start(command, &names, &fds).map_err(HandoverError::Start)?
         };

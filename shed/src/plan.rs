@@ -77,8 +77,9 @@ impl Builder {
     }
 
     /// As [`build`](Self::build), for a program that is restarted without a gap: the socket is the
-    /// one of this name that the generation before had, if it had one, and the limits hold over all
-    /// generations. Each open listener of a generation has a name of its own.
+    /// one of this name that the generation before had, or systemd, if one of them had one, and the
+    /// limits hold over all generations. The accept queue's limit is asked for anew. Each open
+    /// listener of a generation has a name of its own.
     ///
     /// # Errors
     /// It cannot be as asked: what was inherited listens on another address, say.
@@ -93,11 +94,15 @@ impl Builder {
         let is_inherited = inherited.is_some();
         let socket = match inherited {
             Some(inherited) => {
-                let inherited = socket::adopted(inherited, self.backlog)?;
+                let inherited = socket::adopted(inherited, None)?;
                 let (got, expected) = (socket::local_addr(&inherited)?, source.address()?);
                 if got != expected && expected.port() != 0 {
                     return Err(BuildError::Inherited { name, got, expected });
                 }
+                // on a socket that listens, it changes the limit and nothing else
+                inherited
+                    .listen(self.backlog.map_or(i32::MAX, i32::from))
+                    .map_err(|source| BuildError::at(got, "listen", source))?;
                 inherited
             }
             None => source.open(self.backlog, Reuse::No)?,

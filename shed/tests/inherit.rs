@@ -16,10 +16,16 @@ const ADDRESS: &str = "SHED_TEST_ADDRESS";
 
 fn result(address: String) -> Result<String, String> {
     let mut generation = Generation::take().map_err(|err| err.to_string())?;
-    let listener = ShedListener::bind(address).name("web").build_in(&mut generation);
+    generation.name_by_address(&[("web", address.parse().expect("an address"))]);
+    if let Some(fd) = generation.take_fd("metrics") {
+        let listener = TcpListener::from(fd);
+        return Ok(format!("apart {}", listener.local_addr().expect("an address")));
+    }
+    let listener = ShedListener::bind(address).name("web").backlog(9).build_in(&mut generation);
     let listener = listener.map_err(|err| err.to_string())?;
     generation.ready().map_err(|err| err.to_string())?;
-    Ok(listener.local_addr().to_string())
+    let (_, limit) = listener.accept_queue().expect("TCP_INFO");
+    Ok(format!("{} with {limit}", listener.local_addr()))
 }
 
 #[tokio::test]
@@ -54,8 +60,12 @@ fn a_listener_is_taken_by_its_name_and_anything_else_is_refused() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a socket");
     let address = listener.local_addr().expect("an address").to_string();
     let copy = || Some(listener.try_clone().expect("a copy").into());
-    check(copy(), "web", &address, &address);
-    check(copy(), "web", "127.0.0.1:0", &address);
+    let taken = format!("{address} with 9");
+    check(copy(), "web", &address, &taken);
+    check(copy(), "web", "127.0.0.1:0", &taken);
+    // systemd's own name for it
+    check(copy(), "web.socket", &address, &taken);
+    check(copy(), "metrics", "127.0.0.1:0", &format!("apart {address}"));
     let wrong = format!("the inherited socket \"web\" listens on {address}, expected 127.0.0.1:1");
     check(copy(), "web", "127.0.0.1:1", &wrong);
     let unused = "inherited sockets [\"mail\"] are not used, expected a listener of each name";
