@@ -1,42 +1,55 @@
 //! Ties the parts together: what runs, and what ends it. With the modules below,
 //! one for each thing that runs, the only part that knows all others.
 
+mod duty;
+mod inherit;
 mod log;
 mod reload;
 mod sampler;
 mod server;
+mod signals;
 mod socket;
 mod textfile;
 
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use thiserror::Error;
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    sync::watch,
-};
+use tokio::sync::watch;
 
-use self::{sampler::Sampler, server::Listeners, socket::UnixSocket};
+use self::{
+    duty::{Parts, Receivers, Why},
+    inherit::Inherited,
+    sampler::Sampler,
+    server::Listeners,
+    signals::Signals,
+    socket::UnixSocket,
+};
 use crate::{
     config::{Config, ConfigError},
-    detect::{Judged, alert::Verdicts},
+    detect::Judged,
     model::Settings,
     notify::{self, Manager},
     publish::{
-        fold::Caps,
         http,
         outlet::{Deliveries, Outlets},
     },
-    shed::{Fronts, Live, StartError},
+    shed::{Dead, Fronts, Restart, StartError, Watch},
     sources::{Namespaces, OpenError, Options},
-    sys::{
-        activation::{self, ActivationError},
-        clock, heap,
-    },
+    sys::{activation::ActivationError, clock, heap},
 };
 
 /// How long requests that are under way may take when the agent is told to stop.
 const GRACE: Duration = Duration::from_millis(500);
+
+/// What the daemon is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// It watches; listeners that shed are beside it.
+    Watch,
+    /// Its listeners that shed: SIGUSR2 hands them over to the next generation, and it ends when one of
+    /// them can accept nothing more.
+    Shed,
+}
 
 /// Why the daemon could not start, or ended.
 #[derive(Debug, Error)]
@@ -58,6 +71,9 @@ pub enum DaemonError {
     /// A shedding listener cannot be.
     #[error(transparent)]
     Shed(#[from] StartError),
+    /// One of them accepts nothing more.
+    #[error(transparent)]
+    Dead(#[from] Dead),
     /// There is nothing to read.
     #[error(transparent)]
     Sources(#[from] OpenError),
@@ -74,83 +90,90 @@ pub enum DaemonError {
     SamplerDied,
 }
 
-/// Runs until SIGTERM or SIGINT. `reload` reads the configuration anew, on SIGHUP.
+impl DaemonError {
+    /// Whether what was inherited is not what the configuration says.
+    #[must_use]
+    pub fn is_inherited(&self) -> bool {
+        match self {
+            Self::Activation(err) => !matches!(err, ActivationError::Call { .. }),
+            Self::Shed(err) => err.is_inherited(),
+            Self::Listen { .. }
+            | Self::AlreadyRunning(_)
+            | Self::Dead(_)
+            | Self::Sources(_)
+            | Self::Start { .. }
+            | Self::SamplerDied => false,
+        }
+    }
+}
+
+/// Runs until SIGTERM or SIGINT, or until the next generation serves and what is open here has ended.
+/// `reload` reads the configuration anew, on SIGHUP.
 ///
 /// # Errors
 /// [`DaemonError`]; nothing is left half started.
 pub fn run(
     config: Config,
     reload: impl Fn() -> Result<Config, ConfigError> + Send + 'static,
+    purpose: Purpose,
 ) -> Result<(), DaemonError> {
     heap::keep_no_large_blocks();
-    // first: descriptor 3 is not ours to take later
-    let tcp = match activation::inherited()? {
-        Some(listener) => listener,
-        None => server::bind_tcp(config.listen)?,
-    };
+    // first: descriptor 3 is not ours to take later. Opened before it samples, and listeners that shed
+    // serve from the same moment
+    let Inherited { tcp, fronts, restart } = inherit::take(&config, purpose)?;
     let (manager, watchdog) = notify::service_manager();
     let unix = config.socket.as_deref().map(UnixSocket::bind).transpose()?;
     let listener = unix.as_ref().and_then(UnixSocket::listener);
-    // opened before it samples, served on from the same moment
-    let fronts = if config.shed.is_empty() { None } else { Some(Fronts::start(&config.shed)?) };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(failed("the runtime"))?;
     // first: a signal that comes while the programs are loaded is answered after that
-    let signals = {
+    let mut signals = {
         let _entered = runtime.enter();
-        Signals::take().map_err(failed("the signal handlers"))?
+        Signals::take(purpose).map_err(failed("the signal handlers"))?
     };
     let (snapshots, seen) = watch::channel(None);
     let sampler = Sampler::start(&config, snapshots, watchdog)?;
-    let result = runtime.block_on(serve(
+    let end = runtime.block_on(serve(
         config,
         reload,
         Listeners { tcp, unix: listener },
-        signals,
+        &mut signals,
         seen,
-        (&sampler, manager, fronts),
+        (&sampler, manager, fronts, restart),
     ));
+    sampler.stop();
+    let result = end.map(|end| match end {
+        End::Stopped => {}
+        End::HandedOver(fronts) => runtime.block_on(leave(fronts, signals)),
+    });
     // a receiver's name that is just being resolved is waited for by nobody
     runtime.shutdown_background();
-    sampler.stop();
     result
 }
 
-/// The signals that the daemon answers.
-struct Signals {
-    hangup: Signal,
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn take() -> io::Result<Self> {
-        Ok(Self {
-            hangup: signal(SignalKind::hangup())?,
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    /// Ends when the agent is told to stop.
-    async fn stop(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
+/// How it ended.
+enum End {
+    /// It was told to, and nothing is left.
+    Stopped,
+    /// The next generation serves; these have connections that go on.
+    HandedOver(Option<Fronts>),
 }
 
 async fn serve(
     config: Config,
     reload: impl Fn() -> Result<Config, ConfigError>,
     listeners: Listeners,
-    mut signals: Signals,
+    signals: &mut Signals,
     snapshots: watch::Receiver<Option<Judged>>,
-    (sampler, mut manager, fronts): (&Sampler, Manager, Option<Fronts>),
-) -> Result<(), DaemonError> {
+    (sampler, mut manager, mut fronts, mut restart): (
+        &Sampler,
+        Manager,
+        Option<Fronts>,
+        Option<Restart>,
+    ),
+) -> Result<End, DaemonError> {
     let (deliveries, (verdicts, to_tell)) = (Deliveries::default(), watch::channel(Arc::default()));
     let instance = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let mut receivers = Receivers {
@@ -158,89 +181,89 @@ async fn serve(
         verdicts,
     };
     let lives = fronts.as_ref().map_or(Vec::new(), Fronts::lives);
+    let handles = fronts.as_ref().map_or(Vec::new(), Fronts::watch);
+    let generations = restart.as_ref().map(Restart::watch);
+    let is_first = generations.as_ref().is_none_or(|it| it.number == 0);
     let router = http::router(http::App {
         snapshots: snapshots.clone(),
         now: clock::monotonic,
         histograms: config.histograms,
         series_limit: config.series_limit,
         deliveries,
-        shed: fronts.as_ref().map_or(Vec::new(), Fronts::watch),
+        shed: Watch { handles, generations },
     });
     let (stop, stopped) = watch::channel(());
     let (listen, servers) = listeners.serve(router, stopped)?;
     tracing::info!(%listen, version = env!("CARGO_PKG_VERSION"), "started");
     log::log_muted(&config.tuning);
-    tokio::pin!(servers);
-    let result = tokio::select! {
-        ended = &mut servers => return ended.map_err(failed("the server")),
-        result = watch_over(
-            config, &mut signals, &reload, snapshots, (sampler, &lives, &mut receivers, &mut manager)
-        ) => result,
+    let mut first = snapshots.clone();
+    let servers = async {
+        if !is_first {
+            // the generation before answers until there is something to tell; an error: there never is
+            drop(first.wait_for(Option::is_some).await);
+        }
+        servers.await
     };
-    tracing::info!("stopping");
-    manager.stopping();
-    // scrapes are answered meanwhile
-    let drained = async {
-        if let Some(fronts) = fronts {
-            fronts.stop().await;
+    tokio::pin!(servers);
+    let parts = Parts {
+        sampler,
+        lives: &lives,
+        receivers: &mut receivers,
+        manager: &mut manager,
+        fronts: fronts.as_mut(),
+        restart: restart.as_mut(),
+    };
+    let result = tokio::select! {
+        ended = &mut servers => return ended.map(|()| End::Stopped).map_err(failed("the server")),
+        result = duty::watch_over(config, signals, &reload, snapshots, parts) => result,
+    };
+    let end = match result {
+        // what is shed for by then has nobody to serve it
+        Err(DaemonError::Dead(dead)) => return Err(dead.into()),
+        Ok(Why::HandedOver) => Ok(End::HandedOver(fronts)),
+        Ok(Why::Told) | Err(_) => {
+            tracing::info!("stopping");
+            manager.stopping();
+            // scrapes are answered meanwhile
+            tokio::select! {
+                biased;
+                () = drained(fronts) => {}
+                () = signals.stop() => tracing::warn!("told again to stop: what is open is cut off"),
+                ended = &mut servers => return ended.map(|()| End::Stopped).map_err(failed("the server")),
+            }
+            result.map(|_| End::Stopped)
         }
     };
-    tokio::select! {
-        biased;
-        () = drained => {}
-        () = signals.stop() => tracing::warn!("told again to stop: what is open is cut off"),
-        ended = &mut servers => return ended.map_err(failed("the server")),
-    }
     // it fails when nobody is served any more
     let _ = stop.send(());
     // what is still under way then is cut off
     let _ = tokio::join!(tokio::time::timeout(GRACE, servers), receivers.outlets.stop());
-    result
+    end
 }
 
-/// Who is told of alerts, and by which channel.
-struct Receivers {
-    outlets: Outlets,
-    verdicts: watch::Sender<Arc<Verdicts>>,
+async fn drained(fronts: Option<Fronts>) {
+    if let Some(fronts) = fronts {
+        fronts.stop().await;
+    }
 }
 
-/// Answers signals and writes the textfile until the agent is told to stop.
-async fn watch_over(
-    mut config: Config,
-    signals: &mut Signals,
-    reload: &impl Fn() -> Result<Config, ConfigError>,
-    mut snapshots: watch::Receiver<Option<Judged>>,
-    (sampler, lives, receivers, manager): (&Sampler, &[Live], &mut Receivers, &mut Manager),
-) -> Result<(), DaemonError> {
-    let newest = snapshots.clone();
-    let mut textfile_due = tokio::time::interval(textfile::EVERY);
-    let mut caps = Caps::new(config.series_limit);
-    loop {
+/// Waits for the last connections of a generation that was handed over.
+async fn leave(fronts: Option<Fronts>, mut signals: Signals) {
+    let left = async {
+        if let Some(fronts) = fronts {
+            fronts.leave().await;
+        }
+    };
+    tokio::pin!(left);
+    // who tells it to stop gets the drain that goes on; who says so twice wants none
+    for _ in 0..2 {
         tokio::select! {
-            _ = signals.terminate.recv() => return Ok(()),
-            _ = signals.interrupt.recv() => return Ok(()),
-            _ = signals.hangup.recv() => {
-                manager.reloading();
-                config = reload::reloaded(config, reload, sampler, lives);
-                receivers.outlets.configure(&config.outlets);
-                manager.reloaded();
-            }
-            changed = snapshots.changed() => match (changed, &*snapshots.borrow()) {
-                (Err(_), _) => return Err(DaemonError::SamplerDied),
-                (Ok(()), Some(judged)) => {
-                    receivers.verdicts.send_replace(judged.verdicts.clone());
-                    manager.sampled(judged);
-                }
-                (Ok(()), None) => {}
-            },
-            _ = textfile_due.tick() => match (&config.textfile, newest.borrow().clone()) {
-                (Some(dir), Some(newest)) => textfile::write(dir, newest, &mut caps),
-                // before the first sample
-                (Some(_), None) => textfile_due.reset_after(Duration::from_millis(100)),
-                (None, _) => {}
-            }
+            biased;
+            () = &mut left => return tracing::info!("the last connections of this generation ended"),
+            () = signals.stop() => {}
         }
     }
+    tracing::warn!("told again to stop: what is open is cut off");
 }
 
 /// For `map_err`: `what` could not be started.

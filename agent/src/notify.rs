@@ -1,5 +1,5 @@
-//! What the service manager is told: ready, reloading, stopping, one line of status, and that the
-//! sampler still runs (`man 3 sd_notify`).
+//! What the service manager is told: ready, reloading, handed over, stopping, one line of status, and
+//! that the sampler still runs (`man 3 sd_notify`).
 //!
 //! In: NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID of the environment; without the first nothing
 //! is sent. Out: datagrams. Cost: one when the status changes, two per watchdog time. Not here: the
@@ -81,6 +81,13 @@ impl Manager {
     pub fn reloaded(&self) {
         if let (Some(line), Some(_)) = (&self.line, &self.status) {
             line.send("READY=1");
+        }
+    }
+
+    /// The next generation serves, from another process: from here on, that one is the service.
+    pub fn handed_over(&self, to: u32) {
+        if let Some(line) = &self.line {
+            line.send(&format!("MAINPID={to}"));
         }
     }
 

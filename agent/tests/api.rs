@@ -15,6 +15,7 @@ use backlogd::{
         outlet::Deliveries,
         protobuf::MetricFamily,
     },
+    shed::Watch,
     sys::clock,
     time::{Monotonic, Nanos},
 };
@@ -73,7 +74,7 @@ fn limited<F: Future>(
             axum::serve(
                 listener,
                 router(App {
-                    shed: Vec::new(),
+                    shed: Watch::default(),
                     snapshots,
                     now: clock::monotonic,
                     histograms: HistogramForm::Both,

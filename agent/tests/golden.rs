@@ -31,7 +31,7 @@ use backlogd::{
     },
     shed::Counted,
 };
-use backlogd_shed::{Answer, Cause, Deadline, Histogram, Pause, Reason, Stage, Stats};
+use backlogd_shed::{Answer, Cause, Deadline, Handovers, Histogram, Pause, Reason, Stage, Stats};
 use proptest::prelude::*;
 
 fn usage() -> Usage {
@@ -73,7 +73,19 @@ fn sheds() -> Counted {
     stats.queue_wait = durations(-10, 17, &[(0, 60), (4, 2)]);
     stats.decision = durations(-20, 17, &[(1, 9), (2, 5), (17, 1)]);
     stats.connection_duration = durations(-10, 23, &[(0, 500), (1, 300), (10, 59), (23, 1)]);
-    Counted { listener: "web".into(), stats, soft: 100, hard: 125 }
+    (stats.is_paused, stats.adaptive_limit) = (Some(Pause::Backoff), Some(80));
+    let mut handovers = Handovers::default();
+    (handovers.child_failed, handovers.timeout) = (2, 1);
+    Counted {
+        listener: "web".into(),
+        stats,
+        soft: 100,
+        hard: 125,
+        is_ready: false,
+        queue: Some((5, 4_096)),
+        drain_left: Some(Duration::from_millis(12_500)),
+        generation: Some((3, handovers)),
+    }
 }
 
 /// With `n` bounds from 2^`first` s on, of which these have counts; each a half of the bound.

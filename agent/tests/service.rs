@@ -294,7 +294,7 @@ fn what_cannot_be_served_on_is_refused_with_what_it_is() {
     let check = |descriptor: Stdio, variables: &str, expected: &str| {
         let output = activated(dir.path(), descriptor, variables).wait_with_output().unwrap();
         let text = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(Some(3), output.status.code(), "{text}");
+        assert_eq!(Some(78), output.status.code(), "{text}");
         assert!(text.contains(expected), "{expected:?} in {text}");
     };
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();

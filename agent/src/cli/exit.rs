@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use super::out::WriteError;
-use crate::config::ConfigError;
+use crate::{config::ConfigError, daemon::DaemonError};
 
 /// How a verb ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,8 +26,11 @@ impl Exit {
     /// The code of an error. A closed standard output is none: the reader has what it wanted.
     #[must_use]
     pub fn of(err: &anyhow::Error) -> Self {
-        if err.is::<ConfigError>() {
+        let daemon = err.downcast_ref::<DaemonError>();
+        if err.is::<ConfigError>() || daemon.is_some_and(DaemonError::is_inherited) {
             Self::Configuration
+        } else if let Some(DaemonError::Dead(_)) = daemon {
+            Self::Warning
         } else if let Some(WriteError::Closed) = err.downcast_ref() {
             Self::Fine
         } else {

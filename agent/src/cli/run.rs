@@ -5,7 +5,7 @@ use clap::Args;
 use super::{Exit, flags::Flags, log, out::Color};
 use crate::{
     config::{Config, ConfigError},
-    daemon,
+    daemon::{self, Purpose},
 };
 
 /// Run the daemon: sample, count, serve /metrics and the API
@@ -24,7 +24,7 @@ impl Run {
     pub(super) fn run(self, color: Color) -> anyhow::Result<Exit> {
         let config = self.load()?;
         log::start(&config.log, config.log_format, color)?;
-        daemon::run(config, move || self.load())?;
+        daemon::run(config, move || self.load(), Purpose::Watch)?;
         Ok(Exit::Fine)
     }
 

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     config::{self, Config, ConfigError},
-    daemon,
+    daemon::{self, Purpose},
     shed::{Backend, Front, bounds, check_limits},
 };
 
@@ -25,7 +25,8 @@ use crate::{
     resort, nothing is accepted; unsaid, it is a quarter above the soft one. Deadlines hold unless\n\
     the file says otherwise: 30 s for the first byte, 300 s without any, 30 s without an\n\
     acknowledgement, 60 s after the end of one direction. SIGTERM accepts nothing more and waits for\n\
-    what is open. `backlogd run` hosts the same tables.")]
+    what is open; SIGUSR2 hands the listeners over to the same command, started again. systemd may\n\
+    open them. `backlogd run` hosts the same tables.")]
 pub(super) struct Shed {
     /// Where to listen
     #[arg(long, value_name = "ADDR:PORT", requires = "backend", requires = "soft")]
@@ -65,7 +66,7 @@ impl Shed {
             return check(&config.shed, color);
         }
         log::start(&config.log, config.log_format, color)?;
-        daemon::run(config, move || self.load())?;
+        daemon::run(config, move || self.load(), Purpose::Shed)?;
         Ok(Exit::Fine)
     }
 

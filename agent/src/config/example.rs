@@ -110,7 +110,8 @@ const OTHERS: &str = r#"
 # `backlogd shed` host it, and `backlogd shed --check` prints what holds. SIGHUP changes soft, hard,
 # fd_reserve, backlog (without accept_thread), backend, half_close_seconds, connect_timeout_seconds
 # and the times of a drain of listeners that stay; all else takes effect at the next start, which the
-# log says.
+# log says, and which SIGUSR2 is to `backlogd shed` (with one accept loop and without accept_thread).
+# A socket that systemd opened is taken by its name or address.
 "#;
 
 fn entry(key: &Key) -> String {

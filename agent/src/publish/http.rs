@@ -18,7 +18,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use backlogd_shed::Handle;
+use backlogd_shed::DrainStage;
 use flate2::{Compression, write::GzEncoder};
 use serde::Serialize;
 use tokio::sync::watch;
@@ -37,7 +37,7 @@ use crate::{
     detect::Judged,
     id::Pid,
     metric::HistogramForm,
-    shed,
+    shed::Watch,
     time::{Monotonic, Nanos},
 };
 
@@ -56,7 +56,7 @@ pub struct App {
     /// What receivers of alerts took.
     pub deliveries: Deliveries,
     /// The shedding listeners of this process.
-    pub shed: Vec<Handle>,
+    pub shed: Watch,
 }
 
 /// What the handlers share.
@@ -67,7 +67,7 @@ struct Server {
     started: Monotonic,
     process: SelfProcess,
     deliveries: Deliveries,
-    shed: Vec<Handle>,
+    shed: Watch,
     /// Whoever scrapes sees the same series.
     caps: Mutex<Caps>,
 }
@@ -188,9 +188,12 @@ async fn healthz(State(server): State<Arc<Server>>) -> Response {
 
 async fn readyz(State(server): State<Arc<Server>>) -> Response {
     let Some(Judged { snapshot, .. }) = server.newest() else { return too_early() };
-    if let Some(handle) = server.shed.iter().find(|handle| !handle.is_ready()) {
-        let ends = format!("the shedding listener {} is about to end\n", handle.name());
-        return text(StatusCode::SERVICE_UNAVAILABLE, ends);
+    if let Some(handle) = server.shed.handles.iter().find(|handle| !handle.is_ready()) {
+        let name = handle.name();
+        let is_dead = handle.stage() == DrainStage::Serving;
+        let why = if is_dead { "accepts nothing more" } else { "is about to end" };
+        let why = format!("the shedding listener {name} {why}\n");
+        return text(StatusCode::SERVICE_UNAVAILABLE, why);
     }
     let lines = snapshot.hooks.iter().map(|hook| {
         let program = if hook.program.is_empty() { "-" } else { hook.program };
@@ -213,7 +216,7 @@ impl Server {
         // what is kept is whole between two scrapes, also if one of them panicked
         let mut caps = self.caps.lock().unwrap_or_else(PoisonError::into_inner);
         let scrape = Scrape::capped(self.newest()?, self.process.read(), &mut caps);
-        Some(scrape.with_deliveries(self.deliveries.all()).with_shed(shed::counted(&self.shed)))
+        Some(scrape.with_deliveries(self.deliveries.all()).with_shed(self.shed.counted()))
     }
 
     /// Why the sampler is taken to be dead.

@@ -8,6 +8,7 @@
 mod change;
 mod live;
 mod relay;
+mod restart;
 mod run;
 mod settings;
 
@@ -21,7 +22,8 @@ use backlogd_shed::{
 pub use self::{
     change::Change,
     live::Live,
-    run::{Counted, Fronts, StartError, counted},
+    restart::{Generations, Restart},
+    run::{Counted, Dead, Fronts, StartError, Watch},
     settings::{Accept, Health, bounds},
 };
 

@@ -1,25 +1,29 @@
 //! Starts the listeners, and ends them.
 
-use std::{io, mem, net::SocketAddr, sync::Arc, time::Duration};
+use std::{future, io, mem, net::SocketAddr, sync::Arc, time::Duration};
 
 use backlogd_shed::{
-    AcceptError, BuildError, Drain, Handle, ShedListener, Stats, health::HealthServer,
+    AcceptError, BuildError, Drain, Generation, GenerationError, Handle, Handovers, ShedListener,
+    Stats, health::HealthServer,
 };
 use thiserror::Error;
 use tokio::{
     runtime::{self, Runtime},
-    sync::watch,
+    sync::{mpsc, watch},
     task::{JoinHandle, JoinSet},
     time::{self, Instant},
 };
 
 use super::{
-    Front, Live, bounds, relay,
+    Front, Generations, Health, Live, bounds, relay,
     settings::{self, Door},
 };
+use crate::errno::Errno;
 
 /// What was reset has so long to be noticed.
 const GRACE: Duration = Duration::from_secs(1);
+/// How often the address of health checks is asked for, while the generation before has it.
+const RETRY: Duration = Duration::from_millis(50);
 /// The same trouble with a backend is logged once in so long.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
@@ -44,9 +48,63 @@ pub enum StartError {
         /// What was asked of the kernel, and failed.
         source: io::Error,
     },
+    /// There are inherited sockets that none of them has.
+    #[error(transparent)]
+    Inherited(#[from] GenerationError),
     /// No threads.
     #[error("cannot start the threads of shedding listeners")]
     Runtime(#[source] io::Error),
+}
+
+impl StartError {
+    /// Whether something was inherited that is not what the configuration says.
+    #[must_use]
+    pub fn is_inherited(&self) -> bool {
+        match self {
+            Self::Listener { source, .. } => {
+                matches!(source, BuildError::Inherited { .. } | BuildError::Adopted { .. })
+            }
+            Self::Inherited(err) => matches!(
+                err,
+                GenerationError::Variable { .. }
+                    | GenerationError::Descriptor { .. }
+                    | GenerationError::Unused { .. }
+            ),
+            Self::Health { .. } | Self::Runtime(_) => false,
+        }
+    }
+}
+
+/// A listener that can accept nothing more, though nobody told it to end.
+#[derive(Debug, Error)]
+#[error("shedding listener {listener} accepts nothing more: {errno}")]
+pub struct Dead {
+    /// Its name.
+    pub listener: String,
+    /// The name of the error.
+    pub errno: Errno,
+    /// What accept(2) answered.
+    pub source: AcceptError,
+}
+
+impl Dead {
+    fn new(front: &Front, source: AcceptError) -> Self {
+        let number = match &source {
+            AcceptError::Fatal(err) => err.raw_os_error(),
+            _ => None,
+        };
+        let errno = Errno(number.unwrap_or(libc::EIO).unsigned_abs());
+        Self { listener: front.name.clone(), errno, source }
+    }
+}
+
+/// What reads the counters of listeners, from anywhere.
+#[derive(Clone, Debug, Default)]
+pub struct Watch {
+    /// One for each listener, in the order of the configuration.
+    pub handles: Vec<Handle>,
+    /// `None`: no other process follows this one.
+    pub generations: Option<Generations>,
 }
 
 /// The counters of a listener.
@@ -60,6 +118,15 @@ pub struct Counted {
     pub soft: usize,
     /// Its hard limit.
     pub hard: usize,
+    /// Whether more connections are welcome.
+    pub is_ready: bool,
+    /// Length and limit of its accept queue; `None`: it is closed.
+    pub queue: Option<(u32, u32)>,
+    /// How long its drain may go on; `None`: it does not drain.
+    pub drain_left: Option<Duration>,
+    /// How many generations there were before this process, and how its handovers ended; `None`: no
+    /// other process follows it.
+    pub generation: Option<(u64, Handovers)>,
 }
 
 /// Listeners that serve, on threads of their own.
@@ -71,14 +138,15 @@ pub struct Fronts {
     tasks: Vec<JoinHandle<()>>,
     /// They answer until all else has ended.
     health: Vec<JoinHandle<()>>,
+    deaths: mpsc::UnboundedReceiver<Dead>,
 }
 
 impl Fronts {
-    /// Opens all listeners, and then serves on them.
+    /// Opens all listeners, those that `generation` inherited by their name, and then serves on them.
     ///
     /// # Errors
-    /// One of them cannot be; none is open then.
-    pub fn start(fronts: &[Front]) -> Result<Self, StartError> {
+    /// One of them cannot be, or more was inherited; none is open then.
+    pub fn start(fronts: &[Front], generation: &mut Generation) -> Result<Self, StartError> {
         let runtime = runtime::Builder::new_multi_thread()
             .thread_name("shed")
             .enable_all()
@@ -86,16 +154,19 @@ impl Fronts {
             .map_err(StartError::Runtime)?;
         let opened: Vec<_> = {
             let _entered = runtime.enter();
-            fronts.iter().map(open).collect::<Result<_, _>>()?
+            fronts.iter().map(|front| open(front, generation)).collect::<Result<_, _>>()?
         };
+        generation.check_used()?;
+        // one message for each accept loop at most
+        let (dies, deaths) = mpsc::unbounded_channel();
         let (mut lives, mut tasks, mut health) = (Vec::new(), Vec::new(), Vec::new());
         for Opened { live, doors, checks } in opened {
-            let serve = |door| runtime.spawn(serve(door, live.watch()));
+            let serve = |door| runtime.spawn(serve(door, live.watch(), dies.clone()));
             tasks.extend(doors.into_iter().map(serve));
-            health.extend(checks.map(|server| runtime.spawn(server.run())));
+            health.extend(checks.map(|checks| runtime.spawn(checks.answer())));
             lives.push(live);
         }
-        Ok(Self { runtime: Some(runtime), lives, tasks, health })
+        Ok(Self { runtime: Some(runtime), lives, tasks, health, deaths })
     }
 
     /// What steers them, from anywhere; in the order in which they were given.
@@ -110,12 +181,31 @@ impl Fronts {
         self.lives.iter().map(|live| live.handle().clone()).collect()
     }
 
+    /// Ends when one of them can accept nothing more for an error of its own.
+    pub async fn dead(&mut self) -> Dead {
+        match self.deaths.recv().await {
+            Some(dead) => dead,
+            None => future::pending().await,
+        }
+    }
+
+    /// As [`stop`](Self::stop), for the next generation, which accepts already: nobody has to learn of
+    /// it before. Health checks are that one's at once.
+    pub async fn leave(self) {
+        self.health.iter().for_each(JoinHandle::abort);
+        self.drain(|_| Duration::ZERO).await;
+    }
+
     /// Drains all listeners: nobody who finished a handshake is lost, and what is open after its
     /// listener's deadline is reset.
-    pub async fn stop(mut self) {
+    pub async fn stop(self) {
+        self.drain(|front| front.drain_delay).await;
+    }
+
+    async fn drain(mut self, delay: fn(&Front) -> Duration) {
         let drain = |live: Live| async move {
             let front = live.front();
-            let (delay, deadline) = (front.drain_delay, front.drain);
+            let (delay, deadline) = (delay(&front), front.drain);
             live.handle().drain(Drain { delay, deadline, ..Drain::default() }).await
         };
         let mut drains: JoinSet<_> = mem::take(&mut self.lives).into_iter().map(drain).collect();
@@ -138,33 +228,87 @@ impl Drop for Fronts {
     }
 }
 
-/// The counters at this moment.
-#[must_use]
-pub fn counted(handles: &[Handle]) -> Vec<Counted> {
-    let counted = |handle: &Handle| {
-        let (soft, hard) = handle.bounds();
-        Counted { listener: handle.name().to_owned(), stats: handle.stats(), soft, hard }
-    };
-    handles.iter().map(counted).collect()
+impl Watch {
+    /// The counters at this moment.
+    #[must_use]
+    pub fn counted(&self) -> Vec<Counted> {
+        let at = std::time::Instant::now();
+        let generation = self.generations.as_ref().map(|it| (it.number, *it.handovers.borrow()));
+        let counted = |handle: &Handle| {
+            let (soft, hard) = handle.bounds();
+            let left = |ends: std::time::Instant| ends.saturating_duration_since(at);
+            Counted {
+                listener: handle.name().to_owned(),
+                stats: handle.stats(),
+                soft,
+                hard,
+                is_ready: handle.is_ready(),
+                queue: handle.accept_queue().ok(),
+                drain_left: handle.drain_ends().map(left),
+                generation,
+            }
+        };
+        self.handles.iter().map(counted).collect()
+    }
 }
 
 /// A listener that is open, and not served so far.
 struct Opened {
     live: Live,
     doors: Vec<Door>,
-    checks: Option<HealthServer>,
+    checks: Option<Checks>,
 }
 
-fn open(front: &Front) -> Result<Opened, StartError> {
+/// Health checks of a listener, and who answers them.
+struct Checks {
+    health: Health,
+    local: SocketAddr,
+    handle: Handle,
+    /// `None`: the generation before has the address so far.
+    server: Option<HealthServer>,
+}
+
+impl Checks {
+    fn open(&mut self) -> io::Result<()> {
+        let Self { health, local, handle, .. } = self;
+        let server = HealthServer::watch(health.listen, *local, handle, health.config.clone())?;
+        self.server = Some(server);
+        Ok(())
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.server.as_ref().map_or(self.health.listen, HealthServer::local_addr)
+    }
+
+    /// Answers them, from when there is an address for that.
+    async fn answer(mut self) {
+        loop {
+            if let Some(server) = self.server.take() {
+                return server.run().await;
+            }
+            time::sleep(RETRY).await;
+            // an error: it is not free so far
+            drop(self.open());
+        }
+    }
+}
+
+fn open(front: &Front, generation: &mut Generation) -> Result<Opened, StartError> {
     let name = || front.name.clone();
     let builder = settings::applied(ShedListener::bind(front.listen.to_string()), front);
-    let doors = Door::open(builder, front.accept)
+    let doors = Door::open(builder, front.accept, generation)
         .map_err(|source| StartError::Listener { name: name(), source })?;
     let door = doors.first().expect("there is at least one accept loop");
     let (handle, local) = (door.handle(), door.local_addr());
-    let checks = front.health.as_ref().map(|health| {
-        let server = HealthServer::watch(health.listen, local, &handle, health.config.clone());
-        server.map_err(|source| StartError::Health { name: name(), listen: health.listen, source })
+    let checks = front.health.clone().map(|health| {
+        let mut checks = Checks { health, local, handle: handle.clone(), server: None };
+        match checks.open() {
+            Err(source) if generation.number() == 0 => {
+                let listen = checks.health.listen;
+                Err(StartError::Health { name: name(), listen, source })
+            }
+            Ok(()) | Err(_) => Ok(checks),
+        }
     });
     let checks = checks.transpose()?;
     let (soft, hard) = handle.bounds();
@@ -173,14 +317,18 @@ fn open(front: &Front) -> Result<Opened, StartError> {
     tracing::info!(
         listener = front.name, listen = %local, backend = %front.backend, soft, hard, bound,
         backlog = door.backlog(), deadlines = front.deadlines(),
-        health = checks.as_ref().map(|it| tracing::field::display(it.local_addr())),
+        health = checks.as_ref().map(|it| tracing::field::display(it.address())),
         "sheds above the soft limit"
     );
     Ok(Opened { live: Live::new(handle, front), doors, checks })
 }
 
 /// Passes connections on until the listener is closed, and then until the last one ends.
-async fn serve(mut door: Door, mut fronts: watch::Receiver<Arc<Front>>) {
+async fn serve(
+    mut door: Door,
+    mut fronts: watch::Receiver<Arc<Front>>,
+    dies: mpsc::UnboundedSender<Dead>,
+) {
     let mut front = Arc::clone(&fronts.borrow_and_update());
     let (mut trouble, mut tasks) = (Trouble::default(), JoinSet::new());
     loop {
@@ -192,8 +340,12 @@ async fn serve(mut door: Door, mut fronts: watch::Receiver<Arc<Front>>) {
                 }
                 Err(AcceptError::Closed) => break,
                 Err(err) => {
-                    let error = crate::error::chain(&err);
-                    tracing::error!(listener = front.name, %error, "accepts nothing more");
+                    let dead = Dead::new(&front, err);
+                    let Dead { listener, errno, source } = &dead;
+                    let error = crate::error::chain(source);
+                    tracing::error!(listener, %errno, %error, "accepts nothing more");
+                    // nobody hears it where the others go on
+                    drop(dies.send(dead));
                     break;
                 }
             },
@@ -254,8 +406,10 @@ mod tests {
     async fn they_may_be_dropped_in_a_task() {
         let listen = "127.0.0.1:0".parse().expect("an address");
         let front = Front::new(listen, Backend::Tcp("127.0.0.1:1".into()), 1);
-        let fronts = Fronts::start(&[front]).expect("a free port");
-        assert_eq!(counted(&fronts.watch())[0].soft, 1);
+        let mut generation = Generation::take().expect("the first");
+        let fronts = Fronts::start(&[front], &mut generation).expect("a free port");
+        let watch = Watch { handles: fronts.watch(), generations: None };
+        assert_eq!(watch.counted()[0].soft, 1);
         drop(fronts);
     }
 }

@@ -3,8 +3,8 @@
 use std::{io, net::SocketAddr, thread};
 
 use backlogd_shed::{
-    AcceptError, Accepted, Bounds, BuildError, Builder, Handle, LimitError, Limits, ShedListener,
-    ShedStream, health::HealthConfig,
+    AcceptError, Accepted, Bounds, BuildError, Builder, Generation, Handle, LimitError, Limits,
+    ShedListener, ShedStream, health::HealthConfig,
 };
 use rustix::process::{Resource, getrlimit};
 
@@ -20,6 +20,13 @@ pub enum Accept {
     /// A thread of its own, which costs a hop for each connection. Nothing that is done for connections
     /// here blocks the threads that serve, so that tasks accept as soon.
     Thread,
+}
+
+impl Accept {
+    /// Whether the next generation of this program can have the socket.
+    pub(crate) fn may_be_handed_over(self) -> bool {
+        self == Self::Sockets(1)
+    }
 }
 
 /// Where health checks are answered, and how.
@@ -85,11 +92,17 @@ pub(super) enum Door {
 }
 
 impl Door {
-    /// All accept loops that `accept` asks for.
-    pub(super) fn open(builder: Builder, accept: Accept) -> Result<Vec<Self>, BuildError> {
+    /// All accept loops that `accept` asks for; a single one has what `generation` inherited.
+    pub(super) fn open(
+        builder: Builder,
+        accept: Accept,
+        generation: &mut Generation,
+    ) -> Result<Vec<Self>, BuildError> {
         let members = match accept {
             Accept::Thread => return Ok(vec![Self::Thread(builder.build_threaded(HANDED_OVER)?)]),
-            Accept::Sockets(1) => return Ok(vec![Self::Task(Box::new(builder.build()?))]),
+            Accept::Sockets(1) => {
+                return Ok(vec![Self::Task(Box::new(builder.build_in(generation)?))]);
+            }
             Accept::Sockets(n) => n,
             Accept::Cores => thread::available_parallelism().map_or(1, Into::into),
         };

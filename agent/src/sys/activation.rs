@@ -39,14 +39,18 @@ pub enum ActivationError {
         got: usize,
     },
     /// A socket unit with `ListenDatagram=`, `Accept=yes` or another address family, or no socket.
-    #[error("descriptor 3, passed by LISTEN_FDS, is {got}, expected a listening TCP socket")]
+    #[error("{which}, passed by LISTEN_FDS, is {got}, expected a listening TCP socket")]
     Kind {
+        /// The descriptor.
+        which: String,
         /// What it is.
         got: String,
     },
     /// The kernel refused.
-    #[error("descriptor 3, passed by LISTEN_FDS: {call} failed")]
+    #[error("{which}, passed by LISTEN_FDS: {call} failed")]
     Call {
+        /// The descriptor.
+        which: String,
         /// What was asked.
         call: &'static str,
         /// The answer.
@@ -69,20 +73,31 @@ pub fn inherited() -> Result<Option<TcpListener>, ActivationError> {
         Some(1) => {}
         Some(got) => return Err(ActivationError::Count { got }),
     }
-    let link = fs::read_link(format!("/proc/self/fd/{FIRST}"))
-        .map_err(|_| ActivationError::Kind { got: "not open".to_owned() })?;
+    let which = format!("descriptor {FIRST}");
+    let Ok(link) = fs::read_link(format!("/proc/self/fd/{FIRST}")) else {
+        return Err(ActivationError::Kind { which, got: "not open".to_owned() });
+    };
     if !link.as_os_str().as_encoded_bytes().starts_with(b"socket:") {
-        return Err(ActivationError::Kind { got: link.display().to_string() });
+        return Err(ActivationError::Kind { which, got: link.display().to_string() });
     }
     // SAFETY: it is open, as its link says, and nobody else in this process owns it: the service
     // manager opened it before the process began, and the caller asks once.
     let socket = unsafe { OwnedFd::from_raw_fd(FIRST) };
-    listener(socket).map(Some)
+    listener(socket, &which).map(Some)
 }
 
-fn listener(socket: OwnedFd) -> Result<TcpListener, ActivationError> {
-    let failed =
-        |call| move |err: rustix::io::Errno| ActivationError::Call { call, source: err.into() };
+/// A listening TCP socket that was passed; `which`, for people.
+///
+/// # Errors
+/// It is something else.
+pub fn listener(socket: OwnedFd, which: &str) -> Result<TcpListener, ActivationError> {
+    let failed = |call| {
+        move |err: rustix::io::Errno| ActivationError::Call {
+            which: which.to_owned(),
+            call,
+            source: err.into(),
+        }
+    };
     let family = sockopt::socket_domain(&socket).map_err(failed("SO_DOMAIN"))?;
     let kind = sockopt::socket_type(&socket).map_err(failed("SO_TYPE"))?;
     let listens = sockopt::socket_acceptconn(&socket).map_err(failed("SO_ACCEPTCONN"))?;
@@ -94,7 +109,7 @@ fn listener(socket: OwnedFd) -> Result<TcpListener, ActivationError> {
         (false, ..) => Some("a socket of another family than IPv4 and IPv6"),
     };
     if let Some(got) = got {
-        return Err(ActivationError::Kind { got: got.to_owned() });
+        return Err(ActivationError::Kind { which: which.to_owned(), got: got.to_owned() });
     }
     fcntl_setfd(&socket, FdFlags::CLOEXEC).map_err(failed("F_SETFD"))?;
     Ok(socket.into())

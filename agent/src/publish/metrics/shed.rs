@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use backlogd_shed::{Class, Histogram, Stats};
+use backlogd_shed::{Class, Histogram, Pause, Stats};
 
 use super::{super::histogram::Octaves, Family, Scrape, Sink, Value};
 use crate::{
@@ -119,12 +119,28 @@ pub(super) const FAMILIES: &[Family] = &[
         "backlogd_shed_limit",
         Kind::Gauge,
         &["listener", "kind"],
-        "Limits in force: above soft, connections are shed; at hard, nothing is accepted",
+        "Limits in force: above soft, and above adaptive where there is one, connections are shed; at hard, nothing is accepted",
         |scrape, sink| {
             scrape.shed.iter().try_for_each(|it| {
-                [("soft", it.soft), ("hard", it.hard)].into_iter().try_for_each(|(kind, n)| {
+                let adaptive = it.stats.adaptive_limit.map(|limit| ("adaptive", limit));
+                let mut all = [("soft", it.soft), ("hard", it.hard)].into_iter().chain(adaptive);
+                all.try_for_each(|(kind, n)| {
                     let labels = [("listener", it.listener.as_str()), ("kind", kind)];
                     sink(&labels, Value::Unsigned(n as u64))
+                })
+            })
+        },
+    ),
+    family(
+        "backlogd_shed_paused",
+        Kind::Gauge,
+        &["listener", "cause"],
+        "1 while nothing is accepted: hard, the limit was reached; backoff, accept(2) failed for want of descriptors or memory",
+        |scrape, sink| {
+            labelled(scrape, sink, |stats, add| {
+                Pause::ALL.into_iter().try_for_each(|cause| {
+                    let is_paused = stats.is_paused == Some(cause);
+                    add(&[("cause", cause.as_str())], is_paused.into())
                 })
             })
         },
@@ -248,7 +264,79 @@ pub(super) const FAMILIES: &[Family] = &[
         "Life of admitted connections, from there to close, counted when they end; as many as closed",
         |scrape, sink| histograms(scrape, sink, |stats| seconds(&stats.connection_duration)),
     ),
+    family(
+        "backlogd_shed_ready",
+        Kind::Gauge,
+        &["listener"],
+        "1 while more connections are welcome; 0 in a drain, and where accept(2) failed for ever",
+        |scrape, sink| each(scrape, sink, |it| it.is_ready.into()),
+    ),
+    family(
+        "backlogd_shed_drain_seconds_remaining",
+        Kind::Gauge,
+        &["listener"],
+        "While it drains: time until connections that are left are reset",
+        |scrape, sink| {
+            some(scrape, sink, |it| it.drain_left.map(|left| Value::Real(left.as_secs_f64())))
+        },
+    ),
+    family(
+        "backlogd_shed_accept_queue_length",
+        Kind::Gauge,
+        &["listener"],
+        "Connections that wait for accept(2), as the listening socket says; until it is closed",
+        |scrape, sink| {
+            some(scrape, sink, |it| it.queue.map(|(length, _)| Value::Unsigned(length.into())))
+        },
+    ),
+    family(
+        "backlogd_shed_accept_queue_limit",
+        Kind::Gauge,
+        &["listener"],
+        "Limit of its accept queue, which holds one more; until it is closed",
+        |scrape, sink| {
+            some(scrape, sink, |it| it.queue.map(|(_, limit)| Value::Unsigned(limit.into())))
+        },
+    ),
+    family(
+        "backlogd_shed_generation",
+        Kind::Gauge,
+        &["listener"],
+        "How many generations of this process had the listener before, by handovers; of backlogd shed",
+        |scrape, sink| {
+            some(scrape, sink, |it| it.generation.map(|(number, _)| Value::Unsigned(number)))
+        },
+    ),
+    family(
+        "backlogd_shed_handovers_total",
+        Kind::Counter,
+        &["listener", "result"],
+        "Attempts of this generation to hand over: ok, the next one accepts, and is asked from then on; child_failed, it could not be started, or ended; timeout, it did not say in time that it accepts",
+        |scrape, sink| {
+            scrape.shed.iter().try_for_each(|it| {
+                let Some((_, n)) = it.generation else { return Ok(()) };
+                [("ok", n.ok), ("child_failed", n.child_failed), ("timeout", n.timeout)]
+                    .into_iter()
+                    .try_for_each(|(result, n)| {
+                        let labels = [("listener", it.listener.as_str()), ("result", result)];
+                        sink(&labels, Value::Unsigned(n))
+                    })
+            })
+        },
+    ),
 ];
+
+/// One series for each listener that has the value.
+fn some(
+    scrape: &Scrape,
+    sink: Sink<'_>,
+    value: impl Fn(&Counted) -> Option<Value<'static>>,
+) -> fmt::Result {
+    scrape.shed.iter().try_for_each(|it| match value(it) {
+        Some(value) => sink(&[("listener", it.listener.as_str())], value),
+        None => Ok(()),
+    })
+}
 
 /// One histogram for each listener.
 fn histograms(scrape: &Scrape, sink: Sink<'_>, of: impl Fn(&Stats) -> Octaves) -> fmt::Result {

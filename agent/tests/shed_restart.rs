@@ -1,0 +1,566 @@
+//! `backlogd shed` where it comes and goes, through the real binary: sockets that systemd opened, restarts
+//! without a gap, and its end when it can accept nothing more.
+
+#![expect(clippy::unwrap_used, reason = "outside of #[test] functions, but in a test")]
+
+use std::{
+    fs,
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::{fd::OwnedFd, unix::net::UnixDatagram},
+    path::PathBuf,
+    process::{Child, Command, Output, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        mpsc::{self, Receiver},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use socket2::SockRef;
+use tempfile::TempDir;
+
+/// Longer than anything here takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How it is started.
+struct Start {
+    dir: TempDir,
+    verb: Vec<String>,
+    /// Descriptors 3 and 4, and their names.
+    fds: Vec<(&'static str, OwnedFd)>,
+    variables: Vec<(&'static str, String)>,
+}
+
+impl Start {
+    fn shed(table: &str) -> Self {
+        Self::by(&["shed", "--metrics", "127.0.0.1:0"], table)
+    }
+
+    fn by(verb: &[&str], table: &str) -> Self {
+        let dir = TempDir::new().unwrap();
+        let text = format!("sample_interval_seconds = 0.1\n{table}");
+        fs::write(dir.path().join("backlogd.toml"), text).unwrap();
+        let verb = verb.iter().map(|&word| word.to_owned()).collect();
+        Self { dir, verb, fds: Vec::new(), variables: Vec::new() }
+    }
+
+    fn passing(mut self, name: &'static str, fd: impl Into<OwnedFd>) -> Self {
+        self.fds.push((name, fd.into()));
+        self
+    }
+
+    fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.variables.push((name, value.into()));
+        self
+    }
+
+    fn config(&self) -> PathBuf {
+        self.dir.path().join("backlogd.toml")
+    }
+
+    /// By a shell, since nobody knows LISTEN_PID before: it is the process itself, then.
+    fn command(&mut self) -> Command {
+        let names: Vec<_> = self.fds.iter().map(|(name, _)| *name).collect();
+        let (n, names) = (names.len(), names.join(":"));
+        let places = ["", "3<&0", "3<&0 4<&1"][n];
+        let variables = match n {
+            0 => String::new(),
+            n => format!("LISTEN_PID=$$ LISTEN_FDS={n} LISTEN_FDNAMES='{names}'"),
+        };
+        // systemd's watchdog is for this process; others are fed by nobody but themselves
+        let script = format!(
+            "{variables} WATCHDOG_PID=$$ exec \"$0\" \"$@\" {places} </dev/null >/dev/null"
+        );
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]).arg(env!("CARGO_BIN_EXE_backlogd")).args(&self.verb);
+        command.arg("--config").arg(self.config()).env("NO_COLOR", "1").stderr(Stdio::piped());
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        let mut fds = self.fds.drain(..).map(|(_, fd)| fd);
+        if let Some(fd) = fds.next() {
+            command.stdin(fd);
+        }
+        if let Some(fd) = fds.next() {
+            command.stdout(fd);
+        }
+        command
+    }
+
+    fn serves(mut self) -> Server {
+        let mut child = self.command().spawn().unwrap();
+        let stderr = child.stderr.take().unwrap();
+        let (send, log) = mpsc::channel();
+        thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                if send.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        let nowhere = SocketAddr::from(([0; 4], 0));
+        let pid = child.id();
+        let mut server = Server { child, pid, log, at: nowhere, metrics: nowhere, start: self };
+        server.at = field(&server.line("sheds above the soft limit"), "listen").parse().unwrap();
+        server.metrics = field(&server.line(" started "), "listen").parse().unwrap();
+        wait_for(|| match get(server.metrics, "/metrics") {
+            Ok(text) if text.contains("\nbacklogd_shed_limit{") => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        server
+    }
+
+    /// It does not start.
+    fn refuses(mut self) -> Output {
+        self.command().output().unwrap()
+    }
+}
+
+/// Generations of one server; they end, however the test ends.
+struct Server {
+    /// The first.
+    child: Child,
+    /// The one that serves.
+    pid: u32,
+    log: Receiver<String>,
+    at: SocketAddr,
+    metrics: SocketAddr,
+    start: Start,
+}
+
+impl Server {
+    #[track_caller]
+    fn line(&self, part: &str) -> String {
+        let (end, mut all) = (Instant::now() + PATIENCE, String::new());
+        loop {
+            match self.log.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(line) if line.contains(part) => return line,
+                Ok(line) => all.push_str(&format!("{line}\n")),
+                Err(_) => panic!("no {part:?} in:\n{all}"),
+            }
+        }
+    }
+
+    fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &self.pid.to_string()]).status();
+        assert!(sent.unwrap().success());
+    }
+
+    /// Has the next generation serve.
+    #[track_caller]
+    fn restart(&mut self) {
+        self.signal("USR2");
+        self.pid = field(&self.line("handed over"), "pid").parse().unwrap();
+    }
+
+    #[track_caller]
+    fn serves_a_client(&self) {
+        let mut client = client(self.at).unwrap();
+        assert_eq!(b'x', round_trip(&mut client).unwrap());
+    }
+
+    /// The sum of the series of `name` that have all of `labels`; `None`: there is none.
+    fn counted(&self, name: &str, labels: &[&str]) -> Option<u64> {
+        let text = get(self.metrics, "/metrics").unwrap();
+        let start = format!("{name}{{");
+        let is_it =
+            |line: &&str| line.starts_with(&start) && labels.iter().all(|it| line.contains(it));
+        let value = |line: &str| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap();
+        text.lines().filter(is_it).map(value).reduce(|a, b| a + b)
+    }
+
+    /// The exit code of the first generation.
+    #[track_caller]
+    fn ended(&mut self) -> Option<i32> {
+        let mut status = None;
+        wait_for(|| {
+            status = self.child.try_wait().unwrap();
+            status.map(|_| ()).ok_or_else(|| "it runs".to_owned())
+        });
+        status.unwrap().code()
+    }
+
+    /// Ends all generations, and waits for them: they have the same standard error.
+    #[track_caller]
+    fn end(self) {
+        self.signal("TERM");
+        wait_for(|| match self.log.recv_timeout(Duration::from_millis(10)) {
+            Err(mpsc::RecvTimeoutError::Disconnected) => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if self.pid != self.child.id() && thread::panicking() {
+            let _ = Command::new("kill").args(["-KILL", &self.pid.to_string()]).status();
+        }
+    }
+}
+
+/// The word after `name=` of a line of the log.
+#[track_caller]
+fn field<'a>(line: &'a str, name: &str) -> &'a str {
+    let (_, after) = line.split_once(&format!(" {name}=")).unwrap_or_else(|| panic!("{line}"));
+    after.split(' ').next().unwrap()
+}
+
+#[track_caller]
+fn wait_for(mut happened: impl FnMut() -> Result<(), String>) {
+    let start = Instant::now();
+    while let Err(what) = happened() {
+        assert!(start.elapsed() < PATIENCE, "{what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn patient(stream: TcpStream) -> TcpStream {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+fn client(at: SocketAddr) -> io::Result<TcpStream> {
+    TcpStream::connect(at).map(patient)
+}
+
+/// What is answered to an x.
+fn round_trip(client: &mut TcpStream) -> io::Result<u8> {
+    let mut answer = [0];
+    client.write_all(b"x")?;
+    client.read_exact(&mut answer)?;
+    Ok(answer[0])
+}
+
+fn get(at: SocketAddr, path: &str) -> io::Result<String> {
+    let mut stream = client(at)?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+fn listen() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = listener.local_addr().unwrap();
+    (listener, at)
+}
+
+/// A backend that answers what it gets.
+fn echo() -> SocketAddr {
+    let (listener, at) = listen();
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            thread::spawn(move || {
+                let mut reader = stream.try_clone().unwrap();
+                // clients of these tests also reset
+                let _ = io::copy(&mut reader, &mut &stream);
+            });
+        }
+    });
+    at
+}
+
+fn table(name: &str, listen: &str, lines: &str) -> String {
+    let backend = echo();
+    format!(
+        "[[shed]]\nname = \"{name}\"\nlisten = \"{listen}\"\nbackend = \"{backend}\"\nsoft = 10\n{lines}\n"
+    )
+}
+
+#[test]
+fn sockets_of_systemd_are_found_by_their_names() {
+    let ((web, at), (scrapes, metrics)) = (listen(), listen());
+    let mut early = client(at).unwrap();
+    let start = Start::shed(&table("web", "127.0.0.1:0", "backlog = 77"));
+    let server = start.passing("web", web).passing("/metrics", scrapes).serves();
+    assert_eq!((at, metrics), (server.at, server.metrics));
+    // who was queued before is served
+    assert_eq!(b'x', round_trip(&mut early).unwrap());
+    assert_eq!(Some(77), server.counted("backlogd_shed_accept_queue_limit", &["listener=\"web\""]));
+    assert_eq!(Some(0), server.counted("backlogd_shed_accept_queue_length", &[]));
+    assert_eq!(Some(0), server.counted("backlogd_shed_generation", &["listener=\"web\""]));
+    server.end();
+}
+
+#[test]
+fn sockets_of_systemd_are_found_by_their_addresses() {
+    let ((web, at), (scrapes, metrics)) = (listen(), listen());
+    let unit = "backlogd-shed.socket";
+    let metrics_at = metrics.to_string();
+    let verb = ["shed", "--metrics", &metrics_at];
+    let start = Start::by(&verb, &table("web", &at.to_string(), ""));
+    let server = start.passing(unit, web).passing(unit, scrapes).serves();
+    assert_eq!((at, metrics), (server.at, server.metrics));
+    server.serves_a_client();
+    server.end();
+    // the daemon that hosts it, too; its unit calls the other one by its own name
+    let ((web, at), (scrapes, metrics)) = (listen(), listen());
+    let verb = ["run", "--no-ebpf", "--listen", "127.0.0.1:0", "--socket", ""];
+    let start = Start::by(&verb, &table("web", &at.to_string(), ""));
+    let server = start.passing(unit, web).passing("backlogd.socket", scrapes).serves();
+    assert_eq!((at, metrics), (server.at, server.metrics));
+    server.serves_a_client();
+    assert_eq!(None, server.counted("backlogd_shed_generation", &[]), "nobody follows it");
+    server.end();
+}
+
+#[test]
+fn what_is_inherited_and_is_not_wanted_is_refused_with_what_it_is() {
+    #[track_caller]
+    fn check(name: &'static str, fd: impl Into<OwnedFd>, expected: &str) {
+        let start = Start::shed(&table("web", "127.0.0.1:1", ""));
+        let output = start.passing(name, fd).refuses();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(Some(78), output.status.code(), "{text}");
+        assert!(text.contains(expected), "{expected:?} in {text}");
+    }
+    let (listener, at) = listen();
+    let copy = || listener.try_clone().unwrap();
+    let elsewhere = format!("the inherited socket \"web\" listens on {at}, expected 127.0.0.1:1");
+    check("web", copy(), &elsewhere);
+    check("mail", copy(), "inherited sockets [\"mail\"] are not used");
+    let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+    check("web", udp, "got a socket of another kind than TCP, expected a listening TCP socket");
+    let connected = TcpStream::connect(at).unwrap();
+    check("web", connected.try_clone().unwrap(), "got a TCP socket that does not listen");
+    check("/metrics", connected, "the socket \"/metrics\", passed by LISTEN_FDS, is a TCP socket");
+    check("web", fs::File::open("/dev/null").unwrap(), "got a descriptor that is no socket");
+}
+
+#[test]
+fn who_is_queued_when_it_is_killed_is_served_by_the_next() {
+    let (web, at) = listen();
+    let start = || {
+        let start = Start::shed(&table("web", &at.to_string(), ""));
+        start.passing("web", web.try_clone().unwrap()).serves()
+    };
+    let mut server = start();
+    server.serves_a_client();
+    server.child.kill().unwrap();
+    server.child.wait().unwrap();
+    let mut queued = client(at).unwrap();
+    queued.write_all(b"x").unwrap();
+    let next = start();
+    let mut answer = [0];
+    queued.read_exact(&mut answer).unwrap();
+    assert_eq!(b"x", &answer);
+    next.end();
+}
+
+/// What became of connections.
+#[derive(Debug, Default)]
+struct Counts {
+    served: AtomicU64,
+    shed: AtomicU64,
+    inside: AtomicUsize,
+    most_inside: AtomicUsize,
+    is_over: AtomicBool,
+}
+
+impl Counts {
+    /// One connection; an error is one that was refused or reset.
+    fn connection(&self, at: SocketAddr) -> io::Result<()> {
+        let mut client = client(at)?;
+        match round_trip(&mut client)? {
+            b'x' => {
+                let inside = self.inside.fetch_add(1, Ordering::SeqCst) + 1;
+                self.most_inside.fetch_max(inside, Ordering::SeqCst);
+                thread::sleep(Duration::from_millis(20));
+                self.inside.fetch_sub(1, Ordering::SeqCst);
+                self.served.fetch_add(1, Ordering::SeqCst);
+            }
+            b'S' => drop(self.shed.fetch_add(1, Ordering::SeqCst)),
+            other => return Err(io::Error::other(format!("got {other:?}"))),
+        }
+        Ok(())
+    }
+}
+
+/// Scrapes all the time; gives the longest time without an answer.
+fn scrape_until(counts: &Counts, at: SocketAddr) -> Duration {
+    let (mut longest, mut failing) = (Duration::ZERO, None::<Instant>);
+    while !counts.is_over.load(Ordering::SeqCst) {
+        let begun = Instant::now();
+        match get(at, "/metrics") {
+            Ok(text) if text.contains("\nbacklogd_shed_generation{") => {
+                longest = longest.max(failing.take().map_or(Duration::ZERO, |it| it.elapsed()));
+            }
+            _ => drop(failing.get_or_insert(begun)),
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    longest.max(failing.map_or(Duration::ZERO, |it| it.elapsed()))
+}
+
+#[test]
+fn five_handovers_refuse_and_reset_nobody_and_keep_the_limit() {
+    let mut server =
+        Start::shed(&table("web", "127.0.0.1:0", "hard = 500\non_shed = { bytes = \"S\" }"))
+            .serves();
+    let (at, metrics) = (server.at, server.metrics);
+    let mut long = client(at).unwrap();
+    assert_eq!(b'x', round_trip(&mut long).unwrap());
+    let counts = Arc::new(Counts::default());
+    let clients: Vec<_> = (0..24)
+        .map(|_| {
+            let counts = Arc::clone(&counts);
+            thread::spawn(move || -> io::Result<()> {
+                while !counts.is_over.load(Ordering::SeqCst) {
+                    counts.connection(at)?;
+                    thread::sleep(Duration::from_millis(5));
+                }
+                Ok(())
+            })
+        })
+        .collect();
+    let scraper = {
+        let counts = Arc::clone(&counts);
+        thread::spawn(move || scrape_until(&counts, metrics))
+    };
+    let begun = Instant::now();
+    for number in 1..=5 {
+        server.restart();
+        wait_for(|| match server.counted("backlogd_shed_generation", &[]) {
+            Some(got) if got == number => Ok(()),
+            got => Err(format!("generation {got:?}")),
+        });
+        if number == 1 {
+            // by the first generation, which drains, and ends with it
+            assert_eq!(b'x', round_trip(&mut long).unwrap());
+            long.shutdown(Shutdown::Both).unwrap();
+            assert_eq!(Some(0), server.ended());
+        }
+        let n = counts.served.load(Ordering::SeqCst) + 50;
+        wait_for(|| match counts.served.load(Ordering::SeqCst) {
+            served if n <= served => Ok(()),
+            served => Err(format!("{served} were served")),
+        });
+    }
+    let took = begun.elapsed();
+    counts.is_over.store(true, Ordering::SeqCst);
+    for client in clients {
+        client.join().unwrap().unwrap_or_else(|err| panic!("{err}: {counts:?}"));
+    }
+    let gap = scraper.join().unwrap();
+    assert!(gap < Duration::from_secs(1), "no answer to scrapes for {gap:?}");
+    let (served, shed) = (counts.served.load(Ordering::SeqCst), counts.shed.load(Ordering::SeqCst));
+    let most = counts.most_inside.load(Ordering::SeqCst);
+    assert!(0 < shed, "the limit was reached: {counts:?}");
+    assert!((5..=10).contains(&most), "{counts:?}");
+    println!("{served} served, {shed} shed in {took:?}, {most} at a time, scrapes failed {gap:?}");
+    server.end();
+}
+
+#[test]
+fn a_next_generation_that_fails_changes_nothing() {
+    let table = table("web", "127.0.0.1:0", "");
+    let mut server = Start::shed(&table).serves();
+    fs::write(server.start.config(), format!("{table}softer = 1\n")).unwrap();
+    server.signal("USR2");
+    let line = server.line("not handed over");
+    assert!(line.contains("ended before it accepted: exit status: 78"), "{line}");
+    server.serves_a_client();
+    let failed = ["listener=\"web\"", "result=\"child_failed\""];
+    assert_eq!(Some(1), server.counted("backlogd_shed_handovers_total", &failed));
+    // the next attempt is as good as the first
+    fs::write(server.start.config(), &table).unwrap();
+    server.restart();
+    server.serves_a_client();
+    assert_eq!(Some(0), server.ended());
+    server.end();
+}
+
+#[test]
+fn a_service_manager_learns_of_the_next_generation() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    let start = Start::shed(&table("web", "127.0.0.1:0", ""));
+    let start = start.with("NOTIFY_SOCKET", path.to_str().unwrap());
+    let start = start.with("WATCHDOG_USEC", "400000");
+    let mut server = start.serves();
+    let mut long = client(server.at).unwrap();
+    assert_eq!(b'x', round_trip(&mut long).unwrap());
+    server.restart();
+    let mut heard = Vec::new();
+    let mut hear = |n: usize, part: &str| {
+        while heard.iter().filter(|it: &&String| it.contains(part)).count() < n {
+            let mut message = [0; 512];
+            let n = manager.recv(&mut message).unwrap();
+            heard.push(String::from_utf8(message[..n].to_vec()).unwrap());
+        }
+        heard.clone()
+    };
+    hear(1, &format!("MAINPID={}", server.pid));
+    hear(2, "READY=1");
+    hear(6, "WATCHDOG=1");
+    // the first generation ends, and the service goes on: more than a socket's queue has of it
+    long.shutdown(Shutdown::Both).unwrap();
+    assert_eq!(Some(0), server.ended());
+    let n = hear(1, "READY").iter().filter(|it| it.contains("WATCHDOG=1")).count();
+    assert!(!hear(n + 15, "WATCHDOG=1").iter().any(|it| it.contains("STOPPING")));
+    server.signal("TERM");
+    hear(1, "STOPPING=1");
+    server.end();
+}
+
+#[test]
+fn a_listener_that_can_accept_nothing_more_ends_the_process() {
+    let (web, _) = listen();
+    let start = Start::shed(&table("web", "127.0.0.1:0", ""));
+    let mut server = start.passing("web", web.try_clone().unwrap()).serves();
+    server.serves_a_client();
+    // accept(2) answers EINVAL from here on, to all who have the socket
+    SockRef::from(&web).shutdown(Shutdown::Read).unwrap();
+    let line = server.line("accepts nothing more");
+    assert!(line.contains("listener=\"web\" errno=EINVAL"), "{line}");
+    let line = server.line("backlogd: ");
+    assert!(line.contains("shedding listener web accepts nothing more: EINVAL"), "{line}");
+    assert_eq!(Some(1), server.ended());
+}
+
+#[test]
+fn a_daemon_goes_on_without_a_listener_that_died() {
+    let (web, _) = listen();
+    let verb = ["run", "--no-ebpf", "--listen", "127.0.0.1:0", "--socket", ""];
+    let start = Start::by(&verb, &table("web", "127.0.0.1:0", ""));
+    let server = start.passing("web", web.try_clone().unwrap()).serves();
+    let ready = || server.counted("backlogd_shed_ready", &["listener=\"web\""]);
+    assert_eq!(Some(1), ready());
+    SockRef::from(&web).shutdown(Shutdown::Read).unwrap();
+    wait_for(|| match ready() {
+        Some(0) => Ok(()),
+        other => Err(format!("ready: {other:?}")),
+    });
+    let answer = get(server.metrics, "/readyz").unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("web accepts nothing more"));
+    assert_eq!(None, server.counted("backlogd_shed_drain_seconds_remaining", &[]));
+    assert_eq!(None, server.counted("backlogd_shed_accept_queue_length", &[]));
+    server.end();
+}
+
+#[test]
+fn a_drain_tells_how_long_it_may_take() {
+    let lines = "drain_delay_seconds = 300\ndrain_seconds = 300";
+    let server = Start::shed(&table("web", "127.0.0.1:0", lines)).serves();
+    let mut long = client(server.at).unwrap();
+    assert_eq!(b'x', round_trip(&mut long).unwrap());
+    server.signal("TERM");
+    server.line("stopping");
+    let mut left = 0.0;
+    wait_for(|| {
+        let text = get(server.metrics, "/metrics").unwrap();
+        let line = text.lines().find(|it| it.starts_with("backlogd_shed_drain_seconds_remaining{"));
+        left = line.and_then(|it| it.rsplit(' ').next()?.parse().ok()).ok_or("none")?;
+        Ok(())
+    });
+    assert!((500.0..=600.0).contains(&left), "{left}");
+    assert_eq!(Some(0), server.counted("backlogd_shed_ready", &[]));
+    server.end();
+}
