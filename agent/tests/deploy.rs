@@ -210,6 +210,26 @@ fn systemd_passes_the_socket_and_hears_ready() {
     assert!(message[..n].starts_with(b"READY=1\n"), "{:?}", String::from_utf8_lossy(&message[..n]));
 }
 
+#[test]
+#[ignore = "needs systemd-socket-activate"]
+fn systemd_passes_a_shedding_listener_and_its_scrapes() {
+    let backend = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (port, metrics) = (free_port(), free_port());
+    let mut command = Command::new("systemd-socket-activate");
+    command.arg(format!("--listen=127.0.0.1:{port}")).arg(format!("--listen=127.0.0.1:{metrics}"));
+    command.args(["--fdname=web:unknown", env!("CARGO_BIN_EXE_backlogd"), "shed", "--soft=5"]);
+    command.arg(format!("--listen=127.0.0.1:{port}")).arg(format!("--metrics=127.0.0.1:{metrics}"));
+    command.arg("--backend").arg(backend.local_addr().unwrap().to_string());
+    let _daemon = Running(command.spawn().unwrap());
+    let metrics = wait_for(metrics, "/metrics", |answer| answer.contains("backlogd_shed_ready{"));
+    let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    backend.accept().unwrap().0.write_all(b"hello").unwrap();
+    let mut text = String::new();
+    client.read_to_string(&mut text).unwrap();
+    assert_eq!("hello", text, "{metrics}");
+}
+
 /// The agent in a folder that holds nothing but its binary, with /proc and /sys as a runtime mounts
 /// them.
 fn in_container(folder: &Path, arguments: &[&str]) -> Command {

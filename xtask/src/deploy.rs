@@ -40,6 +40,10 @@ const SCHEMALESS: [&str; 2] = [
 ];
 const KUSTOMIZATIONS: [&str; 3] = ["base", "overlays/annotations", "overlays/operator"];
 
+/// A service and its socket.
+const AGENT: [&str; 2] = ["backlogd.service", "backlogd.socket"];
+const SHED: [&str; 2] = ["backlogd-shed.service", "backlogd-shed.socket"];
+
 /// How much systemd may find open in the unit, in tenths of its 0 to 10.
 const EXPOSURE: u32 = 30;
 
@@ -84,38 +88,39 @@ fn tools(root: &Path) -> Result<PathBuf> {
     Ok(bin)
 }
 
-/// The unit and its socket, with each drop-in and without: that systemd understands them, and how
-/// much they leave open.
+/// The units and their sockets, the agent's with each drop-in and without: that systemd understands
+/// them, and how much they leave open.
 fn systemd(root: &Path) -> Result<()> {
     let folder = root.join("deploy/systemd");
     let copies = tempfile::tempdir()?;
     let drop_ins = copies.path().join("backlogd.service.d");
     fs::create_dir(&drop_ins)?;
-    for name in ["backlogd.service", "backlogd.socket"] {
+    for name in [AGENT, SHED].concat() {
         let text = String::from_utf8(sh::read(&folder.join(name))?)?;
         // it wants the program to be there
         let text = text.replace("/usr/bin/backlogd", "/bin/true");
         sh::write(&copies.path().join(name), text.as_bytes())?;
     }
-    systemd_unit(copies.path())?;
+    systemd_unit(copies.path(), AGENT)?;
+    systemd_unit(copies.path(), SHED)?;
     for entry in fs::read_dir(folder.join("drop-ins"))? {
         let path = entry?.path();
         println!("with {}", path.display());
         let copy = drop_ins.join(path.file_name().context("an entry has a name")?);
         fs::copy(&path, &copy)?;
-        systemd_unit(copies.path())?;
+        systemd_unit(copies.path(), AGENT)?;
         fs::remove_file(copy)?;
     }
     let users = folder.join("sysusers.d/backlogd.conf");
     sh::run(Command::new("systemd-sysusers").arg("--dry-run").arg(users))
 }
 
-fn systemd_unit(folder: &Path) -> Result<()> {
-    let units = ["backlogd.service", "backlogd.socket"].map(|name| folder.join(name));
+fn systemd_unit(folder: &Path, names: [&str; 2]) -> Result<()> {
+    let units = names.map(|name| folder.join(name));
     let mut verify = Command::new("systemd-analyze");
     let text = said(verify.args(["verify", "--man=no"]).args(&units))?;
     // what it does not know it only tells; what it tells of this machine's units is not ours
-    let ours: Vec<&str> = text.lines().filter(|line| line.contains("backlogd.")).collect();
+    let ours: Vec<&str> = text.lines().filter(|line| line.contains("backlogd")).collect();
     ensure!(ours.is_empty(), "{}", ours.join("\n"));
     let mut security = Command::new("systemd-analyze");
     security.args(["security", "--no-pager", "--offline=true"]);
