@@ -27,7 +27,7 @@ const RUNBOOKS: &str = "docs/runbooks";
 const RUNBOOK_URL: &str = "https://github.com/backlogd/backlogd/blob/main/docs/runbooks/";
 
 /// Rules that are not about a detection, and what they are about.
-const OTHERS: [(&str, &str); 5] = [
+const OTHERS: [(&str, &str); 6] = [
     ("BacklogdDown", "The agent does not answer"),
     ("BacklogdShedding", "A listener sheds more than one connection in twenty"),
     ("BacklogdShedNearLimit", "A listener that sheds is near its soft limit"),
@@ -36,6 +36,7 @@ const OTHERS: [(&str, &str); 5] = [
         "BacklogdShedAcceptErrors",
         "A listener that sheds has no descriptor or memory for a connection",
     ),
+    ("BacklogdShedNotReady", "A listener that sheds accepts nothing more"),
 ];
 /// Detections without a rule, and why.
 const WITHOUT: [(&str, &str); 0] = [];

@@ -43,6 +43,64 @@ pub(super) const ROW: Row = Row {
             link: Link::None,
         },
         Panel {
+            title: "Who accepts",
+            help: "1 while more connections are welcome, and while nothing is accepted; time that a drain may take on.",
+            form: Form::Lines,
+            unit: Unit::Count,
+            size: (8, 7),
+            queries: &[
+                query("bottomk(10, backlogd_shed_ready{H})", "ready: {{listener}} on {{instance}}"),
+                query(
+                    "topk(10, backlogd_shed_paused{H}) > 0",
+                    "paused, {{cause}}: {{listener}} on {{instance}}",
+                ),
+                query(
+                    "backlogd_shed_drain_seconds_remaining{H}",
+                    "drains, seconds: {{listener}} on {{instance}}",
+                ),
+            ],
+            empty: NONE,
+            limits: None,
+            link: Link::None,
+        },
+        Panel {
+            title: "Accept queues of shedding listeners",
+            help: "Connections that wait for accept, the ten highest, and how many may.",
+            form: Form::Lines,
+            unit: Unit::Count,
+            size: (8, 7),
+            queries: &[
+                query(
+                    "topk(10, backlogd_shed_accept_queue_length{H})",
+                    "{{listener}} on {{instance}}",
+                ),
+                limit(
+                    "topk(10, backlogd_shed_accept_queue_limit{H})",
+                    "limit: {{listener}} on {{instance}}",
+                ),
+            ],
+            empty: NONE,
+            limits: None,
+            link: Link::None,
+        },
+        Panel {
+            title: "Generations",
+            help: "How often the listeners of backlogd shed went to another process, and attempts in an hour at that which failed.",
+            form: Form::Lines,
+            unit: Unit::Count,
+            size: (8, 7),
+            queries: &[
+                query("topk(10, max by (instance) (backlogd_shed_generation{H}))", "{{instance}}"),
+                query(
+                    "max by (instance, result) (increase(backlogd_shed_handovers_total{H}[1h])) > 0",
+                    "{{result}}: {{instance}}",
+                ),
+            ],
+            empty: "backlogd shed does not run",
+            limits: None,
+            link: Link::None,
+        },
+        Panel {
             title: "Time without accept",
             help: "Share of the time in which a shedding listener accepted nothing, and its queue filled: hard, the limit was reached; backoff, \
                    for want of descriptors or memory.",
