@@ -452,7 +452,8 @@ fn five_handovers_refuse_and_reset_nobody_and_keep_the_limit() {
     let most = counts.most_inside.load(Ordering::SeqCst);
     assert!(0 < shed, "the limit was reached: {counts:?}");
     assert!((5..=10).contains(&most), "{counts:?}");
-    println!("{served} served, {shed} shed in {took:?}, {most} at a time, scrapes failed {gap:?}");
+    let text = format!("{served} served, {shed} shed in {took:?}, scrapes failed for {gap:?}");
+    writeln!(io::stderr(), "{text}").unwrap();
     server.end();
 }
 

@@ -179,7 +179,7 @@ fn serve(
         let server = axum::serve(
             listener,
             http::router(http::App {
-                shed: Vec::new(),
+                shed: backlogd::shed::Watch::default(),
                 snapshots,
                 now: clock::monotonic,
                 histograms: HistogramForm::Both,

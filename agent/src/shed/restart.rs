@@ -25,11 +25,14 @@ pub struct Restart {
     state: State,
 }
 
+/// A generation that tried to hand over, and what came of it.
+type Ended = (Generation, Result<Child, HandoverError>);
+
 enum State {
     /// This generation serves.
     Serves(Generation),
     /// The next one starts.
-    Starts(Pin<Box<dyn Future<Output = (Generation, Result<Child, HandoverError>)>>>),
+    Starts(Pin<Box<dyn Future<Output = Ended>>>),
     /// The next one serves.
     Over,
 }
