@@ -491,7 +491,10 @@ fn a_service_manager_learns_of_the_next_generation() {
     server.restart();
     let mut heard = Vec::new();
     let mut hear = |n: usize, part: &str| {
+        let begun = Instant::now();
         while heard.iter().filter(|it: &&String| it.contains(part)).count() < n {
+            // the watchdog is fed all the time
+            assert!(begun.elapsed() < PATIENCE, "no {part:?} in {heard:?}");
             let mut message = [0; 512];
             let n = manager.recv(&mut message).unwrap();
             heard.push(String::from_utf8(message[..n].to_vec()).unwrap());
