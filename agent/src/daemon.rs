@@ -20,7 +20,7 @@ use self::{
     duty::{Parts, Receivers, Why},
     inherit::Inherited,
     sampler::Sampler,
-    server::Listeners,
+    server::{Ending, Listeners},
     signals::Signals,
     socket::UnixSocket,
 };
@@ -38,6 +38,8 @@ use crate::{
     sys::{activation::ActivationError, clock, heap},
 };
 
+/// The request of a scrape that was accepted comes within this time.
+const SETTLE: Duration = Duration::from_millis(200);
 /// How long requests that are under way may take when the agent is told to stop.
 const GRACE: Duration = Duration::from_millis(500);
 
@@ -192,8 +194,8 @@ async fn serve(
         deliveries,
         shed: Watch { handles, generations },
     });
-    let (stop, stopped) = watch::channel(());
-    let (listen, servers) = listeners.serve(router, stopped)?;
+    let (ending, seen) = watch::channel(Ending::default());
+    let (listen, servers) = listeners.serve(router, seen)?;
     tracing::info!(%listen, version = env!("CARGO_PKG_VERSION"), "started");
     log::log_muted(&config.tuning);
     let mut first = snapshots.clone();
@@ -220,7 +222,13 @@ async fn serve(
     let end = match result {
         // what is shed for by then has nobody to serve it
         Err(DaemonError::Dead(dead)) => return Err(dead.into()),
-        Ok(Why::HandedOver) => Ok(End::HandedOver(fronts)),
+        Ok(Why::HandedOver) => {
+            ending.send_replace(Ending::Leaving);
+            if let Ok(ended) = tokio::time::timeout(SETTLE, &mut servers).await {
+                return ended.map(|()| End::HandedOver(fronts)).map_err(failed("the server"));
+            }
+            Ok(End::HandedOver(fronts))
+        }
         Ok(Why::Told) | Err(_) => {
             tracing::info!("stopping");
             manager.stopping();
@@ -234,8 +242,7 @@ async fn serve(
             result.map(|_| End::Stopped)
         }
     };
-    // it fails when nobody is served any more
-    let _ = stop.send(());
+    ending.send_replace(Ending::Stopped);
     // what is still under way then is cut off
     let _ = tokio::join!(tokio::time::timeout(GRACE, servers), receivers.outlets.stop());
     end
