@@ -477,6 +477,37 @@ fn a_next_generation_that_fails_changes_nothing() {
 }
 
 #[test]
+fn health_checks_are_the_next_generations() {
+    // nobody else takes it: it is free since a moment ago
+    let (checks, at) = listen();
+    drop(checks);
+    let listener = table("web", "127.0.0.1:0", &format!("health_listen = \"{at}\""));
+    let mut server = Start::shed(&listener).serves();
+    let mut long = client(server.at).unwrap();
+    assert_eq!(b'x', round_trip(&mut long).unwrap());
+    server.restart();
+    // the generation before drains, and would say so
+    wait_for(|| match get(at, "/readyz") {
+        Ok(answer) if answer.starts_with("HTTP/1.1 200 ") => Ok(()),
+        got => Err(format!("{got:?}")),
+    });
+    assert_eq!(b'x', round_trip(&mut long).unwrap());
+    drop(long);
+    assert_eq!(Some(0), server.ended());
+    server.end();
+}
+
+#[test]
+fn several_accept_loops_are_not_handed_over_and_go_on() {
+    let server = Start::shed(&table("web", "127.0.0.1:0", "accept_sockets = 2")).serves();
+    server.signal("USR2");
+    let line = server.line("not handed over");
+    assert!(line.contains("only one accept loop") && line.contains("web"), "{line}");
+    server.serves_a_client();
+    server.end();
+}
+
+#[test]
 fn a_service_manager_learns_of_the_next_generation() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("notify");
