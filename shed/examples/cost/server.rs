@@ -44,10 +44,13 @@ fn shed(listener: StdListener, answer: OnShed, limits: Limits) -> Result<()> {
     crate::runtime()?.block_on(async {
         let listener = ShedListener::adopt(listener).limits(limits).on_shed(answer);
         let mut listener = listener.build()?;
-        loop {
-            let conn = listener.accept().await?;
-            tokio::spawn(serve(conn));
-        }
+        tokio::spawn(async move {
+            loop {
+                let conn = listener.accept().await?;
+                tokio::spawn(serve(conn));
+            }
+        })
+        .await?
     })
 }
 
@@ -55,10 +58,13 @@ fn bare(listener: StdListener) -> Result<()> {
     listener.set_nonblocking(true)?;
     crate::runtime()?.block_on(async {
         let listener = TcpListener::from_std(listener)?;
-        loop {
-            let (conn, _) = listener.accept().await?;
-            tokio::spawn(serve(conn));
-        }
+        tokio::spawn(async move {
+            loop {
+                let (conn, _) = listener.accept().await?;
+                tokio::spawn(serve(conn));
+            }
+        })
+        .await?
     })
 }
 

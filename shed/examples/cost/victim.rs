@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Requests of each admitted connection.
-const PER_SECOND: u32 = 10;
+const PER_SECOND: u32 = 50;
 const LENGTH: Duration = Duration::from_millis(1_000);
 /// New connections per second: 4 × [`LIMIT`] clients, each of which comes back ten times.
 const ATTACK: u32 = 4_000;
