@@ -453,6 +453,13 @@ fn check_says_which_bound_won_and_listens_nowhere() {
     let deadlines = "first_byte 30s, idle 300s, write_stall 30s, half_close 60s";
     check_says(1_024, "soft = 100", 0, &[row, "   100   125  from the soft limit  ", deadlines]);
     check_says(1_024, "soft = 100\nhard = 130", 0, &["   100   130  as given"]);
+    let two = "soft = 200\n[[shed]]\nname = \"api\"\nlisten = \"127.0.0.1:2\"\nbackend = \"127.0.0.1:1\"\nsoft = 200";
+    check_says(
+        1_024,
+        two,
+        78,
+        &["shedding listener api: hard limit is 240", "other listeners of this process"],
+    );
     check_says(1_024, "soft = 370", 0, &["   370   448  from RLIMIT_NOFILE"]);
     check_says(
         1_024,

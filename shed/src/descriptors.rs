@@ -37,6 +37,22 @@ pub(crate) fn look() {
     PROCESS.change(|_| {});
 }
 
+impl Bounds {
+    /// What the listeners of a process that may have `nofile` descriptors would have in force, if it
+    /// had these and no others, opened in this order.
+    ///
+    /// # Errors
+    /// The place of the first one that could not be, and why.
+    pub fn together(limits: &[Limits], nofile: usize) -> Result<Vec<Self>, (usize, LimitError)> {
+        let mut account = Account { entries: Vec::new(), next: 0 };
+        for (place, limits) in limits.iter().enumerate() {
+            account.add(*limits, nofile).map_err(|err| (place, err))?;
+            account.share_out(nofile);
+        }
+        Ok(account.entries.iter().map(|entry| entry.bounds).collect())
+    }
+}
+
 /// What listeners claim of one RLIMIT_NOFILE.
 #[derive(Debug)]
 struct Descriptors(Mutex<Account>);

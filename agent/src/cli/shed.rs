@@ -2,6 +2,7 @@
 
 use std::{env, net::SocketAddr, path::PathBuf};
 
+use backlogd_shed::Bounds;
 use clap::Args;
 
 use super::{
@@ -102,24 +103,25 @@ impl Shed {
 
 /// Prints the limits of `fronts` that would be in force, and where the hard ones come from.
 fn check(fronts: &[Front], color: Color) -> anyhow::Result<Exit> {
-    let mut rows = Vec::new();
-    for front in fronts {
-        match bounds(front.limits) {
-            Ok(bounds) => rows.push([
-                front.name.clone(),
-                front.listen.to_string(),
-                front.backend.to_string(),
-                bounds.soft().to_string(),
-                bounds.hard().to_string(),
-                bounds.bound().to_string(),
-                front.deadlines(),
-            ]),
-            Err(err) => {
-                out::note(&format!("shedding listener {}: {err}", front.name));
-                return Ok(Exit::Configuration);
-            }
+    let bounds = match bounds(fronts) {
+        Ok(bounds) => bounds,
+        Err((place, err)) => {
+            out::note(&format!("shedding listener {}: {err}", fronts[place].name));
+            return Ok(Exit::Configuration);
         }
-    }
+    };
+    let row = |(front, bounds): (&Front, &Bounds)| {
+        [
+            front.name.clone(),
+            front.listen.to_string(),
+            front.backend.to_string(),
+            bounds.soft().to_string(),
+            bounds.hard().to_string(),
+            bounds.bound().to_string(),
+            front.deadlines(),
+        ]
+    };
+    let rows: Vec<_> = fronts.iter().zip(&bounds).map(row).collect();
     let column = |(name, align)| Column { name, align, shrinks: false };
     let columns = [
         ("LISTENER", Align::Left),

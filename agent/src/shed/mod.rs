@@ -6,6 +6,7 @@
 //! wait. Not here: pools, HTTP, TLS.
 
 mod change;
+mod checks;
 mod live;
 mod relay;
 mod restart;

@@ -4,7 +4,7 @@ use std::{future, io, mem, net::SocketAddr, sync::Arc, time::Duration};
 
 use backlogd_shed::{
     AcceptError, BuildError, Drain, Generation, GenerationError, Handle, Handovers, ShedListener,
-    Stats, health::HealthServer,
+    Stats,
 };
 use thiserror::Error;
 use tokio::{
@@ -15,15 +15,15 @@ use tokio::{
 };
 
 use super::{
-    Front, Generations, Health, Live, bounds, relay,
+    Front, Generations, Live,
+    checks::Checks,
+    relay,
     settings::{self, Door},
 };
 use crate::errno::Errno;
 
 /// What was reset has so long to be noticed.
 const GRACE: Duration = Duration::from_secs(1);
-/// How often the address of health checks is asked for, while the generation before has it.
-const RETRY: Duration = Duration::from_millis(50);
 /// The same trouble with a backend is logged once in so long.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
@@ -259,40 +259,6 @@ struct Opened {
     checks: Option<Checks>,
 }
 
-/// Health checks of a listener, and who answers them.
-struct Checks {
-    health: Health,
-    local: SocketAddr,
-    handle: Handle,
-    /// `None`: the generation before has the address so far.
-    server: Option<HealthServer>,
-}
-
-impl Checks {
-    fn open(&mut self) -> io::Result<()> {
-        let Self { health, local, handle, .. } = self;
-        let server = HealthServer::watch(health.listen, *local, handle, health.config.clone())?;
-        self.server = Some(server);
-        Ok(())
-    }
-
-    fn address(&self) -> SocketAddr {
-        self.server.as_ref().map_or(self.health.listen, HealthServer::local_addr)
-    }
-
-    /// Answers them, from when there is an address for that.
-    async fn answer(mut self) {
-        loop {
-            if let Some(server) = self.server.take() {
-                return server.run().await;
-            }
-            time::sleep(RETRY).await;
-            // an error: it is not free so far
-            drop(self.open());
-        }
-    }
-}
-
 fn open(front: &Front, generation: &mut Generation) -> Result<Opened, StartError> {
     let name = || front.name.clone();
     let builder = settings::applied(ShedListener::bind(front.listen.to_string()), front);
@@ -300,20 +266,16 @@ fn open(front: &Front, generation: &mut Generation) -> Result<Opened, StartError
         .map_err(|source| StartError::Listener { name: name(), source })?;
     let door = doors.first().expect("there is at least one accept loop");
     let (handle, local) = (door.handle(), door.local_addr());
-    let checks = front.health.clone().map(|health| {
-        let mut checks = Checks { health, local, handle: handle.clone(), server: None };
-        match checks.open() {
-            Err(source) if generation.number() == 0 => {
-                let listen = checks.health.listen;
-                Err(StartError::Health { name: name(), listen, source })
-            }
-            Ok(()) | Err(_) => Ok(checks),
-        }
+    let checks = front.health.as_ref().map(|health| {
+        Checks::open(health, local, &handle, generation.number() == 0)
+            .map_err(|source| StartError::Health { name: name(), listen: health.listen, source })
     });
     let checks = checks.transpose()?;
     let (soft, hard) = handle.bounds();
-    // they hold: the listener is open
-    let bound = bounds(front.limits).map(|it| it.bound().to_string()).unwrap_or_default();
+    for warning in handle.warnings() {
+        tracing::warn!(listener = front.name, "{warning}");
+    }
+    let bound = handle.bound().to_string();
     tracing::info!(
         listener = front.name, listen = %local, backend = %front.backend, soft, hard, bound,
         backlog = door.backlog(), deadlines = front.deadlines(),

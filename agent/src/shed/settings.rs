@@ -3,7 +3,7 @@
 use std::{io, net::SocketAddr, thread};
 
 use backlogd_shed::{
-    AcceptError, Accepted, Bounds, BuildError, Builder, Generation, Handle, LimitError, Limits,
+    AcceptError, Accepted, Bounds, BuildError, Builder, Generation, Handle, LimitError,
     ShedListener, ShedStream, health::HealthConfig,
 };
 use rustix::process::{Resource, getrlimit};
@@ -41,13 +41,14 @@ pub struct Health {
 /// So many connections wait for the threads that serve, where another one accepts.
 const HANDED_OVER: usize = 1_024;
 
-/// What a listener with `limits` can hold in this process, once it has all the descriptors it may.
+/// What `fronts` can hold in this process, once it has all the descriptors it may.
 ///
 /// # Errors
-/// It cannot: there are too few descriptors.
-pub fn bounds(limits: Limits) -> Result<Bounds, LimitError> {
+/// The place of one that cannot be: there are too few descriptors.
+pub fn bounds(fronts: &[Front]) -> Result<Vec<Bounds>, (usize, LimitError)> {
     let most = getrlimit(Resource::Nofile).maximum;
-    Bounds::new(limits, most.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX)))
+    let most = most.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX));
+    Bounds::together(&fronts.iter().map(|front| front.limits).collect::<Vec<_>>(), most)
 }
 
 /// `builder` with what `front` says, but for where it listens and who accepts.

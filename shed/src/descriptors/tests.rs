@@ -251,3 +251,24 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn listeners_to_be_have_no_more_than_there_is_together() {
+    let limits = |soft, hard| Limits { hard, ..Limits::soft(soft) };
+    let check = |all: &[Limits], expected: Result<Vec<(usize, usize)>, (usize, &str)>| {
+        let got = Bounds::together(all, 1_024)
+            .map(|all| all.iter().map(|it| (it.soft(), it.hard())).collect())
+            .map_err(|(place, err)| (place, err.to_string()));
+        assert_eq!(got, expected.map_err(|(place, err)| (place, err.to_owned())));
+    };
+    check(&[], Ok(vec![]));
+    check(&[limits(100, None), limits(200, Some(300))], Ok(vec![(100, 125), (200, 300)]));
+    check(
+        &[limits(500, Some(700)), limits(500, Some(700))],
+        Err((
+            1,
+            "hard limit is 700, expected at most 196: RLIMIT_NOFILE is 1024, of which 128 are \
+             reserved and 700 claimed by other listeners of this process; it would have to be 1599",
+        )),
+    );
+}

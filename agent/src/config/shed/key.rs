@@ -60,7 +60,7 @@ pub(in crate::config) const KEYS: [Key; 45] = [
         takes: LIMIT,
         unsaid: "25 % above soft, at least 16, or as many as there are descriptors for",
         help: "At so many nothing is accepted, the last resort. At least 20 % above soft; each \
-               takes two descriptors of RLIMIT_NOFILE less fd_reserve",
+               takes two descriptors of RLIMIT_NOFILE less fd_reserve, which all listeners share",
         example: "12500",
     },
     Key {

@@ -1,0 +1,65 @@
+//! Health checks of one listener, on an address of their own.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use backlogd_shed::{Handle, health::HealthServer};
+use tokio::time;
+
+use super::Health;
+
+/// How often the address is asked for, while the generation before has it.
+const RETRY: Duration = Duration::from_millis(50);
+
+/// Health checks, and who answers them.
+pub(super) struct Checks {
+    health: Health,
+    local: SocketAddr,
+    handle: Handle,
+    /// `None`: the generation before has the address so far.
+    server: Option<HealthServer>,
+}
+
+impl Checks {
+    /// Opens the address, to tell of `handle`, which listens on `local`. To be called within a
+    /// runtime.
+    ///
+    /// # Errors
+    /// `is_first`, and the kernel refuses the address: nobody is there who would leave it.
+    pub(super) fn open(
+        health: &Health,
+        local: SocketAddr,
+        handle: &Handle,
+        is_first: bool,
+    ) -> io::Result<Self> {
+        let mut checks =
+            Self { health: health.clone(), local, handle: handle.clone(), server: None };
+        match checks.take_address() {
+            Err(err) if is_first => Err(err),
+            Ok(()) | Err(_) => Ok(checks),
+        }
+    }
+
+    fn take_address(&mut self) -> io::Result<()> {
+        let Self { health, local, handle, .. } = self;
+        let server = HealthServer::watch(health.listen, *local, handle, health.config.clone())?;
+        self.server = Some(server);
+        Ok(())
+    }
+
+    /// Where they are answered.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.server.as_ref().map_or(self.health.listen, HealthServer::local_addr)
+    }
+
+    /// Answers them, from when there is an address for that.
+    pub(super) async fn answer(mut self) {
+        loop {
+            if let Some(server) = self.server.take() {
+                return server.run().await;
+            }
+            time::sleep(RETRY).await;
+            // an error: it is not free so far
+            drop(self.take_address());
+        }
+    }
+}
