@@ -48,8 +48,8 @@ const GRACE: Duration = Duration::from_millis(500);
 pub enum Purpose {
     /// It watches; listeners that shed are beside it.
     Watch,
-    /// Its listeners that shed: SIGUSR2 hands them over to the next generation, and it ends when one of
-    /// them can accept nothing more.
+    /// Its listeners that shed: SIGUSR2 hands them over to the next generation, and it ends when
+    /// one of them can accept nothing more.
     Shed,
 }
 
@@ -109,8 +109,8 @@ impl DaemonError {
     }
 }
 
-/// Runs until SIGTERM or SIGINT, or until the next generation serves and what is open here has ended.
-/// `reload` reads the configuration anew, on SIGHUP.
+/// Runs until SIGTERM or SIGINT, or until the next generation serves and what is open here has
+/// ended. `reload` reads the configuration anew, on SIGHUP.
 ///
 /// # Errors
 /// [`DaemonError`]; nothing is left half started.
@@ -120,8 +120,8 @@ pub fn run(
     purpose: Purpose,
 ) -> Result<(), DaemonError> {
     heap::keep_no_large_blocks();
-    // first: descriptor 3 is not ours to take later. Opened before it samples, and listeners that shed
-    // serve from the same moment
+    // first: descriptor 3 is not ours to take later. Opened before it samples, and listeners that
+    // shed serve from the same moment
     let Inherited { tcp, fronts, restart } = inherit::take(&config, purpose)?;
     let (manager, watchdog) = notify::service_manager();
     let unix = config.socket.as_deref().map(UnixSocket::bind).transpose()?;
@@ -201,7 +201,8 @@ async fn serve(
     let mut first = snapshots.clone();
     let servers = async {
         if !is_first {
-            // the generation before answers until there is something to tell; an error: there never is
+            // the generation before answers until there is something to tell; an error: there never
+            // is
             drop(first.wait_for(Option::is_some).await);
         }
         servers.await

@@ -1,5 +1,5 @@
-//! Listeners that shed, through the real binary: what clients and backends get, what is counted, how it
-//! ends.
+//! Listeners that shed, through the real binary: what clients and backends get, what is counted,
+//! how it ends.
 
 #![expect(clippy::unwrap_used, reason = "outside of #[test] functions, but in a test")]
 
@@ -222,7 +222,8 @@ fn what_is_counted_adds_up() {
     let shed = Shed::start(&echo(), "soft = 4\nidle_seconds = 0.5\nrate = 400");
     let at = shed.at;
     let one = move |i: usize| {
-        // many are shed, so that any of it may fail; a reset may come before connect(2) has returned
+        // many are shed, so that any of it may fail; a reset may come before connect(2) has
+        // returned
         let Ok(client) = TcpStream::connect(at) else { return };
         let mut client = patient(client);
         let _ = client.write_all(b"ping");

@@ -420,7 +420,8 @@ fn backlogd(arguments: &[&str], config: &std::path::Path) -> Output {
     command.args(arguments).arg(config).env("NO_COLOR", "1").output().unwrap()
 }
 
-/// What `backlogd shed --check` says of a listener, in a process that may have `nofile` descriptors.
+/// What `backlogd shed --check` says of a listener, in a process that may have `nofile`
+/// descriptors.
 #[track_caller]
 fn check_says(nofile: usize, lines: &str, code: i32, expected: &[&str]) {
     // taken: an attempt to listen there would fail

@@ -1,5 +1,5 @@
-//! `backlogd shed` where it comes and goes, through the real binary: sockets that systemd opened, restarts
-//! without a gap, and its end when it can accept nothing more.
+//! `backlogd shed` where it comes and goes, through the real binary: sockets that systemd opened,
+//! restarts without a gap, and its end when it can accept nothing more.
 
 #![expect(clippy::unwrap_used, reason = "outside of #[test] functions, but in a test")]
 

@@ -1,6 +1,7 @@
 //! A server of one line that is restarted without a gap: `kill -USR2 PID` starts the program again,
-//! as it is on disk by then, with the same listening socket and the same limits, and this one drains.
-//! `kill PID` drains and ends. Under systemd, a socket unit's socket is taken by its name, `web`.
+//! as it is on disk by then, with the same listening socket and the same limits, and this one
+//! drains. `kill PID` drains and ends. Under systemd, a socket unit's socket is taken by its name,
+//! `web`.
 //!
 //! `cargo run --example restart`
 

@@ -250,8 +250,8 @@ mod tests {
             Self { listener, queue }
         }
 
-        /// The place in the queue of who is admitted after these failures, how long that took, in ms,
-        /// and what was counted. The error, where nobody is.
+        /// The place in the queue of who is admitted after these failures, how long that took, in
+        /// ms, and what was counted. The error, where nobody is.
         async fn accept(
             &mut self,
             failures: impl IntoIterator<Item = i32>,

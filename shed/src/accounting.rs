@@ -1,7 +1,8 @@
 //! A model of the accounting. Up to three generations of a server, with one socket and one page of
-//! limits, accept, shed, serve, lose handlers to panics, drain, hand over, leave and are killed, in any
-//! order. After each step each has counted what a plain reference says, both identities hold, and the
-//! words of the page are what all of them have together: never above a limit, and nothing negative.
+//! limits, accept, shed, serve, lose handlers to panics, drain, hand over, leave and are killed, in
+//! any order. After each step each has counted what a plain reference says, both identities hold,
+//! and the words of the page are what all of them have together: never above a limit, and nothing
+//! negative.
 //!
 //! The door, its decisions, what lingers, permits, the drain and the page are the real ones, and so
 //! are the sockets. Not here: tasks and threads that wait (tests/loom.rs has their atomics).
@@ -216,8 +217,8 @@ impl World {
         assert_eq!(self.alive[who].accept(&self.socket), is_admitted);
     }
 
-    /// What is to become of the first in the queue: whether it is admitted; `None`: shed, and there may
-    /// be more.
+    /// What is to become of the first in the queue: whether it is admitted; `None`: shed, and there
+    /// may be more.
     fn expect(&mut self, who: usize) -> Option<bool> {
         let Some(from) = self.queue.pop_front() else { return Some(false) };
         let (soft, hard) = self.taken();

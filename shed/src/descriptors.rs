@@ -38,8 +38,8 @@ pub(crate) fn look() {
 }
 
 impl Bounds {
-    /// What the listeners of a process that may have `nofile` descriptors would have in force, if it
-    /// had these and no others, opened in this order.
+    /// What the listeners of a process that may have `nofile` descriptors would have in force, if
+    /// it had these and no others, opened in this order.
     ///
     /// # Errors
     /// The place of the first one that could not be, and why.

@@ -29,8 +29,8 @@ const REQUEST: usize = 56;
 /// A row of a dump.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Row {
-    /// Ports, addresses and interface. Not the cookie: a handshake that gets it here may have left a
-    /// copy without it to the connection in its place (`inet_csk_clone_lock`,
+    /// Ports, addresses and interface. Not the cookie: a handshake that gets it here may have left
+    /// a copy without it to the connection in its place (`inet_csk_clone_lock`,
     /// net/ipv4/inet_connection_sock.c).
     pub(crate) id: [u8; 40],
     pub(crate) uid: u32,

@@ -136,8 +136,8 @@ impl Door {
 
     /// Takes connections until one is admitted, the queue is empty, or others have their turn.
     ///
-    /// The queue's length is asked first: an accept(2) that finds nothing costs several times as much,
-    /// since it makes a file before it looks (`do_accept`, net/socket.c).
+    /// The queue's length is asked first: an accept(2) that finds nothing costs several times as
+    /// much, since it makes a file before it looks (`do_accept`, net/socket.c).
     pub(crate) fn batch(&mut self, listener: &Socket) -> Batch {
         let batch = self.attempts(listener);
         if !matches!(batch, Batch::Admitted { is_last: false, .. }) {

@@ -101,9 +101,9 @@ impl Handle {
         self.shared.claim.bounds().bound()
     }
 
-    /// Puts other limits in force, at once. Connections that are open above them stay open; the next
-    /// ones are shed until enough of them have ended, and their descriptors are not left to other
-    /// listeners before.
+    /// Puts other limits in force, at once. Connections that are open above them stay open; the
+    /// next ones are shed until enough of them have ended, and their descriptors are not left
+    /// to other listeners before.
     ///
     /// # Errors
     /// They cannot hold, beside what other listeners of the process claim; the ones before stay in
@@ -118,8 +118,8 @@ impl Handle {
         self.shared.warnings.get().map_or(&[], Vec::as_slice)
     }
 
-    /// Length and limit of the accept queue, as the kernel has them; at most limit + 1 wait there. Of
-    /// a [`Group`](crate::Group), of all members together.
+    /// Length and limit of the accept queue, as the kernel has them; at most limit + 1 wait there.
+    /// Of a [`Group`](crate::Group), of all members together.
     ///
     /// # Errors
     /// TCP_INFO fails, or the listener is closed.

@@ -171,10 +171,10 @@ impl Generation {
         self.handovers
     }
 
-    /// Has inherited sockets go by the listeners of this program, each a name and an address: one that
-    /// has none of these names gets the name of the listener whose address it has. systemd calls all
-    /// sockets of a unit by one name, `UNIT.socket` where FileDescriptorName= says no other, and a name
-    /// that is an address cannot be said there.
+    /// Has inherited sockets go by the listeners of this program, each a name and an address: one
+    /// that has none of these names gets the name of the listener whose address it has. systemd
+    /// calls all sockets of a unit by one name, `UNIT.socket` where FileDescriptorName= says no
+    /// other, and a name that is an address cannot be said there.
     ///
     /// For a first generation; the sockets of a generation before have their listeners' names.
     pub fn name_by_address(&mut self, listeners: &[(&str, SocketAddr)]) {

@@ -129,7 +129,8 @@ impl HealthServer {
         Self::watch(address, listener.local_addr(), &listener.handle(), config)
     }
 
-    /// The same for a listener that accepts at `local` by a thread of its own, or by several sockets.
+    /// The same for a listener that accepts at `local` by a thread of its own, or by several
+    /// sockets.
     ///
     /// # Errors
     /// The kernel refuses the socket.

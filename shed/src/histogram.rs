@@ -1,7 +1,7 @@
 //! How often a value was how large, by powers of two, counted without a lock.
 //!
-//! Bounds of durations are powers of two of a second, so that what is counted is a native histogram of
-//! Prometheus, of schema 0, as it is.
+//! Bounds of durations are powers of two of a second, so that what is counted is a native histogram
+//! of Prometheus, of schema 0, as it is.
 
 use std::{
     iter::Sum,
@@ -14,8 +14,8 @@ use std::{
 /// A value is a [`Duration`], or a number of connections.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Histogram<T> {
-    /// Upper bounds, the least first, and how many values were no more than that, and more than the
-    /// one before. They are powers of two, of a second where they are durations, down to a
+    /// Upper bounds, the least first, and how many values were no more than that, and more than
+    /// the one before. They are powers of two, of a second where they are durations, down to a
     /// nanosecond; of one kind they are always the same.
     pub buckets: Vec<(T, u64)>,
     /// How many values were more than all bounds.
@@ -43,8 +43,8 @@ pub(crate) const fn numbers<const N: usize>() -> [u64; N] {
     bounds
 }
 
-/// 2^`first` seconds and so on, each twice the one before, in nanoseconds. A whole number of them is
-/// above a bound when it is above that without its fraction.
+/// 2^`first` seconds and so on, each twice the one before, in nanoseconds. A whole number of them
+/// is above a bound when it is above that without its fraction.
 pub(crate) const fn nanos<const N: usize>(first: i32) -> [u64; N] {
     const SECOND: u64 = 1_000_000_000;
     let (mut bounds, mut place, mut power) = ([0; N], 0, first);

@@ -166,8 +166,8 @@ pub(crate) async fn run(mut arrivals: mpsc::Receiver<Lingering>, bounds: Linger)
     }
 }
 
-/// Those that linger, and when each is due; a list for each of [`LOOKS`], in which who came first is
-/// due first.
+/// Those that linger, and when each is due; a list for each of [`LOOKS`], in which who came first
+/// is due first.
 #[derive(Debug, Default)]
 struct Queues {
     lists: [VecDeque<(Instant, Lingering)>; LOOKS.len()],

@@ -1,7 +1,8 @@
 //! What accept loops measure of themselves, and connections of their lives.
 //!
-//! Each loop has a tally that nobody else adds to, so that loops do not wait for each other's caches;
-//! lives, which end on any thread, are counted into one of a few places, chosen by the thread.
+//! Each loop has a tally that nobody else adds to, so that loops do not wait for each other's
+//! caches; lives, which end on any thread, are counted into one of a few places, chosen by the
+//! thread.
 
 use std::{
     ptr,
@@ -99,8 +100,8 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
-    /// So many times that the queue is empty, the loop gives way once, to see how long that takes: one
-    /// that has little to do would not know.
+    /// So many times that the queue is empty, the loop gives way once, to see how long that takes:
+    /// one that has little to do would not know.
     const EMPTIED: u64 = 64;
 
     /// A connection was accepted.
@@ -116,7 +117,8 @@ impl Meter {
         }
     }
 
-    /// The queue is empty; whether to [give way](Self::yields), though others have their turn anyway.
+    /// The queue is empty; whether to [give way](Self::yields), though others have their turn
+    /// anyway.
     pub(crate) fn empties(&mut self) -> bool {
         self.n_emptied += 1;
         self.n_emptied % Self::EMPTIED == 1
@@ -160,8 +162,8 @@ pub(crate) struct Asked {
 impl Asked {
     /// Of the connection before which `n` were accepted.
     ///
-    /// They are spread evenly but are at no fixed distance: clients come in groups, often of a power of
-    /// two, and each sixteenth connection would be always the first of its group.
+    /// They are spread evenly but are at no fixed distance: clients come in groups, often of a
+    /// power of two, and each sixteenth connection would be always the first of its group.
     pub(crate) fn of(n: u64) -> Self {
         // 2^64 divided by the golden ratio: of any number of steps, no two meet and no gap is wide
         const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -171,7 +173,8 @@ impl Asked {
     }
 }
 
-/// How long connections lived. More than one thread counts, each into a place of its own, more or less.
+/// How long connections lived. More than one thread counts, each into a place of its own, more or
+/// less.
 #[derive(Debug)]
 pub(crate) struct Lives([Place; 8]);
 

@@ -88,8 +88,8 @@ impl Permit {
     }
 
     /// Says that the connection ends for a deadline that whoever serves it watches, such as
-    /// [`Deadline::HalfClose`], which is counted. What ended already by one of the listener's, or by a
-    /// drain, is theirs.
+    /// [`Deadline::HalfClose`], which is counted. What ended already by one of the listener's, or
+    /// by a drain, is theirs.
     pub fn ends_by_deadline(&mut self, deadline: Deadline) {
         if self.timed_out().is_none() && !self.shared.life.is_over() {
             self.cause = Cause::Deadline;

@@ -1,9 +1,9 @@
 //! Several sockets on one address, each with an accept loop, and one pair of limits.
 //!
 //! The kernel chooses a member for each handshake (SO_REUSEPORT, socket(7)). A member that leaves
-//! would take with it what is queued there; so handshakes are steered to the others first, its queue
-//! is emptied, and then it is closed. The last one leaves first: the kernel puts the last member in
-//! the place of one that closes, and steering goes by places.
+//! would take with it what is queued there; so handshakes are steered to the others first, its
+//! queue is emptied, and then it is closed. The last one leaves first: the kernel puts the last
+//! member in the place of one that closes, and steering goes by places.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -23,8 +23,8 @@ use crate::{
 pub struct Group {
     plan: Plan,
     address: SocketAddr,
-    /// A member left: from then on they are chosen by chance among a number that is told, and not by
-    /// a hash among all.
+    /// A member left: from then on they are chosen by chance among a number that is told, and not
+    /// by a hash among all.
     is_steered: bool,
 }
 
@@ -72,9 +72,9 @@ impl Group {
 
     /// Has the last member leave, without a connection lost: its
     /// [`accept`](ShedListener::accept) gives what is queued and then ends with
-    /// [`AcceptError::Closed`](crate::AcceptError::Closed). Ends when it is gone; gives `false`, if it
-    /// is the only one. Who knocks in the very moment of its close may have to knock again, which
-    /// TCP does a second later.
+    /// [`AcceptError::Closed`](crate::AcceptError::Closed). Ends when it is gone; gives `false`, if
+    /// it is the only one. Who knocks in the very moment of its close may have to knock again,
+    /// which TCP does a second later.
     pub async fn shrink(&mut self) -> bool {
         let life = &self.plan.shared.life;
         let Some(n_others) = life.leave_last() else { return false };

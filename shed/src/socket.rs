@@ -94,8 +94,8 @@ pub(crate) fn open(
     Ok(socket)
 }
 
-/// A socket that somebody else opened; the limit of its queue stays as it is where no other is asked
-/// for.
+/// A socket that somebody else opened; the limit of its queue stays as it is where no other is
+/// asked for.
 pub(crate) fn adopted(socket: Socket, backlog: Option<u16>) -> Result<Socket, BuildError> {
     let call = |name| move |source| BuildError::call(name, source);
     let kind = match socket.r#type() {

@@ -317,23 +317,23 @@ pub struct Stats {
     pub probes: u64,
     /// What each member of a [`Group`](crate::Group) accepted, of those that are there.
     pub members: Vec<u64>,
-    /// How many were accepted in each turn of an accept loop that accepted some: until the queue was
-    /// empty, the hard limit reached, or others had their turn, which they have after eight that were
-    /// admitted or shed in a row. Where it is always eight or more, the loop has all it can do. At
-    /// rest, the sum is what was accepted.
+    /// How many were accepted in each turn of an accept loop that accepted some: until the queue
+    /// was empty, the hard limit reached, or others had their turn, which they have after
+    /// eight that were admitted or shed in a row. Where it is always eight or more, the loop
+    /// has all it can do. At rest, the sum is what was accepted.
     pub accept_batch_size: Histogram<u64>,
     /// How long an accept loop that gave way to others had to wait until it ran again: whenever it
     /// does so, and once in 64 times that the queue is empty.
     pub accept_loop_lag: Histogram<Duration>,
-    /// How long connections were in the accept queue, by the kernel's clock of milliseconds: of one in
-    /// 16 that were accepted, and of all after a pause, until the queue is empty, or where CoDel asks.
-    /// What is shed while the listener drains is not asked.
+    /// How long connections were in the accept queue, by the kernel's clock of milliseconds: of
+    /// one in 16 that were accepted, and of all after a pause, until the queue is empty, or
+    /// where CoDel asks. What is shed while the listener drains is not asked.
     pub queue_wait: Histogram<Duration>,
-    /// How long it took from accept(2) until a connection was closed, with its answer sent, or had its
-    /// permit: of one in 64.
+    /// How long it took from accept(2) until a connection was closed, with its answer sent, or had
+    /// its permit: of one in 64.
     pub decision: Histogram<Duration>,
-    /// How long connections were open, from their permit to close(2), of all that ended. At rest, as
-    /// many as [`closed`](Self::closed).
+    /// How long connections were open, from their permit to close(2), of all that ended. At rest,
+    /// as many as [`closed`](Self::closed).
     pub connection_duration: Histogram<Duration>,
 }
 

@@ -186,8 +186,8 @@ pub(crate) fn steer(member: &Socket, program: &mut [libc::sock_filter]) -> io::R
     }
 }
 
-/// Returns when whoever read by RCU when it was called has ended (`synchronize_rcu`, membarrier(2)):
-/// milliseconds.
+/// Returns when whoever read by RCU when it was called has ended (`synchronize_rcu`,
+/// membarrier(2)): milliseconds.
 pub(crate) fn membarrier() -> io::Result<()> {
     // SAFETY: it touches no memory.
     match unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) } {

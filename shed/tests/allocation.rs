@@ -1,4 +1,5 @@
-//! Reading, writing and shedding allocate nothing: counted by the allocator, in a program of its own.
+//! Reading, writing and shedding allocate nothing: counted by the allocator, in a program of its
+//! own.
 #![expect(unsafe_code, reason = "an allocator is unsafe to implement")]
 
 use std::{

@@ -1,4 +1,5 @@
-//! What a listener measures of itself, over real sockets: as many as it says, and as long as it was.
+//! What a listener measures of itself, over real sockets: as many as it says, and as long as it
+//! was.
 
 mod stats;
 
@@ -146,7 +147,8 @@ async fn a_task_that_blocks_the_runtime_makes_the_accept_loop_late() {
     let lag = handle.stats().accept_loop_lag;
     assert_eq!((lag.count(), above(&lag, LONG)), (1, 1), "{lag:?}");
     assert!(LONG <= lag.sum && lag.sum < LONG * 50, "{lag:?}");
-    // the queue is empty for the first time: how late the loop is by that is known when it runs again
+    // the queue is empty for the first time: how late the loop is by that is known when it runs
+    // again
     look(&mut listener).await;
     look(&mut listener).await;
     assert_eq!(handle.stats().accept_loop_lag.count(), 2);

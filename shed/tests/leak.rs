@@ -1,4 +1,5 @@
-//! A handler that never lets go of its connections is seen by what is open: accepted and closed part.
+//! A handler that never lets go of its connections is seen by what is open: accepted and closed
+//! part.
 
 mod stats;
 

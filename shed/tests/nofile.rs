@@ -1,5 +1,6 @@
-//! A process without descriptors: the spare one sheds who comes, nothing turns, and whoever is given
-//! one back is used at once. RLIMIT_NOFILE is the whole process', so each test starts itself again.
+//! A process without descriptors: the spare one sheds who comes, nothing turns, and whoever is
+//! given one back is used at once. RLIMIT_NOFILE is the whole process', so each test starts itself
+//! again.
 
 #![expect(clippy::print_stderr, reason = "numbers that only a bench could judge are for a person")]
 

@@ -85,9 +85,9 @@ fn crowd() {
     crowds::be();
 }
 
-/// How soon: each client measures from the return of its connect(2) to that of the read(2) that tells
-/// it, or from the beginning of a connect(2) that tells it itself. Some 32 try at once: of more, each
-/// would measure how long its own process takes for the others.
+/// How soon: each client measures from the return of its connect(2) to that of the read(2) that
+/// tells it, or from the beginning of a connect(2) that tells it itself. Some 32 try at once: of
+/// more, each would measure how long its own process takes for the others.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "kernel: needs root"]
 async fn of_ten_thousand_clients_nine_thousand_are_shed_and_none_hangs() {

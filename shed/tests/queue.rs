@@ -1,5 +1,5 @@
-//! The accept queue: empty while connections are shed, full while the hard limit holds; and how long
-//! those waited who were in it.
+//! The accept queue: empty while connections are shed, full while the hard limit holds; and how
+//! long those waited who were in it.
 
 #![expect(clippy::print_stderr, reason = "numbers that only a bench could judge are for a person")]
 

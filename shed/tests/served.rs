@@ -1,5 +1,5 @@
-//! Those who are served while others are shed: once a burst is over, their requests take no longer than
-//! where none was.
+//! Those who are served while others are shed: once a burst is over, their requests take no longer
+//! than where none was.
 
 #![expect(clippy::print_stderr, reason = "numbers that only a bench could judge are for a person")]
 
@@ -116,8 +116,8 @@ fn crowd() {
 }
 
 /// Two listeners serve a thousand each. Time and again the one is asked, then the other is hit by a
-/// burst and, when that is over, asked as often: 192,000 requests to each. The medians of the rounds'
-/// p99 are compared.
+/// burst and, when that is over, asked as often: 192,000 requests to each. The medians of the
+/// rounds' p99 are compared.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "kernel: needs root"]
 async fn once_a_burst_is_over_requests_take_no_longer_than_where_none_was() {

@@ -1,5 +1,5 @@
-//! Peers that take their time, of all kinds beside each other: each ends by its deadline or by that of
-//! a drain, who works is done in time, and every permit comes back.
+//! Peers that take their time, of all kinds beside each other: each ends by its deadline or by that
+//! of a drain, who works is done in time, and every permit comes back.
 
 mod stats;
 
@@ -76,8 +76,8 @@ impl Kind {
     }
 }
 
-/// What a handler saw at the end of each connection: the request so far, how it ended, and after how
-/// long.
+/// What a handler saw at the end of each connection: the request so far, how it ended, and after
+/// how long.
 type Ends = Arc<Mutex<Vec<(String, Result<(), Option<Deadline>>, Duration)>>>;
 
 fn serve(mut listener: ShedListener) -> (SocketAddr, Handle, Ends) {

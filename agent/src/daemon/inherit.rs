@@ -1,5 +1,5 @@
-//! What the daemon listens on, for scrapes and to shed: inherited from systemd or from the generation
-//! before, or opened.
+//! What the daemon listens on, for scrapes and to shed: inherited from systemd or from the
+//! generation before, or opened.
 
 use std::{io, net::TcpListener};
 

@@ -1,5 +1,5 @@
-//! What the daemon logs of each sample: alerts that change, and entries that take nothing; and of the
-//! configuration, that it silences everything.
+//! What the daemon logs of each sample: alerts that change, and entries that take nothing; and of
+//! the configuration, that it silences everything.
 
 use crate::detect::{
     alert::{Alert, Verdicts},

@@ -21,7 +21,8 @@ pub(super) fn bind_tcp(addr: SocketAddr) -> Result<TcpListener, DaemonError> {
 pub(super) enum Ending {
     #[default]
     Serving,
-    /// Somebody else accepts scrapes from the same socket; those that were accepted here are answered.
+    /// Somebody else accepts scrapes from the same socket; those that were accepted here are
+    /// answered.
     Leaving,
     /// Connections without a request are closed, though one may be under way.
     Stopped,

@@ -104,7 +104,8 @@ impl Front {
     }
 }
 
-/// Whether there are both, and a part of them differs: that one of them is missing is another key's.
+/// Whether there are both, and a part of them differs: that one of them is missing is another
+/// key's.
 fn both<T, P: PartialEq>(a: Option<T>, b: Option<T>, part: impl Fn(T) -> P) -> bool {
     a.zip(b).is_some_and(|(a, b)| part(a) != part(b))
 }

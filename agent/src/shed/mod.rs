@@ -1,9 +1,10 @@
-//! The enforcing mode in user space: listeners of this process that shed, each in front of a backend.
+//! The enforcing mode in user space: listeners of this process that shed, each in front of a
+//! backend.
 //!
 //! In: [`Front`]s of the configuration. Out: connections passed on to the backends, and counters
-//! ([`Counted`]). What is admitted and what becomes of the rest is the crate `backlogd-shed`'s; here
-//! bytes go to and fro. Cost: a task for each connection, and up to 8 KiB for each direction in which bytes
-//! wait. Not here: pools, HTTP, TLS.
+//! ([`Counted`]). What is admitted and what becomes of the rest is the crate `backlogd-shed`'s;
+//! here bytes go to and fro. Cost: a task for each connection, and up to 8 KiB for each direction
+//! in which bytes wait. Not here: pools, HTTP, TLS.
 
 mod change;
 mod checks;

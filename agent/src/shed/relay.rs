@@ -120,8 +120,8 @@ impl<B: AsyncRead + AsyncWrite + Unpin> Pair<B> {
     }
 }
 
-/// One direction of a connection. It has no memory of its own but for what cannot be written at once,
-/// so that an idle one has none.
+/// One direction of a connection. It has no memory of its own but for what cannot be written at
+/// once, so that an idle one has none.
 #[derive(Debug, Default)]
 struct Direction {
     /// What was read, and the part of it that was written.

@@ -124,8 +124,8 @@ pub struct Counted {
     pub queue: Option<(u32, u32)>,
     /// How long its drain may go on; `None`: it does not drain.
     pub drain_left: Option<Duration>,
-    /// How many generations there were before this process, and how its handovers ended; `None`: no
-    /// other process follows it.
+    /// How many generations there were before this process, and how its handovers ended; `None`:
+    /// no other process follows it.
     pub generation: Option<(u64, Handovers)>,
 }
 
@@ -142,7 +142,8 @@ pub struct Fronts {
 }
 
 impl Fronts {
-    /// Opens all listeners, those that `generation` inherited by their name, and then serves on them.
+    /// Opens all listeners, those that `generation` inherited by their name, and then serves on
+    /// them.
     ///
     /// # Errors
     /// One of them cannot be, or more was inherited; none is open then.
@@ -189,8 +190,8 @@ impl Fronts {
         }
     }
 
-    /// As [`stop`](Self::stop), for the next generation, which accepts already: nobody has to learn of
-    /// it before. Health checks are that one's at once.
+    /// As [`stop`](Self::stop), for the next generation, which accepts already: nobody has to learn
+    /// of it before. Health checks are that one's at once.
     pub async fn leave(self) {
         self.health.iter().for_each(JoinHandle::abort);
         self.drain(|_| Duration::ZERO).await;

@@ -17,8 +17,8 @@ pub enum Accept {
     Sockets(usize),
     /// As many of them as there are cores.
     Cores,
-    /// A thread of its own, which costs a hop for each connection. Nothing that is done for connections
-    /// here blocks the threads that serve, so that tasks accept as soon.
+    /// A thread of its own, which costs a hop for each connection. Nothing that is done for
+    /// connections here blocks the threads that serve, so that tasks accept as soon.
     Thread,
 }
 

@@ -1,5 +1,6 @@
 //! Measures what a shed connection costs against HAProxy and nginx, and an admitted one against a
-//! bare listener; started by `cargo xtask bench shed`, in a network namespace that nobody else uses.
+//! bare listener; started by `cargo xtask bench shed`, in a network namespace that nobody else
+//! uses.
 //!
 //! Servers run on core 0, the load, which is this process, on core 1. One JSON document goes to
 //! standard output.

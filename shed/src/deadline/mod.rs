@@ -28,8 +28,8 @@ pub enum Deadline {
     MinRate,
     /// All of it.
     Lifetime,
-    /// The end of its second direction, after the first one ended. No listener watches it: who passes
-    /// connections on does, and [says so](crate::Permit::ends_by_deadline).
+    /// The end of its second direction, after the first one ended. No listener watches it: who
+    /// passes connections on does, and [says so](crate::Permit::ends_by_deadline).
     HalfClose,
 }
 
@@ -102,15 +102,15 @@ pub struct Deadlines {
     /// From its begin or the end of its handshake, and for later requests from their first byte,
     /// until [`header_done`](crate::ShedStream::header_done), which whoever serves has to call.
     pub header: Option<Duration>,
-    /// Since a byte was last read, written, or, as far as that is seen, acknowledged. The time that
-    /// whoever serves needs for an answer counts, too.
+    /// Since a byte was last read, written, or, as far as that is seen, acknowledged. The time
+    /// that whoever serves needs for an answer counts, too.
     pub idle: Option<Duration>,
     /// Since its peer last acknowledged a byte, while there are some to acknowledge. It is looked
     /// at four times within. Where the kernel ends it first, ETIMEDOUT counts as this.
     ///
-    /// TCP_USER_TIMEOUT is left alone. It would also end a peer that reads all the time, but slowly:
-    /// for the kernel, a window stays shut until all of the next segment fits into it, whatever is
-    /// acknowledged meanwhile (`tcp_ack_probe`, net/ipv4/tcp_input.c).
+    /// TCP_USER_TIMEOUT is left alone. It would also end a peer that reads all the time, but
+    /// slowly: for the kernel, a window stays shut until all of the next segment fits into it,
+    /// whatever is acknowledged meanwhile (`tcp_ack_probe`, net/ipv4/tcp_input.c).
     pub write_stall: Option<Duration>,
     /// The least that has to be read and written, together.
     pub min_rate: Option<MinRate>,

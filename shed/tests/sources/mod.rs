@@ -1,5 +1,5 @@
-//! Clients from addresses of 127.0.0.0/8, a server that says who it takes them for, and what becomes of
-//! both.
+//! Clients from addresses of 127.0.0.0/8, a server that says who it takes them for, and what
+//! becomes of both.
 
 #![allow(dead_code, reason = "each test takes what it needs")]
 

@@ -29,7 +29,8 @@ pub(crate) async fn within(
     }
 }
 
-/// accepted = admitted + shed at accept, admitted = closed + open, and each that closed had its time.
+/// accepted = admitted + shed at accept, admitted = closed + open, and each that closed had its
+/// time.
 pub(crate) fn check_identities(stats: &Stats) {
     assert_eq!(stats.accepted, stats.admitted + stats.shed_at(Stage::Accept), "{stats:?}");
     let closed: u64 = stats.closed.iter().map(|(_, n)| n).sum();
