@@ -13,6 +13,7 @@ mod textfile;
 
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use backlogd_shed::Drain;
 use thiserror::Error;
 use tokio::sync::watch;
 
@@ -33,7 +34,7 @@ use crate::{
         http,
         outlet::{Deliveries, Outlets},
     },
-    shed::{Dead, Fronts, Restart, StartError, Watch},
+    shed::{Dead, Fronts, Live, Restart, StartError, Watch},
     sources::{Namespaces, OpenError, Options},
     sys::{activation::ActivationError, clock, heap},
 };
@@ -93,12 +94,12 @@ pub enum DaemonError {
 }
 
 impl DaemonError {
-    /// Whether what was inherited is not what the configuration says.
+    /// Whether the configuration cannot hold here, or is not that of what was inherited.
     #[must_use]
-    pub fn is_inherited(&self) -> bool {
+    pub fn is_configuration(&self) -> bool {
         match self {
             Self::Activation(err) => !matches!(err, ActivationError::Call { .. }),
-            Self::Shed(err) => err.is_inherited(),
+            Self::Shed(err) => err.is_configuration(),
             Self::Listen { .. }
             | Self::AlreadyRunning(_)
             | Self::Dead(_)
@@ -133,7 +134,7 @@ pub fn run(
     // first: a signal that comes while the programs are loaded is answered after that
     let mut signals = {
         let _entered = runtime.enter();
-        Signals::take(purpose).map_err(failed("the signal handlers"))?
+        Signals::take().map_err(failed("the signal handlers"))?
     };
     let (snapshots, seen) = watch::channel(None);
     let sampler = Sampler::start(&config, snapshots, watchdog)?;
@@ -221,8 +222,6 @@ async fn serve(
         result = duty::watch_over(config, signals, &reload, snapshots, parts) => result,
     };
     let end = match result {
-        // what is shed for by then has nobody to serve it
-        Err(DaemonError::Dead(dead)) => return Err(dead.into()),
         Ok(Why::HandedOver) => {
             ending.send_replace(Ending::Leaving);
             if let Ok(ended) = tokio::time::timeout(SETTLE, &mut servers).await {
@@ -233,11 +232,13 @@ async fn serve(
         Ok(Why::Told) | Err(_) => {
             tracing::info!("stopping");
             manager.stopping();
+            let drained = drained(fronts);
+            tokio::pin!(drained);
             // scrapes are answered meanwhile
             tokio::select! {
                 biased;
-                () = drained(fronts) => {}
-                () = signals.stop() => tracing::warn!("told again to stop: what is open is cut off"),
+                () = &mut drained => {}
+                () = signals.stop() => cut_off(&lives, drained).await,
                 ended = &mut servers => return ended.map(|()| End::Stopped).map_err(failed("the server")),
             }
             result.map(|_| End::Stopped)
@@ -255,8 +256,22 @@ async fn drained(fronts: Option<Fronts>) {
     }
 }
 
+/// Resets what is open, and waits until that is done.
+async fn cut_off(lives: &[Live], drained: impl Future<Output = ()>) {
+    tracing::warn!("told again to stop: what is open is reset");
+    let now = Drain { delay: Duration::ZERO, deadline: Duration::ZERO, ..Drain::default() };
+    let hurried = async {
+        for live in lives {
+            live.handle().drain(now).await;
+        }
+    };
+    // where it takes longer, it is cut off by the end of the process
+    drop(tokio::time::timeout(GRACE, async { tokio::join!(hurried, drained) }).await);
+}
+
 /// Waits for the last connections of a generation that was handed over.
 async fn leave(fronts: Option<Fronts>, mut signals: Signals) {
+    let lives = fronts.as_ref().map_or(Vec::new(), Fronts::lives);
     let left = async {
         if let Some(fronts) = fronts {
             fronts.leave().await;
@@ -271,7 +286,7 @@ async fn leave(fronts: Option<Fronts>, mut signals: Signals) {
             () = signals.stop() => {}
         }
     }
-    tracing::warn!("told again to stop: what is open is cut off");
+    cut_off(&lives, left).await;
 }
 
 /// For `map_err`: `what` could not be started.

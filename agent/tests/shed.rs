@@ -214,6 +214,18 @@ fn a_second_signal_cuts_the_drain_short() {
     shed.signal("INT");
     shed.wait_for_line("told again to stop");
     assert_eq!(Some(0), shed.ended(Duration::from_secs(5)));
+    // an end would say that it has all there is
+    assert_eq!(Err(ErrorKind::ConnectionReset), rest(&mut open));
+}
+
+#[test]
+fn the_log_says_that_it_sheds() {
+    let shed = Shed::start(&echo(), "soft = 1");
+    let mut first = shed.client();
+    serves(&mut first);
+    assert_eq!(Err(ErrorKind::ConnectionReset), shed.ends());
+    let line = shed.wait_for_line(" sheds ");
+    assert!(line.contains("listener=\"web\" reasons=\"soft 1\""), "{line}");
 }
 
 #[test]
@@ -303,8 +315,8 @@ fn sighup_changes_limits_and_says_what_waits_for_the_next_start() {
     // no descriptors for that many: the limits before stay
     fs::write(shed.config(), table(&addr, "soft = 1700000\nidle_seconds = 9")).unwrap();
     shed.signal("HUP");
-    let line = shed.wait_for_line("its limits stay as they were");
-    assert!(line.contains("RLIMIT_NOFILE"), "{line}");
+    let line = shed.wait_for_line("not reloaded: the configuration stays as it was");
+    assert!(line.contains("listener=\"web\"") && line.contains("RLIMIT_NOFILE"), "{line}");
     shed.wait_until_counted("backlogd_shed_limit", &["kind=\"hard\""], 30);
     serves(&mut first);
 }

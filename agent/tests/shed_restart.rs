@@ -252,6 +252,12 @@ fn listen() -> (TcpListener, SocketAddr) {
 
 /// A backend that answers what it gets.
 fn echo() -> SocketAddr {
+    let (several, at) = listen();
+    let start = Start::shed(&table("web", &at.to_string(), "accept_sockets = 2"));
+    let output = start.passing("web", several).refuses();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(Some(78), output.status.code(), "{text}");
+    assert!(text.contains("an inherited socket, which has one accept loop"), "{text}");
     let (listener, at) = listen();
     thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
@@ -495,6 +501,36 @@ fn health_checks_are_the_next_generations() {
     drop(long);
     assert_eq!(Some(0), server.ended());
     server.end();
+}
+
+#[test]
+fn a_listener_by_another_name_is_not_handed_over() {
+    // limits are counted by the name: over both generations, they would not hold
+    let server = Start::shed(&table("web", "127.0.0.1:0", "")).serves();
+    fs::write(server.start.config(), table("other", &server.at.to_string(), "")).unwrap();
+    server.signal("USR2");
+    let line = server.line("not handed over");
+    assert!(line.contains("ended before it accepted"), "{line}");
+    server.serves_a_client();
+    server.end();
+}
+
+#[test]
+fn the_daemon_that_hosts_listeners_says_that_it_hands_nothing_over() {
+    let verb = ["run", "--no-ebpf", "--listen", "127.0.0.1:0", "--socket", ""];
+    let server = Start::by(&verb, &table("web", "127.0.0.1:0", "")).serves();
+    server.signal("USR2");
+    server.line("not handed over: that is for backlogd shed");
+    server.serves_a_client();
+    server.end();
+}
+
+#[test]
+fn what_cannot_hold_is_a_wrong_configuration() {
+    let output = Start::shed(&table("web", "127.0.0.1:0", "fd_reserve = 1000000")).refuses();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(Some(78), output.status.code(), "{text}");
+    assert!(text.contains("RLIMIT_NOFILE"), "{text}");
 }
 
 #[test]

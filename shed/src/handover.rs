@@ -200,6 +200,12 @@ impl Generation {
         self.passed.push((name.into(), fd));
     }
 
+    /// Whether there is an inherited socket of that name which no listener has so far.
+    #[must_use]
+    pub fn inherits(&self, name: &str) -> bool {
+        self.inherited.iter().any(|(it, _)| it == name)
+    }
+
     /// The inherited socket of that name.
     pub(crate) fn inherited(&mut self, name: &str) -> Option<Socket> {
         let place = self.inherited.iter().position(|(it, _)| it == name)?;

@@ -27,7 +27,7 @@ impl Exit {
     #[must_use]
     pub fn of(err: &anyhow::Error) -> Self {
         let daemon = err.downcast_ref::<DaemonError>();
-        if err.is::<ConfigError>() || daemon.is_some_and(DaemonError::is_inherited) {
+        if err.is::<ConfigError>() || daemon.is_some_and(DaemonError::is_configuration) {
             Self::Configuration
         } else if let Some(DaemonError::Dead(_)) = daemon {
             Self::Warning

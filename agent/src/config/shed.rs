@@ -44,6 +44,9 @@ pub(super) fn front(entry: &Entry<'_>) -> Result<Front, ConfigError> {
     let keys = Keys(entry);
     let listen = keys.need("listen", address)?;
     let backend: Backend = keys.need("backend", |value| value.as_str()?.parse().ok())?;
+    if backend == Backend::Tcp(listen.to_string()) {
+        return Err(entry.refuse("backend", "another address than that of listen"));
+    }
     let soft = keys.need("soft", |value| ranged(value, 1, MAX_SOFT))?;
     let least = Front::new(listen, backend, soft);
     let limits = limits(keys, least.limits)?;

@@ -104,7 +104,9 @@ pub(super) async fn watch_over(
 }
 
 fn begin(restart: Option<&mut Restart>, lives: &[Live]) {
-    let Some(restart) = restart else { return };
+    let Some(restart) = restart else {
+        return tracing::warn!("not handed over: that is for backlogd shed");
+    };
     if let Some(live) = lives.iter().find(|live| !live.front().accept.may_be_handed_over()) {
         let listener = &live.front().name;
         tracing::error!(

@@ -36,7 +36,10 @@ pub(super) fn take(config: &Config, purpose: Purpose) -> Result<Inherited, Daemo
     let mut listeners: Vec<_> =
         config.shed.iter().map(|front| (&*front.name, front.listen)).collect();
     listeners.extend([(SCRAPES, config.listen), (OF_UNIT, config.listen)]);
-    generation.name_by_address(&listeners);
+    if generation.number() == 0 {
+        // of a generation before, limits go by the name, too: a listener by another name is another
+        generation.name_by_address(&listeners);
+    }
     let tcp =
         [SCRAPES, OF_UNIT].into_iter().find_map(|name| Some((name, generation.take_fd(name)?)));
     let tcp = match tcp {

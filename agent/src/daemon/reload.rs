@@ -4,7 +4,7 @@ use super::{log::log_muted, sampler::Sampler};
 use crate::{
     config::{Config, ConfigError},
     error,
-    shed::{Front, Live},
+    shed::{Front, Live, bounds},
 };
 
 /// The configuration in force after SIGHUP: a bad file keeps the old one. `lives` are those of
@@ -22,6 +22,11 @@ pub(super) fn reloaded(
             return old;
         }
     };
+    if let Err((place, err)) = bounds(&new.shed) {
+        let (listener, error) = (&new.shed[place].name, error::chain(&err));
+        tracing::error!(listener, %error, "not reloaded: the configuration stays as it was");
+        return old;
+    }
     let fixed = [
         ("listen", new.listen != old.listen),
         ("socket", new.socket != old.socket),
@@ -101,7 +106,9 @@ impl<'a> Changes<'a> {
 
 /// What is in force of `new`: what listeners that stay take while they run.
 fn fronts_reloaded(old: &[Front], new: &[Front], lives: &[Live]) -> Vec<Front> {
-    let changes = Changes::between(old, new);
+    let mut changes = Changes::between(old, new);
+    // they share descriptors: who leaves some first
+    changes.live.sort_by_key(|(i, new, _)| old[*i].limits.soft < new.limits.soft);
     for (listener, keys) in changes.later {
         // without keys it is all of them: the listener comes or goes
         let keys = (!keys.is_empty()).then(|| keys.join(", "));

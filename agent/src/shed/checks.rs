@@ -3,12 +3,14 @@
 use std::{io, net::SocketAddr, time::Duration};
 
 use backlogd_shed::{Handle, health::HealthServer};
-use tokio::time;
+use tokio::time::{self, Instant};
 
 use super::Health;
 
 /// How often the address is asked for, while the generation before has it.
 const RETRY: Duration = Duration::from_millis(50);
+/// That one has left it by then.
+const LONGEST: Duration = Duration::from_secs(5);
 
 /// Health checks, and who answers them.
 pub(super) struct Checks {
@@ -53,13 +55,24 @@ impl Checks {
 
     /// Answers them, from when there is an address for that.
     pub(super) async fn answer(mut self) {
+        let begun = Instant::now();
+        let mut is_told = false;
         loop {
             if let Some(server) = self.server.take() {
                 return server.run().await;
             }
             time::sleep(RETRY).await;
-            // an error: it is not free so far
-            drop(self.take_address());
+            match self.take_address() {
+                Err(err) if !is_told && LONGEST < begun.elapsed() => {
+                    is_told = true;
+                    let (listener, listen) = (self.handle.name(), self.health.listen);
+                    tracing::error!(
+                        listener, %listen, error = %err,
+                        "health checks are not answered: somebody else has the address"
+                    );
+                }
+                Ok(()) | Err(_) => {}
+            }
         }
     }
 }

@@ -13,6 +13,7 @@ mod relay;
 mod restart;
 mod run;
 mod settings;
+mod tell;
 
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 

@@ -19,6 +19,7 @@ use super::{
     checks::Checks,
     relay,
     settings::{self, Door},
+    tell,
 };
 use crate::errno::Errno;
 
@@ -37,6 +38,15 @@ pub enum StartError {
         name: String,
         /// What is wrong.
         source: BuildError,
+    },
+    /// It was inherited, which goes with one accept loop alone.
+    #[error(
+        "shedding listener {name}: got an inherited socket, which has one accept loop; expected \
+         neither accept_thread nor more accept_sockets than 1"
+    )]
+    Accept {
+        /// Its name.
+        name: String,
     },
     /// Health checks cannot be answered where they should be.
     #[error("shedding listener {name}: cannot answer health checks on {listen}")]
@@ -57,19 +67,21 @@ pub enum StartError {
 }
 
 impl StartError {
-    /// Whether something was inherited that is not what the configuration says.
+    /// Whether the configuration cannot hold in this process, or is not that of what was inherited.
     #[must_use]
-    pub fn is_inherited(&self) -> bool {
+    pub fn is_configuration(&self) -> bool {
         match self {
-            Self::Listener { source, .. } => {
-                matches!(source, BuildError::Inherited { .. } | BuildError::Adopted { .. })
-            }
+            Self::Listener { source, .. } => matches!(
+                source,
+                BuildError::Inherited { .. } | BuildError::Adopted { .. } | BuildError::Limits(_)
+            ),
             Self::Inherited(err) => matches!(
                 err,
                 GenerationError::Variable { .. }
                     | GenerationError::Descriptor { .. }
                     | GenerationError::Unused { .. }
             ),
+            Self::Accept { .. } => true,
             Self::Health { .. } | Self::Runtime(_) => false,
         }
     }
@@ -136,8 +148,8 @@ pub struct Fronts {
     runtime: Option<Runtime>,
     lives: Vec<Live>,
     tasks: Vec<JoinHandle<()>>,
-    /// They answer until all else has ended.
-    health: Vec<JoinHandle<()>>,
+    /// What answers health checks and writes the log, until all else has ended.
+    aside: Vec<JoinHandle<()>>,
     deaths: mpsc::UnboundedReceiver<Dead>,
 }
 
@@ -160,14 +172,15 @@ impl Fronts {
         generation.check_used()?;
         // one message for each accept loop at most
         let (dies, deaths) = mpsc::unbounded_channel();
-        let (mut lives, mut tasks, mut health) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut lives, mut tasks, mut aside) = (Vec::new(), Vec::new(), Vec::new());
         for Opened { live, doors, checks } in opened {
             let serve = |door| runtime.spawn(serve(door, live.watch(), dies.clone()));
             tasks.extend(doors.into_iter().map(serve));
-            health.extend(checks.map(|checks| runtime.spawn(checks.answer())));
+            aside.push(runtime.spawn(tell::run(live.handle().clone())));
+            aside.extend(checks.map(|checks| runtime.spawn(checks.answer())));
             lives.push(live);
         }
-        Ok(Self { runtime: Some(runtime), lives, tasks, health, deaths })
+        Ok(Self { runtime: Some(runtime), lives, tasks, aside, deaths })
     }
 
     /// What steers them, from anywhere; in the order in which they were given.
@@ -193,7 +206,7 @@ impl Fronts {
     /// As [`stop`](Self::stop), for the next generation, which accepts already: nobody has to learn
     /// of it before. Health checks are that one's at once.
     pub async fn leave(self) {
-        self.health.iter().for_each(JoinHandle::abort);
+        self.aside.iter().for_each(JoinHandle::abort);
         self.drain(|_| Duration::ZERO).await;
     }
 
@@ -215,7 +228,7 @@ impl Fronts {
             // only what was reset is left, which ends at once
             drop(time::timeout(GRACE, task).await);
         }
-        self.health.iter().for_each(JoinHandle::abort);
+        self.aside.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -262,6 +275,9 @@ struct Opened {
 
 fn open(front: &Front, generation: &mut Generation) -> Result<Opened, StartError> {
     let name = || front.name.clone();
+    if !front.accept.may_be_handed_over() && generation.inherits(&front.name) {
+        return Err(StartError::Accept { name: name() });
+    }
     let builder = settings::applied(ShedListener::bind(front.listen.to_string()), front);
     let doors = Door::open(builder, front.accept, generation)
         .map_err(|source| StartError::Listener { name: name(), source })?;

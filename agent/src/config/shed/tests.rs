@@ -443,6 +443,10 @@ fn what_must_be_there_and_what_may_not_be_there_twice_is_named() {
     );
     refuses(listen, &format!("1:1: shed: got no backend, expected {}", Backend::EXPECTED));
     refuses(
+        &format!("{listen}backend = \"[::]:80\""),
+        "3:11: shed.backend: got \"[::]:80\", expected another address than that of listen",
+    );
+    refuses(
         &format!("{listen}backend = \"unix:s\""),
         &format!("3:11: shed.backend: got \"unix:s\", expected {}", Backend::EXPECTED),
     );

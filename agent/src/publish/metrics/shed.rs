@@ -311,11 +311,12 @@ pub(super) const FAMILIES: &[Family] = &[
         "backlogd_shed_handovers_total",
         Kind::Counter,
         &["listener", "result"],
-        "Attempts of this generation to hand over: ok, the next one accepts, and is asked from then on; child_failed, it could not be started, or ended; timeout, it did not say in time that it accepts",
+        "Handovers: ok, of all generations so far; of this one, child_failed, the next could not be started, or ended, and timeout, it did not say in time that it accepts",
         |scrape, sink| {
             scrape.shed.iter().try_for_each(|it| {
-                let Some((_, n)) = it.generation else { return Ok(()) };
-                [("ok", n.ok), ("child_failed", n.child_failed), ("timeout", n.timeout)]
+                let Some((before, n)) = it.generation else { return Ok(()) };
+                // its own success is counted by the next one, which is asked from then on
+                [("ok", before + n.ok), ("child_failed", n.child_failed), ("timeout", n.timeout)]
                     .into_iter()
                     .try_for_each(|(result, n)| {
                         let labels = [("listener", it.listener.as_str()), ("result", result)];
