@@ -51,8 +51,12 @@ pub enum BuildError {
         /// What was given.
         got: usize,
     },
+    /// A group opens its sockets itself, and was given one.
+    GroupAdopted,
     /// A member of the group is about to leave.
     Leaving,
+    /// The group was closed, or ends.
+    Closed,
     /// The channel of an accept thread cannot hold so many connections.
     Capacity {
         /// What was given.
@@ -60,6 +64,11 @@ pub enum BuildError {
     },
     /// Another listener of the generation has this name, by which both would count as one.
     Named {
+        /// The name.
+        name: String,
+    },
+    /// A name with a NUL cannot be told to the next generation.
+    NameWithNul {
         /// The name.
         name: String,
     },
@@ -123,6 +132,10 @@ impl fmt::Display for BuildError {
             Self::Members { got } => {
                 write!(f, "members of the group are {got}, expected 1 to {MAX_MEMBERS}")
             }
+            Self::GroupAdopted => f.write_str(
+                "got a socket, expected an address, since a group opens its sockets itself",
+            ),
+            Self::Closed => f.write_str("the group is closed, or ends, expected one that accepts"),
             Self::Leaving => {
                 f.write_str("a member of the group is leaving, expected none that does")
             }
@@ -132,6 +145,7 @@ impl fmt::Display for BuildError {
             Self::Named { name } => {
                 write!(f, "the generation has a listener {name:?} already, expected another name")
             }
+            Self::NameWithNul { name } => write!(f, "name is {name:?}, expected one without a NUL"),
             Self::Inherited { name, got, expected } => {
                 write!(f, "the inherited socket {name:?} listens on {got}, expected {expected}")
             }
@@ -158,9 +172,12 @@ impl Error for BuildError {
             | Self::Adaptive(_)
             | Self::Adopted { .. }
             | Self::Members { .. }
+            | Self::GroupAdopted
             | Self::Leaving
+            | Self::Closed
             | Self::Capacity { .. }
             | Self::Named { .. }
+            | Self::NameWithNul { .. }
             | Self::Inherited { .. }
             | Self::NoRuntime => None,
         }

@@ -104,12 +104,12 @@ impl Builder {
         self
     }
 
-    /// The limit of the accept queue that listen(2) is asked for. Unsaid: the largest that the
-    /// kernel gives, net.core.somaxconn, or what a socket has that listens already. Where it gives
-    /// less than is said, there is a [warning](crate::Handle::warnings).
+    /// The limit of the accept queue that listen(2) is asked for. Unsaid, or 0: the largest that
+    /// the kernel gives, net.core.somaxconn, or what a socket has that listens already. Where it
+    /// gives less than is said, there is a [warning](crate::Handle::warnings).
     #[must_use]
     pub fn backlog(mut self, backlog: u16) -> Self {
-        self.backlog = Some(backlog);
+        self.backlog = Some(backlog).filter(|&it| it != 0);
         self
     }
 
@@ -142,8 +142,10 @@ impl Builder {
         self
     }
 
-    /// Connections from these ranges are shed for nothing but the hard limit: neither the soft
-    /// limit nor the rate nor what a peer may have counts for them. Unsaid: from none.
+    /// For connections from these ranges neither the soft limit nor the rate nor what a peer may
+    /// have counts, nor an adaptive limit. All else does: the hard limit, a drain, the wait in the
+    /// queue after a pause, whether somebody takes what is handed over, a [`Decide`]. Unsaid: from
+    /// none.
     #[must_use]
     pub fn exempt(mut self, ranges: impl IntoIterator<Item = Cidr>) -> Self {
         self.policy.exempt = ranges.into_iter().collect();

@@ -25,7 +25,9 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Limits with everything derived from `soft`.
+    /// Limits with everything derived from `soft`. Where they take the place of others, by
+    /// [`Handle::set_limits`](crate::Handle::set_limits) say, a hard limit that was given before is
+    /// given no more.
     #[must_use]
     pub const fn soft(soft: usize) -> Self {
         Self { soft, hard: None, fd_reserve: None, fds_per_connection: 1 }

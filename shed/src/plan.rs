@@ -29,10 +29,14 @@ use crate::{
 const ARRIVALS: usize = 1_024;
 
 impl Builder {
-    /// Opens the listener, in a runtime with a timer. Raises RLIMIT_NOFILE to its hard limit.
+    /// Opens the listener, in a runtime with IO and a timer. Raises RLIMIT_NOFILE to its hard
+    /// limit.
     ///
     /// # Errors
     /// It cannot be as asked. Nothing is open then.
+    ///
+    /// # Panics
+    /// The runtime has no IO ([`enable_io`](tokio::runtime::Builder::enable_io)).
     pub fn build(mut self) -> Result<ShedListener, BuildError> {
         let checked = self.check()?;
         let source = self.source.take();
@@ -54,15 +58,16 @@ impl Builder {
     ///
     /// # Errors
     /// It cannot be as asked. Nothing is open then.
+    ///
+    /// # Panics
+    /// As [`build`](Self::build).
     pub fn build_group(mut self, members: usize) -> Result<(Group, Vec<ShedListener>), BuildError> {
         if !(1..=MAX_MEMBERS).contains(&members) {
             return Err(BuildError::Members { got: members });
         }
         let checked = self.check()?;
         let Source::Address(address) = self.source.take() else {
-            return Err(BuildError::Adopted {
-                got: "a socket, for a group that has to open its own",
-            });
+            return Err(BuildError::GroupAdopted);
         };
         let first = if self.joins_others { Reuse::Join } else { Reuse::Begin };
         let socket = socket::open(socket::parse(&address)?, self.backlog, first)?;
@@ -83,10 +88,17 @@ impl Builder {
     ///
     /// # Errors
     /// It cannot be as asked: what was inherited listens on another address, say.
+    ///
+    /// # Panics
+    /// As `build`.
     pub fn build_in(mut self, generation: &mut Generation) -> Result<ShedListener, BuildError> {
         let checked = self.check()?;
         let source = self.source.take();
         let name = self.name.clone().unwrap_or_else(|| source.name());
+        // it goes by the environment
+        if name.contains('\0') {
+            return Err(BuildError::NameWithNul { name });
+        }
         if generation.has(&name) {
             return Err(BuildError::Named { name });
         }
@@ -96,7 +108,12 @@ impl Builder {
             Some(inherited) => {
                 let inherited = socket::adopted(inherited, None)?;
                 let (got, expected) = (socket::local_addr(&inherited)?, source.address()?);
-                if got != expected && expected.port() != 0 {
+                // any port, but no other interfaces than those that are meant
+                let mut wanted = expected;
+                if wanted.port() == 0 {
+                    wanted.set_port(got.port());
+                }
+                if got != wanted {
                     return Err(BuildError::Inherited { name, got, expected });
                 }
                 // on a socket that listens, it changes the limit and nothing else

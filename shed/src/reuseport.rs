@@ -11,6 +11,7 @@ use socket2::Socket;
 
 use crate::{
     build_error::BuildError,
+    drain::Stage,
     handle::Handle,
     leave,
     listener::ShedListener,
@@ -52,10 +53,14 @@ impl Group {
     /// One more member, the last one.
     ///
     /// # Errors
-    /// There is no socket for it, the listener was closed, or a member is leaving: one whose
-    /// [`shrink`](Self::shrink) was dropped, say.
+    /// There is no socket for it, the listener was closed or ends by a drain, or a member is
+    /// leaving: one whose [`shrink`](Self::shrink) was dropped, say.
     pub fn grow(&mut self) -> Result<ShedListener, BuildError> {
-        if self.plan.shared.life.is_leaving() {
+        let shared = &self.plan.shared;
+        if shared.is_closed() || Stage::Closing <= shared.life.stage() {
+            return Err(BuildError::Closed);
+        }
+        if shared.life.is_leaving() {
             return Err(BuildError::Leaving);
         }
         let member = self.member(socket::open(self.address, self.plan.backlog, Reuse::Join)?)?;

@@ -22,6 +22,8 @@ async fn the_backlog_is_as_asked_as_far_as_the_kernel_grants() {
         let granted = listener.accept_queue().expect("TCP_INFO").1;
         assert_eq!(granted, somaxconn.min(backlog.into()));
     }
+    let listener = ShedListener::bind("127.0.0.1:0").backlog(0).build().expect("a listener");
+    assert_eq!(listener.accept_queue().expect("TCP_INFO").1, somaxconn, "as if unsaid");
     let listener = ShedListener::bind("127.0.0.1:0").backlog(10).build().expect("a listener");
     let mut clients = Vec::new();
     for _ in 0..11 {
@@ -126,6 +128,16 @@ async fn a_group_of_others_is_not_joined_unasked() {
 }
 
 #[tokio::test]
+async fn a_group_is_not_made_of_a_socket_that_is_given() {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let err = ShedListener::adopt(socket).build_group(2).expect_err("it opens its own");
+    assert_eq!(
+        err.to_string(),
+        "got a socket, expected an address, since a group opens its sockets itself"
+    );
+}
+
+#[tokio::test]
 async fn a_name_is_of_one_listener_of_a_generation() {
     let mut generation = Generation::take().expect("the first");
     let mut build = |name: Option<&str>| {
@@ -142,6 +154,8 @@ async fn a_name_is_of_one_listener_of_a_generation() {
     assert_eq!(build(None).map(drop), Err(refused("127.0.0.1:0")));
     drop(web);
     build(Some("web")).expect("it is free again");
+    let nul = "name is \"a\\0b\", expected one without a NUL".to_owned();
+    assert_eq!(build(Some("a\0b")).map(drop), Err(nul));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

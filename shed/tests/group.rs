@@ -88,6 +88,29 @@ async fn nobody_joins_while_a_member_leaves() {
     assert!(group.grow().is_ok());
 }
 
+#[tokio::test]
+async fn nobody_joins_what_is_closed_or_has_drained() {
+    let now = Drain { delay: Duration::ZERO, ..Drain::default() };
+    for drains in [false, true] {
+        let (mut group, listeners) =
+            ShedListener::bind("127.0.0.1:0").build_group(2).expect("a group");
+        let (address, handle) = (listeners[0].local_addr(), group.handle());
+        let serving: Vec<_> = listeners.into_iter().map(|it| tokio::spawn(serve(it))).collect();
+        if drains {
+            handle.drain(now).await;
+        } else {
+            handle.close();
+        }
+        for serving in serving {
+            serving.await.expect("each member ends");
+        }
+        let err = group.grow().expect_err("it has ended").to_string();
+        assert_eq!(err, "the group is closed, or ends, expected one that accepts");
+        let err = TcpStream::connect(address).await.expect_err("nobody listens");
+        assert_eq!(err.kind(), std::io::ErrorKind::ConnectionRefused, "drains: {drains}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_is_lost_when_members_leave() {
     shrink_and_grow(3).await;

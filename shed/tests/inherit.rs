@@ -68,6 +68,16 @@ fn a_listener_is_taken_by_its_name_and_anything_else_is_refused() {
     check(copy(), "metrics", "127.0.0.1:0", &format!("apart {address}"));
     let wrong = format!("the inherited socket \"web\" listens on {address}, expected 127.0.0.1:1");
     check(copy(), "web", "127.0.0.1:1", &wrong);
+    let open = TcpListener::bind("0.0.0.0:0").expect("a socket");
+    let port = open.local_addr().expect("an address").port();
+    for port_wanted in [0, port] {
+        let wrong = format!(
+            "the inherited socket \"web\" listens on 0.0.0.0:{port}, expected \
+             127.0.0.1:{port_wanted}"
+        );
+        let copy = open.try_clone().expect("a copy");
+        check(Some(copy.into()), "web", &format!("127.0.0.1:{port_wanted}"), &wrong);
+    }
     let unused = "inherited sockets [\"mail\"] are not used, expected a listener of each name";
     check(copy(), "mail", "127.0.0.1:0", unused);
     let connected = TcpStream::connect(&address).expect("queued");
