@@ -48,12 +48,40 @@ fn what_cannot_hold_is_named() {
     );
     check(
         PoolConfig { connect_timeout: Duration::ZERO, ..default() },
-        "pool: connect timeout is 0ns, expected at least 1ms",
+        "pool: connect_timeout is 0ns, expected 1ms to 604800s",
+    );
+    check(
+        PoolConfig { connect_timeout: Duration::MAX, ..default() },
+        &format!("pool: connect_timeout is {:?}, expected 1ms to 604800s", Duration::MAX),
+    );
+    check(
+        PoolConfig { idle_timeout: Duration::from_secs(604_801), ..default() },
+        "pool: idle_timeout is 604801s, expected 1ms to 604800s",
+    );
+    check(
+        PoolConfig { keepalive: Some(Duration::from_secs(36_000)), ..default() },
+        "pool: keepalive is 36000s, expected 1s to 32767s",
     );
     check(
         PoolConfig { keepalive: Some(Duration::from_millis(10)), ..default() },
-        "pool: keepalive is 10ms, expected at least 1s",
+        "pool: keepalive is 10ms, expected 1s to 32767s",
     );
+}
+
+#[tokio::test]
+async fn the_longest_times_can_be_had() {
+    let (backend, _server) = echo().await;
+    let week = Duration::from_secs(604_800);
+    let pool = pool(PoolConfig {
+        idle_timeout: week,
+        connect_timeout: week,
+        keepalive: Some(Duration::from_secs(32_767)),
+        ..PoolConfig::default()
+    });
+    pool.get(&backend, None).await.expect("a connection").reuse();
+    assert!(pool.sweep().is_some_and(|left| left <= week));
+    ask(&mut pool.get(&backend, None).await.expect("it is kept")).await;
+    assert_eq!(pool.stats().hits, 1);
 }
 
 #[tokio::test(start_paused = true)]
