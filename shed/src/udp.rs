@@ -44,6 +44,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     io::Interest,
     net::UdpSocket,
+    runtime,
     time::{self},
 };
 
@@ -108,10 +109,16 @@ impl UdpGroup {
     /// Opens the sockets at `address`. To be called within a runtime.
     ///
     /// # Errors
-    /// The configuration cannot hold, somebody else has the address, or the kernel refuses a
-    /// socket.
+    /// The configuration cannot hold, there is no runtime, somebody else has the address, or the
+    /// kernel refuses a socket.
+    ///
+    /// # Panics
+    /// The runtime has no IO ([`enable_io`](tokio::runtime::Builder::enable_io)).
     pub fn bind(address: SocketAddr, config: UdpConfig) -> Result<Self, UdpError> {
         config.check()?;
+        if runtime::Handle::try_current().is_err() {
+            return Err(UdpError::NoRuntime);
+        }
         let shared = Arc::new(Shared {
             counters: Counters::default(),
             since: Instant::now(),

@@ -88,6 +88,8 @@ pub enum UdpError {
         /// The most.
         most: usize,
     },
+    /// It was not called from within a tokio runtime.
+    NoRuntime,
     /// Somebody else has the address.
     InUse {
         /// The address.
@@ -122,6 +124,9 @@ impl fmt::Display for UdpError {
             Self::Range { what, got, least, most } => {
                 write!(f, "udp: {what} is {got}, expected {least} to {most}")
             }
+            Self::NoRuntime => {
+                f.write_str("udp: there is no tokio runtime, expected one to be entered")
+            }
             Self::InUse { address, owner: Some(owner), .. } => {
                 write!(f, "udp {address}: the address is in use, by {owner}")
             }
@@ -136,7 +141,7 @@ impl fmt::Display for UdpError {
 impl Error for UdpError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::Range { .. } => None,
+            Self::Range { .. } | Self::NoRuntime => None,
             Self::InUse { source, .. } | Self::Bind { source, .. } => Some(source),
         }
     }

@@ -249,3 +249,10 @@ proptest! {
         prop_assert_eq!(admitted, 2, "whoever is full again makes room");
     }
 }
+
+#[test]
+fn without_a_runtime_it_is_an_error() {
+    let address = "127.0.0.1:0".parse().expect("an address");
+    let err = UdpGroup::bind(address, UdpConfig::default()).expect_err("there is none");
+    assert_eq!(err.to_string(), "udp: there is no tokio runtime, expected one to be entered");
+}
