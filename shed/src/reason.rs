@@ -37,8 +37,6 @@ pub enum Reason {
     Tls,
     /// As many TLS handshakes go on as may.
     TlsBusy,
-    /// Its first byte did not come in time.
-    FirstByte,
     /// No connection to the backend was free in time.
     BackendWait,
     /// The backend cannot be reached.
@@ -47,7 +45,7 @@ pub enum Reason {
 
 impl Reason {
     /// All, in the order of their declaration.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 16] = [
         Self::Soft,
         Self::Hard,
         Self::PerIp,
@@ -62,7 +60,6 @@ impl Reason {
         Self::ProxyHeader,
         Self::Tls,
         Self::TlsBusy,
-        Self::FirstByte,
         Self::BackendWait,
         Self::BackendDown,
     ];
@@ -85,7 +82,6 @@ impl Reason {
             Self::ProxyHeader => "proxy_header",
             Self::Tls => "tls",
             Self::TlsBusy => "tls_busy",
-            Self::FirstByte => "first_byte",
             Self::BackendWait => "backend_wait",
             Self::BackendDown => "backend_down",
         }
