@@ -380,8 +380,10 @@ fn an_address_for_checks_that_is_taken_is_named() {
     let output = backlogd(&["shed", "--metrics", "127.0.0.1:0", "--config"], &config);
     assert_eq!(output.status.code(), Some(3));
     let stderr = String::from_utf8(output.stderr).unwrap();
-    let message =
-        format!("backlogd: shedding listener web: cannot answer health checks on {addr}: Address");
+    let message = format!(
+        "backlogd: shedding listener web: cannot answer health checks on {addr}: listener {addr}: \
+         the address is in use, by "
+    );
     assert!(stderr.contains(&message), "{stderr}");
 }
 

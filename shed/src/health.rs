@@ -31,7 +31,8 @@
 //! ```
 
 use std::{
-    io,
+    collections::VecDeque,
+    future, io,
     net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
@@ -44,12 +45,14 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::{
     io::unix::AsyncFd,
     net::TcpStream,
-    task::JoinSet,
+    runtime,
+    task::{self, AbortHandle, JoinSet},
     time::{self, Instant},
 };
 
 use crate::{
     accept::{self, Spare},
+    build_error::BuildError,
     drain::Stage,
     handle::Handle,
     listener::ShedListener,
@@ -66,7 +69,7 @@ pub use policy::{FailAt, HealthConfig, Unready};
 use policy::{Readiness, Seen};
 pub(crate) use probe::Probe;
 
-/// As many checks are answered at once.
+/// As many checks are answered at once; for one more, the oldest is ended.
 const AT_ONCE: usize = 8;
 /// Descriptors that are kept for checks when there are none.
 const RESERVE: usize = 4;
@@ -120,7 +123,11 @@ impl HealthServer {
     /// Opens a socket at `address` to answer for `listener`. To be called within a runtime.
     ///
     /// # Errors
-    /// The kernel refuses the socket.
+    /// The configuration cannot hold, there is no runtime, somebody else has the address, or the
+    /// kernel refuses the socket. Within is a [`BuildError`], which names who has the address.
+    ///
+    /// # Panics
+    /// The runtime has no IO ([`enable_io`](tokio::runtime::Builder::enable_io)).
     pub fn bind(
         address: SocketAddr,
         listener: &ShedListener,
@@ -133,18 +140,21 @@ impl HealthServer {
     /// sockets.
     ///
     /// # Errors
-    /// The kernel refuses the socket.
+    /// As of [`bind`](Self::bind).
+    ///
+    /// # Panics
+    /// As `bind`.
     pub fn watch(
         address: SocketAddr,
         local: SocketAddr,
         listener: &Handle,
         config: HealthConfig,
     ) -> io::Result<Self> {
-        let kind = Type::STREAM.nonblocking().cloexec();
-        let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(128)?;
+        config.check().map_err(|err| wrong(BuildError::OutOfRange(err)))?;
+        if runtime::Handle::try_current().is_err() {
+            return Err(wrong(BuildError::NoRuntime));
+        }
+        let socket = open(address)?;
         let answers_at = socket.local_addr()?.as_socket().unwrap_or(address);
         let now = Instant::now();
         let inner = Inner {
@@ -182,11 +192,11 @@ impl HealthServer {
         let mut probing = std::pin::pin!(async {
             match inner.config.probe {
                 Some(every) => probe::run(&inner.shared, self.target, every).await,
-                None => std::future::pending().await,
+                None => future::pending().await,
             }
         });
         let mut ticks = time::interval(TICK);
-        let mut checks = JoinSet::new();
+        let mut checks = Checks::default();
         loop {
             tokio::select! {
                 _ = ticks.tick() => {
@@ -194,25 +204,90 @@ impl HealthServer {
                     self.reserve.iter_mut().for_each(Spare::refill);
                 }
                 () = &mut probing => {}
-                Some(_) = checks.join_next() => {
-                    self.reserve.iter_mut().for_each(Spare::refill);
-                }
-                accepted = accept(&self.socket, &mut self.reserve), if checks.len() < AT_ONCE => {
+                () = checks.next_ended() => self.reserve.iter_mut().for_each(Spare::refill),
+                accepted = accept(&self.socket, &mut self.reserve) => {
                     match accepted.and_then(|socket| TcpStream::from_std(socket.into())) {
-                        Ok(stream) => {
-                            let inner = Arc::clone(&inner);
-                            checks.spawn(async move {
-                                // a check that is late or goes away needs no answer
-                                drop(time::timeout(CHECK, check(&stream, &inner)).await);
-                            });
-                        }
+                        Ok(stream) => checks.answer(stream, &inner).await,
+                        // that of the oldest is left, if it can be had
+                        Err(err) if is_without_descriptors(&err) && checks.end_oldest().await => {}
                         // an error of the connection, or nothing is left: not in a tight loop
                         Err(_) => time::sleep(Duration::from_millis(10)).await,
                     }
+                    self.reserve.iter_mut().for_each(Spare::refill);
                 }
             }
         }
     }
+}
+
+/// The checks that are answered at the moment.
+#[derive(Debug, Default)]
+struct Checks {
+    tasks: JoinSet<()>,
+    /// The oldest is the first; some may have ended.
+    by_age: VecDeque<AbortHandle>,
+}
+
+impl Checks {
+    /// Answers who is at the other end of `stream`. Where there is no place, the oldest check is
+    /// ended for it: who connects and says nothing would hold off all others.
+    async fn answer(&mut self, stream: TcpStream, inner: &Arc<Inner>) {
+        while AT_ONCE <= self.tasks.len() && self.end_oldest().await {}
+        let inner = Arc::clone(inner);
+        self.by_age.push_back(self.tasks.spawn(async move {
+            // a check that is late or goes away needs no answer
+            drop(time::timeout(CHECK, check(&stream, &inner)).await);
+        }));
+        // a request that is there is answered before another check can take its place
+        task::yield_now().await;
+    }
+
+    /// Ends the oldest, and waits until it has; whether there was one.
+    async fn end_oldest(&mut self) -> bool {
+        let Some(oldest) = self.by_age.pop_front() else { return false };
+        oldest.abort();
+        while !oldest.is_finished() && self.tasks.join_next().await.is_some() {}
+        self.forget_ended();
+        true
+    }
+
+    /// Ends when one ends.
+    async fn next_ended(&mut self) {
+        if self.tasks.join_next().await.is_none() {
+            future::pending::<()>().await;
+        }
+        self.forget_ended();
+    }
+
+    fn forget_ended(&mut self) {
+        while self.tasks.try_join_next().is_some() {}
+        self.by_age.retain(|it| !it.is_finished());
+    }
+}
+
+/// The socket for checks.
+fn open(address: SocketAddr) -> io::Result<Socket> {
+    let failed = |call| move |source| wrong(BuildError::at(address, call, source));
+    let kind = Type::STREAM.nonblocking().cloexec();
+    let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))
+        .map_err(failed("socket"))?;
+    socket.set_reuse_address(true).map_err(failed("SO_REUSEADDR"))?;
+    socket.bind(&address.into()).map_err(failed("bind"))?;
+    socket.listen(128).map_err(failed("listen"))?;
+    Ok(socket)
+}
+
+/// As an error of the kind that it has, or that of a wrong argument.
+fn wrong(err: BuildError) -> io::Error {
+    let kind = match &err {
+        BuildError::InUse { source, .. } | BuildError::Call { source, .. } => source.kind(),
+        _ => io::ErrorKind::InvalidInput,
+    };
+    io::Error::new(kind, err)
+}
+
+fn is_without_descriptors(err: &io::Error) -> bool {
+    [Some(libc::EMFILE), Some(libc::ENFILE)].contains(&err.raw_os_error())
 }
 
 /// The next check; where there is no descriptor for it, in the place of one that was kept.
@@ -220,7 +295,7 @@ async fn accept(listener: &AsyncFd<Socket>, reserve: &mut [Spare]) -> io::Result
     loop {
         let mut ready = listener.readable().await?;
         let accepted = match accept::accept(ready.get_inner()) {
-            Err(err) if [Some(libc::EMFILE), Some(libc::ENFILE)].contains(&err.raw_os_error()) => {
+            Err(err) if is_without_descriptors(&err) => {
                 match reserve.iter_mut().find(|spare| spare.is_there()) {
                     Some(spare) => spare.accept(ready.get_inner()),
                     None => Err(err),

@@ -214,3 +214,64 @@ async fn an_accept_loop_that_stands_still_at_the_hard_limit_is_alive() {
     answering.abort();
     accepting.abort();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_says_nothing_holds_no_check_off() {
+    let listener = ShedListener::bind("127.0.0.1:0").build().expect("a listener");
+    let config = HealthConfig { probe: None, ..HealthConfig::default() };
+    let loopback = "127.0.0.1:0".parse().expect("an address");
+    let server = HealthServer::bind(loopback, &listener, config).expect("a port");
+    let (checks, answering) = (server.local_addr(), tokio::spawn(server.run()));
+    for _ in 0..3 {
+        let _silent: Vec<_> =
+            (0..24).map(|_| TcpStream::connect(checks).expect("queued")).collect();
+        // half of the time that each of them may take
+        let answer = time::timeout(Duration::from_secs(1), check(checks, "/readyz")).await;
+        assert_eq!(answer.expect("in time"), well());
+    }
+    answering.abort();
+}
+
+#[tokio::test]
+async fn an_address_in_use_names_who_has_it() {
+    let listener = ShedListener::bind("127.0.0.1:0").build().expect("a listener");
+    let address = listener.local_addr();
+    let err = HealthServer::bind(address, &listener, HealthConfig::default()).expect_err("in use");
+    assert_eq!(err.kind(), std::io::ErrorKind::AddrInUse);
+    let message = err.to_string();
+    let expected = format!("listener {address}: the address is in use, by socket ");
+    assert!(message.starts_with(&expected), "{message}");
+    assert!(message.ends_with(&format!("[{}]", std::process::id())), "{message}");
+}
+
+#[test]
+fn what_cannot_be_is_an_error() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let listener = {
+        let _entered = runtime.enter();
+        ShedListener::bind("127.0.0.1:0").build().expect("a listener")
+    };
+    let bind = |probe| {
+        let config = HealthConfig { probe, ..HealthConfig::default() };
+        let loopback = "127.0.0.1:0".parse().expect("an address");
+        HealthServer::bind(loopback, &listener, config).map(drop).map_err(|err| err.to_string())
+    };
+    let none = "there is no tokio runtime, expected one to be entered";
+    assert_eq!(bind(None), Err(none.to_owned()));
+    let _entered = runtime.enter();
+    let ms = Duration::from_millis;
+    for holds in [None, Some(ms(10)), Some(ms(4_000))] {
+        assert_eq!(bind(holds), Ok(()));
+    }
+    let most = u64::MAX;
+    for (probe, us) in [
+        (Duration::ZERO, 0),
+        (ms(9), 9_000),
+        (ms(4_000) + Duration::from_nanos(1), 4_000_001),
+        (ms(60_000), 60_000_000),
+        (Duration::MAX, most),
+    ] {
+        let expected = format!("probe of health checks in us is {us}, expected 10000 to 4000000");
+        assert_eq!(bind(Some(probe)), Err(expected), "{probe:?}");
+    }
+}

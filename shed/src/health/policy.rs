@@ -2,6 +2,8 @@
 
 use std::{error::Error, fmt, time::Duration};
 
+use crate::range::OutOfRange;
+
 /// No answer of the accept loop for longer is none.
 pub(super) const SILENCE: Duration = Duration::from_secs(5);
 /// Without descriptors for longer, nobody is served.
@@ -28,8 +30,8 @@ pub struct HealthConfig {
     pub fail_after: Duration,
     /// It comes back after so long below 90 % of the soft limit. Default: 5 s.
     pub recover_after: Duration,
-    /// How often the server asks itself whether it accepts. Default: 1 s, at most 4 s to be of use;
-    /// `None`: it does not.
+    /// How often the server asks itself whether it accepts. Default: 1 s; 10 ms to 4 s, within the
+    /// 5 s after which no answer is a no; `None`: it does not.
     pub probe: Option<Duration>,
 }
 
@@ -41,6 +43,17 @@ impl Default for HealthConfig {
             recover_after: Duration::from_secs(5),
             probe: Some(Duration::from_secs(1)),
         }
+    }
+}
+
+impl HealthConfig {
+    /// # Errors
+    /// It cannot hold.
+    pub(super) fn check(&self) -> Result<(), OutOfRange> {
+        let Some(probe) = self.probe else { return Ok(()) };
+        // rounded up: what is above a bound is out of it
+        let us = u64::try_from(probe.as_nanos().div_ceil(1_000)).unwrap_or(u64::MAX);
+        OutOfRange::check("probe of health checks in us", us, 10_000, 4_000_000)
     }
 }
 
