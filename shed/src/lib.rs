@@ -35,7 +35,8 @@
 //!
 //! # When it ends
 //! A [drain](Handle::drain) ends it and resets nobody who finished a handshake before its deadline;
-//! a program that is [restarted](Generation) leaves its socket, and its limits, to the next one.
+//! a program that is [restarted](Generation) leaves its socket, and its limits, to the next one:
+//! those of [`Builder::build_in`], so neither a group's nor that of a thread that accepts.
 //! [`Handle::close`] ends it at once, and so does a failure of accept(2) that will not pass.
 //! `accept` says so by its error; elsewhere, [`Handle::ended`] and [`Handle::fatal`] wait for it,
 //! and [`Handle::is_ready`] is false. axum's listeners have no errors: one that ended closes its
@@ -50,6 +51,7 @@
 //! |---|---|---|---|
 //! | | [`ShedListener::accept`] | any tokio server | `echo` |
 //! | | the same, in hyper-util's `TokioIo` | hyper | `hyper` |
+//! | | [`Generation`]: restarts without a gap | any tokio server | `restart` |
 //! | `axum` | `axum::serve::Listener` for all; `PeerAddr` for `ConnectInfo` | axum | `axum` |
 //! | `stream` | `into_stream()` of listeners; `Accepted` is a `Stream` | whatever takes one | |
 //! | `tonic` | `stream`, and `Connected` for [`ShedStream`], also over TLS | tonic | `tonic` |
