@@ -15,6 +15,14 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! hyper has the streams, and tells nothing of requests. So of connections that come this way,
+//! [`Deadlines::header`](crate::Deadlines::header) and
+//! [`Builder::max_request_bytes`](crate::Builder::max_request_bytes) are off, and so is
+//! [`Deadlines::handshake`](crate::Deadlines::handshake) where there is no TLS;
+//! [`Deadlines::min_rate`](crate::Deadlines::min_rate) counts the time between two requests, too.
+//! hyper's `header_read_timeout`, in a server that is not `axum::serve`, and axum's
+//! `DefaultBodyLimit` are for that. All other deadlines hold.
 
 use std::{future, io, net::SocketAddr};
 
@@ -67,7 +75,9 @@ impl Listener for Accepted {
     }
 }
 
-fn with_peer(conn: ShedStream) -> (ShedStream, SocketAddr) {
+/// What hyper gets, which tells nothing of requests.
+fn with_peer(mut conn: ShedStream) -> (ShedStream, SocketAddr) {
+    conn.hide_requests();
     let peer = conn.peer_addr();
     (conn, peer)
 }
@@ -96,6 +106,7 @@ mod tls {
         type Addr = SocketAddr;
 
         async fn accept(&mut self) -> (S, SocketAddr) {
+            self.hide_requests();
             match Self::accept(self).await {
                 Ok(accepted) => accepted,
                 Err(_) => {

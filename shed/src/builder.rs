@@ -182,6 +182,9 @@ impl Builder {
 
     /// The size of a request in bytes, at least 1: when more were read since the connection began,
     /// or since [`request_done`](crate::ShedStream::request_done), reads fail. Unsaid: any.
+    /// Who cannot call that, since hyper, tonic or whoever takes a stream reads by itself, leaves
+    /// it off: it would be the size of all requests of a connection. For `axum::serve` it is off
+    /// whatever is said; axum's `DefaultBodyLimit` is for that.
     #[must_use]
     pub fn max_request_bytes(mut self, bytes: u64) -> Self {
         self.max_request = bytes;

@@ -40,8 +40,9 @@ pub struct ShedStream {
     stream: TcpStream,
     peer: SocketAddr,
     raw_peer: SocketAddr,
-    /// Bytes of this request.
+    /// Bytes of this request, and how many it may have.
     request: u64,
+    max_request: u64,
     budget: Budget,
     permit: Permit,
 }
@@ -66,8 +67,8 @@ impl ShedStream {
     pub(crate) fn new(stream: TcpStream, peer: SocketAddr, mut permit: Permit) -> Self {
         let registered = Registered::new(permit.shared(), &stream);
         let loan = permit.watch(&stream);
-        let (raw_peer, budget) = (peer, Budget::ENDLESS);
-        Self { registered, loan, stream, peer, raw_peer, request: 0, budget, permit }
+        let (raw_peer, budget, max_request) = (peer, Budget::ENDLESS, permit.max_request());
+        Self { registered, loan, stream, peer, raw_peer, request: 0, max_request, budget, permit }
     }
 
     /// The connection, passed on by a proxy for `peer`.
@@ -153,6 +154,14 @@ impl ShedStream {
         }
     }
 
+    /// Whoever reads it tells nothing of its requests: they have neither a deadline for a header
+    /// nor a size.
+    #[cfg(any(feature = "axum", feature = "tls"))]
+    pub(crate) fn hide_requests(&mut self) {
+        self.max_request = u64::MAX;
+        self.header_done();
+    }
+
     /// The deadline for all that is done for this connection at the moment: the one that was begun
     /// for the request, and in any case the connection's lifetime.
     #[must_use]
@@ -177,7 +186,7 @@ impl ShedStream {
 
     /// Whether the request is as large as it may be.
     fn check_size(&self) -> io::Result<()> {
-        let limit = self.permit.max_request();
+        let limit = self.max_request;
         if self.request <= limit {
             return Ok(());
         }

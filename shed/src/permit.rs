@@ -184,6 +184,12 @@ impl Permit {
         self.cell = None;
     }
 
+    /// What its deadlines see of it, for who tells them of it and has not got it.
+    #[cfg(feature = "tls")]
+    pub(crate) fn cell(&self) -> Option<Arc<Cell>> {
+        self.cell.clone()
+    }
+
     /// What watches its deadlines.
     pub(crate) fn watched(&self) -> Option<(&Watcher, &Cell)> {
         Some((self.shared.watcher.as_ref()?, self.cell.as_ref()?))

@@ -27,7 +27,9 @@ use tokio::{
     time,
 };
 
-use crate::{conn::ShedStream, reason::Reason};
+use crate::{
+    conn::ShedStream, deadline::cell::Cell, permit::Permit, reason::Reason, shared::Shared,
+};
 
 /// A connection that has to pass a stage: reset and shed where it is dropped before.
 #[derive(Debug)]
@@ -109,6 +111,34 @@ impl AsyncWrite for Staged {
     }
 }
 
+/// Tells the deadlines of a connection, wherever that is, of its stage.
+struct Phases {
+    shared: Arc<Shared>,
+    cell: Arc<Cell>,
+}
+
+impl Phases {
+    /// The stage begins; `None`: there are no deadlines.
+    fn begin(permit: &Permit) -> Option<Self> {
+        let (watcher, _) = permit.watched()?;
+        let cell = permit.cell()?;
+        watcher.handshake_begins(&cell);
+        Some(Self { shared: Arc::clone(permit.shared()), cell })
+    }
+
+    /// The stage is over, and requests come next, of which somebody tells or nobody does.
+    fn end(&self, hides_requests: bool) {
+        match &self.shared.watcher {
+            Some(watcher) if watcher.is_in_handshake(&self.cell) => match hides_requests {
+                true => watcher.header_done(&self.cell),
+                false => watcher.handshake_done(&self.cell),
+            },
+            // whoever did the handshake told already
+            Some(_) | None => {}
+        }
+    }
+}
+
 /// The connections that are in a stage; dropped, all of them are shed.
 pub(crate) struct Tasks<S> {
     tasks: JoinSet<Option<(S, SocketAddr)>>,
@@ -119,6 +149,8 @@ pub(crate) struct Tasks<S> {
     failed: Reason,
     /// Why those are shed for whom there is no room.
     busy: Reason,
+    /// Whoever gets them tells nothing of their requests.
+    hides_requests: bool,
 }
 
 impl<S: Send + 'static> Tasks<S> {
@@ -132,12 +164,19 @@ impl<S: Send + 'static> Tasks<S> {
         busy: Reason,
     ) -> Self {
         let turns = Arc::new(Semaphore::new(at_once));
-        Self { tasks: JoinSet::new(), max, turns, deadline, failed, busy }
+        let tasks = JoinSet::new();
+        Self { tasks, max, turns, deadline, failed, busy, hides_requests: false }
     }
 
     /// Whether nobody is in it.
     pub(crate) fn is_empty(&self) -> bool {
         self.tasks.is_empty()
+    }
+
+    /// Whoever gets those that begin from here on tells nothing of their requests.
+    #[cfg(feature = "axum")]
+    pub(crate) fn hide_requests(&mut self) {
+        self.hides_requests = true;
     }
 
     /// Has `conn` pass by what `work` gives, unless there is no room.
@@ -150,6 +189,11 @@ impl<S: Send + 'static> Tasks<S> {
         }
         let peer = conn.peer_addr();
         let end = time::Instant::from_std(conn.permit().since()) + self.deadline;
+        let hides_requests = self.hides_requests;
+        if hides_requests {
+            conn.hide_requests();
+        }
+        let phases = Phases::begin(conn.permit());
         let has_passed = Arc::new(AtomicBool::new(false));
         let staged = Staged { conn, has_passed: Arc::clone(&has_passed), reason: self.failed };
         let (work, turns) = (work(staged), Arc::clone(&self.turns));
@@ -157,6 +201,9 @@ impl<S: Send + 'static> Tasks<S> {
             // what fails or is late has let go of its connection
             let stream = time::timeout_at(end, in_turn(work, &turns)).await.ok()?.ok()?;
             has_passed.store(true, Ordering::Relaxed);
+            if let Some(phases) = phases {
+                phases.end(hides_requests);
+            }
             Some((stream, peer))
         });
     }

@@ -196,6 +196,12 @@ impl<S: Send + 'static> TlsListener<S> {
         }
     }
 
+    /// Whoever gets the streams tells nothing of their requests.
+    #[cfg(feature = "axum")]
+    pub(crate) fn hide_requests(&mut self) {
+        self.tasks.hide_requests();
+    }
+
     #[cfg(feature = "axum")]
     pub(crate) fn stop_listening(&mut self) {
         match &mut self.listener {

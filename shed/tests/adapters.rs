@@ -11,9 +11,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use backlogd_shed::{Builder, Handle, Reason, ShedListener, Stage, Stats};
+use backlogd_shed::{Builder, Deadline, Deadlines, Handle, Reason, ShedListener, Stage, Stats};
 use stats::until;
-use tokio::{sync::oneshot, task, time};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net,
+    sync::oneshot,
+    task, time,
+};
 use tonic::{Request, codegen::http::uri::PathAndQuery, transport::Endpoint};
 
 #[path = "../examples/axum.rs"]
@@ -207,6 +212,42 @@ async fn axum_knows_the_peer() {
         };
         let (own, got) = task::spawn_blocking(ask).await.expect("a client");
         assert!(got.ends_with(&own), "{got:?}, expected {own}");
+    }
+    for serving in servings {
+        serving.abort();
+    }
+}
+
+#[tokio::test]
+async fn axum_is_asked_on_one_connection_again_and_again() {
+    let deadline = Some(Duration::from_millis(300));
+    let build = || {
+        let deadlines = Deadlines { handshake: deadline, header: deadline, ..Deadlines::default() };
+        bind().deadlines(deadlines).max_request_bytes(200)
+    };
+    let app = || axum::Router::new().fallback(async || "x");
+    let here = build().build().expect("a listener");
+    let threaded = build().build_threaded(8).expect("a listener");
+    let ends = [(here.local_addr(), here.handle()), (threaded.local_addr(), threaded.handle())];
+    let servings = [
+        tokio::spawn(axum::serve(here, app()).into_future()),
+        tokio::spawn(axum::serve(threaded, app()).into_future()),
+    ];
+    for (address, handle) in ends {
+        let mut client = net::TcpStream::connect(address).await.expect("queued");
+        let (begun, mut pace) = (Instant::now(), time::interval(Duration::from_millis(50)));
+        while begun.elapsed() < Duration::from_millis(900) {
+            pace.tick().await;
+            client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.expect("room");
+            let mut got = [0; 1_024];
+            let n = client.read(&mut got).await.expect("an answer");
+            assert!(got[..n].starts_with(b"HTTP/1.1 200 "), "{:?}", &got[..n]);
+        }
+        assert!(200 < handle.stats().bytes_in, "{:?}", handle.stats());
+        drop(client);
+        let stats = until(&handle, |stats| stats.open == 0).await;
+        assert_eq!(stats.timeouts_of(Deadline::Header), 0, "{stats:?}");
+        check_rest(&stats);
     }
     for serving in servings {
         serving.abort();

@@ -13,8 +13,8 @@ use std::{
 };
 
 use backlogd_shed::{
-    AnyListener, Candidate, Cause, Closed, Deadlines, Decide, Handle, Handshakes, Load, OnShed,
-    Reason, ShedListener, Stage, Staged, Stats, TlsListener, Verdict, rustls_config,
+    AnyListener, Candidate, Cause, Closed, Deadline, Deadlines, Decide, Handle, Handshakes, Load,
+    OnShed, Reason, ShedListener, Stage, Staged, Stats, TlsListener, Verdict, rustls_config,
 };
 use stats::until;
 use tokio::{
@@ -483,6 +483,83 @@ async fn whom_a_deadline_of_the_listener_ended_is_closed_for_that() {
     until(&handle, |stats| stats.closed_for(Cause::Deadline) == 1).await;
     assert_eq!(end(&client).0, Some(io::ErrorKind::ConnectionReset));
     assert_eq!(check_rest(&handle).await.shed_for(Reason::Tls), 0);
+}
+
+#[tokio::test]
+async fn who_is_done_with_its_handshake_has_met_that_deadline() {
+    let (config, connector) = configured();
+    let deadline = Duration::from_millis(300);
+    let handshake = Some(deadline);
+    let listener = ShedListener::bind("127.0.0.1:0")
+        .deadlines(Deadlines { handshake, ..Deadlines::default() })
+        .build()
+        .expect("a listener");
+    let (address, handle) = serve(listener, Handshakes::default(), config);
+    let name = ServerName::try_from("localhost").expect("a name");
+    let conn = net::TcpStream::connect(address).await.expect("queued");
+    let mut stream = connector.connect(name, conn).await.expect("served");
+    let (begun, mut pace) = (Instant::now(), time::interval(Duration::from_millis(50)));
+    while begun.elapsed() < deadline * 3 {
+        pace.tick().await;
+        stream.write_u8(b'x').await.expect("room");
+        stream.flush().await.expect("room");
+        assert_eq!(stream.read_u8().await.expect("served"), b'x');
+    }
+    stream.shutdown().await.expect("served");
+    assert_eq!(check_rest(&handle).await.closed_for(Cause::Deadline), 0);
+}
+
+#[tokio::test]
+async fn a_header_is_expected_from_the_end_of_the_handshake_on() {
+    let (config, connector) = configured();
+    let header = Some(Duration::from_millis(500));
+    let listener = ShedListener::bind("127.0.0.1:0")
+        .deadlines(Deadlines { header, ..Deadlines::default() })
+        .build()
+        .expect("a listener");
+    let (address, handle) = serve(listener, Handshakes::default(), config);
+    let name = ServerName::try_from("localhost").expect("a name");
+    let conn = net::TcpStream::connect(address).await.expect("queued");
+    // the handshake takes longer than a header may
+    time::sleep(Duration::from_millis(800)).await;
+    let mut stream = connector.connect(name, conn).await.expect("served");
+    assert_eq!(handle.stats().timeouts_of(Deadline::Header), 0);
+    // the server reads, and says nothing of a header
+    let ended = time::timeout(Duration::from_secs(5), stream.read_u8()).await;
+    ended.expect("in time").expect_err("no answer");
+    assert_eq!(handle.stats().timeouts_of(Deadline::Header), 1);
+    check_rest(&handle).await;
+}
+
+#[cfg(feature = "axum")]
+#[tokio::test]
+async fn axum_over_tls_is_asked_on_one_connection_again_and_again() {
+    let (config, connector) = configured();
+    let deadline = Some(Duration::from_millis(300));
+    let listener = ShedListener::bind("127.0.0.1:0")
+        .deadlines(Deadlines { handshake: deadline, header: deadline, ..Deadlines::default() })
+        .max_request_bytes(2_000)
+        .build()
+        .expect("a listener");
+    let listener = TlsListener::rustls(listener, Handshakes::default(), config).expect("in range");
+    let (address, handle) = (listener.local_addr(), listener.handle());
+    let app = axum::Router::new().fallback(async || "x");
+    let serving = tokio::spawn(axum::serve(listener, app).into_future());
+    let name = ServerName::try_from("localhost").expect("a name");
+    let conn = net::TcpStream::connect(address).await.expect("queued");
+    let mut stream = connector.connect(name, conn).await.expect("served");
+    let (begun, mut pace) = (Instant::now(), time::interval(Duration::from_millis(20)));
+    while begun.elapsed() < Duration::from_millis(900) {
+        pace.tick().await;
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.expect("room");
+        let mut got = [0; 1_024];
+        let n = stream.read(&mut got).await.expect("an answer");
+        assert!(got[..n].starts_with(b"HTTP/1.1 200 "), "{:?}", &got[..n]);
+    }
+    assert!(2_000 < handle.stats().bytes_in, "{:?}", handle.stats());
+    drop(stream);
+    assert_eq!(check_rest(&handle).await.closed_for(Cause::Deadline), 0);
+    serving.abort();
 }
 
 #[tokio::test]

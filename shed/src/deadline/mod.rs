@@ -97,10 +97,13 @@ pub struct Deadlines {
     /// Until its first byte.
     pub first_byte: Option<Duration>,
     /// Until [`handshake_done`](crate::ShedStream::handshake_done), which whoever serves has to
-    /// call.
+    /// call; a `TlsListener` does it by itself.
     pub handshake: Option<Duration>,
     /// From its begin or the end of its handshake, and for later requests from their first byte,
-    /// until [`header_done`](crate::ShedStream::header_done), which whoever serves has to call.
+    /// until [`header_done`](crate::ShedStream::header_done), which whoever serves has to call. Who
+    /// cannot, since hyper, tonic or whoever takes a stream reads by itself, leaves it off: it
+    /// would end connections in which all is well. hyper's `header_read_timeout` is for that. For
+    /// `axum::serve` it is off whatever is said.
     pub header: Option<Duration>,
     /// Since a byte was last read, written, or, as far as that is seen, acknowledged. The time
     /// that whoever serves needs for an answer counts, too.

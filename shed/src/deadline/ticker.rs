@@ -94,6 +94,16 @@ impl Watcher {
         self.now.load(Ordering::Relaxed)
     }
 
+    #[cfg(feature = "tls")]
+    pub(crate) fn handshake_begins(&self, cell: &Cell) {
+        cell.enter(Phase::Handshake, self.now());
+    }
+
+    #[cfg(feature = "tls")]
+    pub(crate) fn is_in_handshake(&self, cell: &Cell) -> bool {
+        cell.see(self.now()).phase == Phase::Handshake
+    }
+
     pub(crate) fn handshake_done(&self, cell: &Cell) {
         cell.enter(Phase::Header, self.now());
     }
