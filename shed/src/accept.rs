@@ -65,7 +65,7 @@ impl Class {
 pub enum AcceptError {
     /// It was [closed](crate::Handle::close), by this program.
     Closed,
-    /// accept(2) fails for ever.
+    /// accept(2) fails for ever, or [`Decide::decide`](crate::Decide::decide) panicked.
     Fatal(io::Error),
 }
 

@@ -55,7 +55,8 @@ pub struct Closed {
 /// Decides about connections that no limit refuses.
 pub trait Decide: Send + Sync + 'static {
     /// Called for each of them, in the accept loop: it must not block, and take a microsecond at
-    /// most, or everybody waits.
+    /// most, or everybody waits. If it panics, the connection is shed as [`Reason::Policy`], it is
+    /// not asked again, and the listener [fails](crate::AcceptError::Fatal).
     fn decide(&self, candidate: &Candidate<'_>, load: &Load) -> Verdict;
 
     /// Called when one that was admitted ended, by whoever drops it.

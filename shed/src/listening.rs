@@ -65,6 +65,8 @@ impl Listening {
                 ready = socket.readable() => ready.map_err(|err| door.fatal(err))?,
                 () = door.shared.closing() => return Err(AcceptError::Closed),
                 () = door.post.called() => continue,
+                // of another accept loop, or where a header is read: seen at once
+                _ = door.shared.failed() => continue,
             };
             match door.batch(ready.get_inner()) {
                 Batch::Admitted { arrival, is_last } => {

@@ -1,8 +1,10 @@
 //! What the accept loop, the connections and the handles of one listener have in common.
 
 use std::{
+    error::Error,
     fmt, io,
     net::SocketAddr,
+    panic::{self, AssertUnwindSafe},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -62,6 +64,27 @@ impl Answers {
     }
 }
 
+/// Why a listener can accept nothing more.
+#[derive(Clone, Copy, Debug)]
+enum Failure {
+    /// errno of accept(2).
+    Call(i32),
+    /// The user's [`Decide`] panicked.
+    Panic,
+}
+
+/// The source of the error where the user's [`Decide`] panicked.
+#[derive(Debug)]
+struct Panicked;
+
+impl fmt::Display for Panicked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the accept loop panicked, in Decide::decide")
+    }
+}
+
+impl Error for Panicked {}
+
 /// One listener.
 pub(crate) struct Shared {
     pub(crate) name: Box<str>,
@@ -85,8 +108,8 @@ pub(crate) struct Shared {
     pub(crate) warnings: OnceLock<Vec<Warning>>,
     lingering: mpsc::Sender<Lingering>,
     is_closed: AtomicBool,
-    /// Why accept(2) will never succeed again: errno.
-    fatal: OnceLock<i32>,
+    /// Why nothing will be accepted again.
+    fatal: OnceLock<Failure>,
     has_failed: Notify,
     has_closed: Notify,
 }
@@ -137,9 +160,19 @@ impl Shared {
         let gate = &self.gate;
         let open = gate.soft_taken().saturating_sub(usize::from(!is_exempt));
         let load = Load { open, soft: gate.soft_limit(), hard: gate.hard_limit() };
-        match decide.decide(&Candidate { listener: &self.name, peer, is_exempt, waited }, &load) {
-            Verdict::Admit => Ok(()),
-            Verdict::Shed(answer) => Err((Reason::Policy, answer)),
+        let candidate = Candidate { listener: &self.name, peer, is_exempt, waited };
+        // one that panicked is not asked again
+        if let Some(Failure::Panic) = self.fatal.get() {
+            return Err((Reason::Policy, None));
+        }
+        // caught, so that the connection is counted; what it left behind, nobody looks at
+        match panic::catch_unwind(AssertUnwindSafe(|| decide.decide(&candidate, &load))) {
+            Ok(Verdict::Admit) => Ok(()),
+            Ok(Verdict::Shed(answer)) => Err((Reason::Policy, answer)),
+            Err(_) => {
+                self.ends_by(Failure::Panic);
+                Err((Reason::Policy, None))
+            }
         }
     }
 
@@ -190,12 +223,19 @@ impl Shared {
     }
 
     pub(crate) fn fail(&self, err: &io::Error) {
-        self.fatal.get_or_init(|| err.raw_os_error().unwrap_or(libc::EIO));
+        self.ends_by(Failure::Call(err.raw_os_error().unwrap_or(libc::EIO)));
+    }
+
+    fn ends_by(&self, failure: Failure) {
+        self.fatal.get_or_init(|| failure);
         self.has_failed.notify_waiters();
     }
 
     pub(crate) fn failure(&self) -> Option<io::Error> {
-        self.fatal.get().map(|&errno| io::Error::from_raw_os_error(errno))
+        self.fatal.get().map(|failure| match failure {
+            Failure::Call(errno) => io::Error::from_raw_os_error(*errno),
+            Failure::Panic => io::Error::other(Panicked),
+        })
     }
 
     /// Ends when the listener can accept nothing more, for an error of its own.

@@ -2,14 +2,16 @@
 
 use std::{
     fs,
-    io::{self, Read as _},
+    io::{self, Read as _, Write as _},
     net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    sync::atomic::{AtomicUsize, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
 use backlogd_shed::{
-    AcceptError, Cause, Handle, Linger, OnShed, PerIp, Rate, Reason, ShedListener, Stage, Stats,
+    AcceptError, Candidate, Cause, Decide, Handle, Linger, Load, OnShed, PerIp, ProxyProtocol,
+    Rate, Reason, ShedListener, Stage, Stats, Verdict,
 };
 use tokio::{io::AsyncReadExt as _, runtime, task, time};
 
@@ -185,4 +187,66 @@ fn what_cannot_be_is_an_error_at_build() {
     };
     assert_eq!(build("127.0.0.1:0", 0), "capacity is 0, expected 1 to 2097151 connections");
     assert_eq!(build("there", 1), "address is \"there\", expected IP:PORT, such as [::]:8080");
+}
+
+/// Panics at the second connection, and then admits.
+#[derive(Default)]
+struct PanicsOnce(AtomicUsize);
+
+impl Decide for PanicsOnce {
+    fn decide(&self, _: &Candidate<'_>, _: &Load) -> Verdict {
+        assert_ne!(self.0.fetch_add(1, Ordering::Relaxed), 1, "on purpose");
+        Verdict::Admit
+    }
+}
+
+/// The error that the listener ends with says so, wherever it is asked.
+async fn check_panicked(handle: &Handle, end: AcceptError) -> Stats {
+    let expected = "the accept loop panicked, in Decide::decide";
+    for end in [end, handle.ended().await, AcceptError::Fatal(handle.fatal().await)] {
+        let AcceptError::Fatal(err) = end else { panic!("{end:?}") };
+        assert_eq!(err.to_string(), expected);
+    }
+    assert!(!handle.is_ready());
+    let stats = until(handle, |stats| stats.open == 0);
+    check_rest(&stats);
+    stats
+}
+
+#[tokio::test]
+async fn a_decision_that_panics_ends_the_listener_and_its_connection_is_counted() {
+    let builder = || ShedListener::bind("127.0.0.1:0").soft(4).decide(PanicsOnce::default());
+    let mut accepted = builder().build_threaded(4).expect("a listener");
+    let (address, handle) = (accepted.local_addr(), accepted.handle());
+    let _clients = [(); 2].map(|()| TcpStream::connect(address).expect("queued"));
+    drop(accepted.accept().await.expect("the first"));
+    let end = time::timeout(Duration::from_secs(5), accepted.accept()).await.expect("it ends");
+    let stats = check_panicked(&handle, end.expect_err("nobody more")).await;
+    assert_eq!((stats.admitted, stats.shed_for(Reason::Policy)), (1, 1));
+
+    let mut listener = builder().build().expect("a listener");
+    let (address, handle) = (listener.local_addr(), listener.handle());
+    let _clients = [(); 3].map(|()| TcpStream::connect(address).expect("queued"));
+    drop(listener.accept().await.expect("the first"));
+    let end = listener.accept().await.expect_err("nobody more");
+    let stats = check_panicked(&handle, end).await;
+    // of those that were taken together, nobody is asked again
+    assert_eq!((stats.admitted, stats.shed_for(Reason::Policy)), (1, 2));
+}
+
+#[tokio::test]
+async fn a_decision_that_panics_after_a_header_ends_the_thread_that_waits() {
+    let proxy = ProxyProtocol::from(["127.0.0.1".parse().expect("a range")]);
+    let builder = ShedListener::bind("127.0.0.1:0").decide(PanicsOnce::default());
+    let mut accepted = builder.proxy_protocol(proxy).build_threaded(4).expect("a listener");
+    let (address, handle) = (accepted.local_addr(), accepted.handle());
+    let _clients = [(); 2].map(|()| {
+        let mut client = TcpStream::connect(address).expect("queued");
+        client.write_all(b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n").expect("room");
+        client
+    });
+    drop(accepted.accept().await.expect("the first"));
+    let end = time::timeout(Duration::from_secs(5), accepted.accept()).await.expect("it ends");
+    let stats = check_panicked(&handle, end.expect_err("nobody more")).await;
+    assert_eq!((stats.shed_at(Stage::Handshake), stats.shed_for(Reason::Policy)), (1, 1));
 }
