@@ -38,7 +38,8 @@ pub struct Load {
 pub enum Verdict {
     /// It is served.
     Admit,
-    /// It is not. `None`: it gets what the listener has for [`Reason::Policy`].
+    /// It is not. `None`: it gets what the listener has for [`Reason::Policy`]. Before a TLS
+    /// handshake (`TlsListener`), bytes become a reset: nobody reads them there.
     Shed(Option<OnShed>),
 }
 

@@ -107,6 +107,8 @@ pub(crate) struct Shared {
     /// Found with the first socket.
     pub(crate) warnings: OnceLock<Vec<Warning>>,
     lingering: mpsc::Sender<Lingering>,
+    /// Peers expect a TLS handshake.
+    is_before_tls: AtomicBool,
     is_closed: AtomicBool,
     /// Why nothing will be accepted again.
     fatal: OnceLock<Failure>,
@@ -142,6 +144,7 @@ impl Shared {
             life: Life::new(),
             warnings: OnceLock::new(),
             lingering,
+            is_before_tls: AtomicBool::new(false),
             is_closed: AtomicBool::new(false),
             fatal: OnceLock::new(),
             has_failed: Notify::new(),
@@ -168,6 +171,10 @@ impl Shared {
         // caught, so that the connection is counted; what it left behind, nobody looks at
         match panic::catch_unwind(AssertUnwindSafe(|| decide.decide(&candidate, &load))) {
             Ok(Verdict::Admit) => Ok(()),
+            // no text is read before a handshake
+            Ok(Verdict::Shed(Some(OnShed::Bytes(_)))) if self.is_before_tls() => {
+                Err((Reason::Policy, Some(OnShed::Rst)))
+            }
             Ok(Verdict::Shed(answer)) => Err((Reason::Policy, answer)),
             Err(_) => {
                 self.ends_by(Failure::Panic);
@@ -191,6 +198,16 @@ impl Shared {
             err.into_inner().reset();
             io::ErrorKind::QuotaExceeded.into()
         })
+    }
+
+    /// Peers expect a TLS handshake first, from here on.
+    #[cfg(feature = "tls")]
+    pub(crate) fn comes_before_tls(&self) {
+        self.is_before_tls.store(true, Ordering::Relaxed);
+    }
+
+    fn is_before_tls(&self) -> bool {
+        self.is_before_tls.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is_closed(&self) -> bool {

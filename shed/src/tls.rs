@@ -3,7 +3,8 @@
 //! A handshake costs more than a connection, and a peer that says nothing would hold up whoever
 //! waits for it. So each has a task of its own, there is a limit to them and one to those that
 //! compute at once, and an absolute deadline. A connection has its permit before its handshake. Who
-//! is shed here is reset: an answer would need the handshake first.
+//! is shed here is reset: an answer would need the handshake first. Where rustls refuses what came,
+//! its peer gets a TLS alert of 7 bytes before the reset.
 
 use std::{
     error::Error, fmt, io, net::SocketAddr, num::NonZero, pin::Pin, sync::Arc, thread,
@@ -45,7 +46,8 @@ pub struct Handshakes {
     /// 1, so that handshakes leave one to the rest of the program.
     pub at_once: usize,
     /// How long after its admission a connection has to be done, 1 ms to 60 s; else it is shed as
-    /// [`Reason::Tls`], as it is where its handshake fails.
+    /// [`Reason::Tls`], as it is where its handshake fails. Both end in a reset; rustls sends an
+    /// alert, 7 bytes, before, to who sent what is no handshake.
     pub deadline: Duration,
 }
 
@@ -132,6 +134,9 @@ impl<S: Send + 'static> TlsListener<S> {
     /// With handshakes by `start`, which gets a connection and gives the stream over it, or an
     /// error, for which the connection is shed.
     ///
+    /// Those who are shed before, by the listener, get a reset or an end: bytes of a
+    /// [`Verdict`](crate::Verdict) become a reset from here on.
+    ///
     /// # Errors
     /// A bound is out of range, or the listener answers with a text who is shed: nobody reads one
     /// who expects a handshake.
@@ -157,6 +162,7 @@ impl<S: Send + 'static> TlsListener<S> {
         if listener.handle().answers_with_text() {
             return Err(TlsError::Answer);
         }
+        listener.handle().shared().comes_before_tls();
         let tasks = Tasks::new(max, at_once, deadline, Reason::Tls, Reason::TlsBusy);
         let start = Box::new(move |conn| -> Work<S> { Box::pin(start(conn)) });
         Ok(Self { listener, tasks, start, has_ended: false })

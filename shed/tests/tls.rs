@@ -208,13 +208,41 @@ async fn garbage_is_refused_and_the_next_one_served() {
         let client = task::spawn_blocking(move || {
             let mut client = connect(address);
             client.write_all(garbage).expect("room");
-            end(&client).0
+            let mut got = Vec::new();
+            (client.read_to_end(&mut got).map_err(|err| err.kind()), got)
         });
-        assert_eq!(client.await.expect("a client"), Some(io::ErrorKind::ConnectionReset));
+        let (ended, alert) = client.await.expect("a client");
+        assert_eq!(ended, Err(io::ErrorKind::ConnectionReset));
+        // a record of type 21 with two bytes, of which the first is: fatal
+        assert_eq!((alert.len(), alert[0], alert[5]), (7, 21, 2), "{alert:?}");
     }
     talk(address, &connector).await.expect("served");
     let stats = check_rest(&handle).await;
     assert_eq!((stats.admitted, stats.shed_for(Reason::Tls)), (4, 3));
+}
+
+/// Sheds everybody, with a text.
+struct Answers;
+
+impl Decide for Answers {
+    fn decide(&self, _: &Candidate<'_>, _: &Load) -> Verdict {
+        Verdict::Shed(Some(OnShed::http_429()))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_text_of_a_verdict_is_a_reset_before_the_handshake() {
+    let (config, _) = configured();
+    let listener = ShedListener::bind("127.0.0.1:0").decide(Answers).build().expect("a listener");
+    let (address, handle) = serve(listener, Handshakes::default(), config);
+    let client = task::spawn_blocking(move || {
+        let mut got = Vec::new();
+        (connect(address).read_to_end(&mut got).map_err(|err| err.kind()), got)
+    });
+    let ended = client.await.expect("a client");
+    assert_eq!(ended, (Err(io::ErrorKind::ConnectionReset), Vec::new()));
+    let stats = check_rest(&handle).await;
+    assert_eq!((stats.accepted, stats.shed_for(Reason::Policy)), (1, 1));
 }
 
 #[tokio::test]
