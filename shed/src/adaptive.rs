@@ -6,7 +6,8 @@
 //!   whose accept loop is late. While even the shortest wait stays above the target, it sheds, more
 //!   and more often ([`Reason::Codel`](crate::Reason::Codel)).
 //! - [`Adaptive::Gradient`] watches how long requests take, which the server says by
-//!   [`Permit::sample`](crate::Permit::sample). While they take longer than they use to, it lowers
+//!   [`Permit::sample`](crate::Permit::sample) or, where it has not got the connections,
+//!   [`Handle::sample`](crate::Handle::sample). While they take longer than they use to, it lowers
 //!   the soft limit. Whoever gives no samples has the limit that was given.
 //!
 //! ```no_run

@@ -23,6 +23,26 @@
 //! [`Deadlines::min_rate`](crate::Deadlines::min_rate) counts the time between two requests, too.
 //! hyper's `header_read_timeout`, in a server that is not `axum::serve`, and axum's
 //! `DefaultBodyLimit` are for that. All other deadlines hold.
+//!
+//! For [`Adaptive::Gradient`](crate::adaptive::Adaptive::Gradient), a middleware says how long
+//! requests take, by [`Handle::sample`](crate::Handle::sample):
+//!
+//! ```no_run
+//! use std::time::Instant;
+//! use axum::{extract::Request, middleware::{self, Next}};
+//!
+//! # fn measured(app: axum::Router, handle: backlogd_shed::Handle) -> axum::Router {
+//! app.layer(middleware::from_fn(move |request: Request, next: Next| {
+//!     let handle = handle.clone();
+//!     async move {
+//!         let begun = Instant::now();
+//!         let response = next.run(request).await;
+//!         handle.sample(begun.elapsed());
+//!         response
+//!     }
+//! }))
+//! # }
+//! ```
 
 use std::{future, io, net::SocketAddr};
 

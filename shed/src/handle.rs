@@ -1,6 +1,11 @@
 //! What watches and steers a listener from elsewhere.
 
-use std::{error::Error, fmt, io, sync::Arc, time::Instant};
+use std::{
+    error::Error,
+    fmt, io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use crate::{
     accept::AcceptError,
@@ -78,6 +83,15 @@ impl Handle {
     #[must_use]
     pub fn adaptive(&self) -> Option<AdaptiveStats> {
         self.shared.adaptive.as_ref().map(|adaptive| adaptive.stats(&self.shared.gate))
+    }
+
+    /// Says how long a request took, on any connection of the listener, for an
+    /// [adaptive](crate::adaptive) limit: where a server has the connections, and so their
+    /// [permits](crate::Permit::sample).
+    pub fn sample(&self, took: Duration) {
+        if let Some(adaptive) = &self.shared.adaptive {
+            adaptive.sample(took);
+        }
     }
 
     /// The limits that were given last.

@@ -61,8 +61,13 @@ async fn the_gradient_lowers_the_soft_limit_while_requests_take_longer() {
     while handle.stats().adaptive_limit != Some(18) {
         assert!(Instant::now() < end, "{:?}", handle.adaptive());
         let is_slow = Duration::from_millis(1_200) < begun.elapsed();
-        let took = Duration::from_millis(if is_slow { 500 } else { 10 });
-        (0..60).for_each(|_| conns[0].permit().sample(took));
+        // who has the connection says so, and who has not
+        for _ in 0..60 {
+            match is_slow {
+                false => conns[0].permit().sample(Duration::from_millis(10)),
+                true => handle.sample(Duration::from_millis(500)),
+            }
+        }
         // whoever comes has the time looked at
         drop(TcpStream::connect(address).expect("queued"));
         time::sleep(window / 2).await;
