@@ -141,6 +141,19 @@ impl Handle {
         self.shared.life.queue()
     }
 
+    /// Asks the kernel for another limit of the accept queue, by listen(2) on the live socket;
+    /// `None`: the largest that the kernel gives, net.core.somaxconn. Gives what it granted. What
+    /// is queued above stays queued. Each member of a [`Group`](crate::Group) is asked for it, and
+    /// what is given is of all together.
+    ///
+    /// # Errors
+    /// listen(2) or TCP_INFO fails, or the listener is closed.
+    pub fn set_backlog(&self, backlog: impl Into<Option<u16>>) -> io::Result<u32> {
+        let life = &self.shared.life;
+        life.listen(backlog.into())?;
+        Ok(life.queue()?.1)
+    }
+
     /// Accepts nothing more: [`accept`](crate::ShedListener::accept) ends with
     /// [`AcceptError::Closed`](crate::AcceptError::Closed). What is open stays open.
     pub fn close(&self) {

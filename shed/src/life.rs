@@ -228,6 +228,13 @@ impl Life {
         })
     }
 
+    /// Asks for another limit of the accept queue of each accept loop.
+    pub(crate) fn listen(&self, backlog: Option<u16>) -> io::Result<()> {
+        let members = self.members();
+        let listen = |socket: &Socket| sys::listen(socket, backlog);
+        members.iter().filter_map(|it| it.socket.borrow(listen)).collect()
+    }
+
     /// Hurries the drain, where it has begun.
     pub(crate) fn hurry(&self) {
         self.progress.send_if_modified(|it| {

@@ -64,13 +64,15 @@ impl ShedListener {
         sys::queue(self.socket()?)
     }
 
-    /// Asks the kernel for another limit of the accept queue, by listen(2) on the live socket, and
-    /// gives what it granted: at most net.core.somaxconn. What is queued above stays queued.
+    /// Asks the kernel for another limit of the accept queue, by listen(2) on the live socket;
+    /// `None`: the largest that the kernel gives, net.core.somaxconn. Gives what it granted. What
+    /// is queued above stays queued. Of a [`Group`](crate::Group), this member alone is asked;
+    /// [`Handle::set_backlog`] asks all.
     ///
     /// # Errors
     /// listen(2) or TCP_INFO fails, or the listener is closed.
-    pub fn set_backlog(&self, backlog: i32) -> io::Result<u32> {
-        self.socket()?.listen(backlog)?;
+    pub fn set_backlog(&self, backlog: impl Into<Option<u16>>) -> io::Result<u32> {
+        sys::listen(self.socket()?, backlog.into())?;
         Ok(self.accept_queue()?.1)
     }
 

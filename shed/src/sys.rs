@@ -124,6 +124,12 @@ const TCP_CLOSE: u8 = 7;
 const TCP_CLOSE_WAIT: u8 = 8;
 const TCP_LISTEN: u8 = 10;
 
+/// Asks for another limit of a listening socket's accept queue; `None`: the largest.
+pub(crate) fn listen(listener: &Socket, backlog: Option<u16>) -> io::Result<()> {
+    // more than the kernel gives is as much as it gives
+    listener.listen(backlog.map_or(i32::MAX, i32::from))
+}
+
 /// Length and limit of a listening socket's accept queue (`tcp_get_info`, net/ipv4/tcp.c).
 pub(crate) fn queue(listener: &Socket) -> io::Result<(u32, u32)> {
     let info = tcp_info(listener)?;

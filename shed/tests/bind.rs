@@ -30,20 +30,30 @@ async fn the_backlog_is_as_asked_as_far_as_the_kernel_grants() {
         clients.push(TcpStream::connect(listener.local_addr()).await.expect("queued"));
     }
     assert_eq!(listener.accept_queue().expect("TCP_INFO"), (11, 10), "one above the limit");
-    assert_eq!(listener.set_backlog(100_000).expect("listen"), somaxconn.min(100_000));
+    assert_eq!(listener.set_backlog(None).expect("listen"), somaxconn);
+    assert_eq!(listener.set_backlog(60_000).expect("listen"), somaxconn.min(60_000));
     assert_eq!(listener.set_backlog(1).expect("listen"), 1);
     assert_eq!(listener.accept_queue().expect("TCP_INFO"), (11, 1), "what is queued stays");
     let handle = listener.handle();
     assert_eq!(handle.accept_queue().expect("TCP_INFO"), (11, 1), "as seen from elsewhere");
+    assert_eq!(handle.set_backlog(20).expect("listen"), 20, "as asked from elsewhere");
+    assert_eq!(listener.accept_queue().expect("TCP_INFO"), (11, 20));
+    assert_eq!(handle.set_backlog(None).expect("listen"), somaxconn);
     drop(listener);
     let closed = handle.accept_queue().map_err(|err| err.kind());
+    assert_eq!(closed, Err(io::ErrorKind::NotConnected));
+    let closed = handle.set_backlog(1).map_err(|err| err.kind());
     assert_eq!(closed, Err(io::ErrorKind::NotConnected));
     let group = ShedListener::bind("127.0.0.1:0").backlog(10).build_group(3);
     let (group, mut listeners) = group.expect("a group");
     let queue = || group.handle().accept_queue().expect("TCP_INFO");
     assert_eq!(queue(), (0, 30), "of all members");
+    assert_eq!(group.handle().set_backlog(7).expect("listen"), 21, "of all members");
+    for listener in &listeners {
+        assert_eq!(listener.accept_queue().expect("TCP_INFO"), (0, 7));
+    }
     drop(listeners.pop());
-    assert_eq!(queue(), (0, 20), "of those that are left");
+    assert_eq!(queue(), (0, 14), "of those that are left");
 }
 
 /// What a listener warns of, for its queue.

@@ -136,9 +136,7 @@ impl Door {
     /// nothing, where the socket is another thread's.
     pub(super) fn set_backlog(&self, backlog: Option<u16>) -> io::Result<Option<u32>> {
         match self {
-            Self::Task(listener) => {
-                listener.set_backlog(backlog.map_or(i32::MAX, Into::into)).map(Some)
-            }
+            Self::Task(listener) => listener.set_backlog(backlog).map(Some),
             Self::Thread(_) => Ok(None),
         }
     }
