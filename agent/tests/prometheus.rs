@@ -43,7 +43,7 @@ const WARM: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Queries that rightly give nothing here, by the panel's file, title and the query's legend, and why.
-const EMPTY: [(&str, &str, &str, &str); 11] = [
+const EMPTY: [(&str, &str, &str, &str); 15] = [
     ("fleet", "Agents", "do not", "those that do not answer are shown only where there are any"),
     ("fleet", "Expected listeners that are missing", "missing", "none is missing"),
     ("fleet", "Soonest exhaustion", "time left", "a trend needs minutes"),
@@ -70,6 +70,15 @@ const EMPTY: [(&str, &str, &str, &str); 11] = [
         "{{errno}} ({{class}})",
         "the agent's own listener has descriptors enough",
     ),
+    (
+        "agent",
+        "Who accepts",
+        "paused, {{cause}}: {{listener}} on {{instance}}",
+        "all of them accept",
+    ),
+    ("agent", "Who accepts", "drains, seconds: {{listener}} on {{instance}}", "none drains"),
+    ("agent", "Generations", "{{instance}}", "of `backlogd shed` alone"),
+    ("agent", "Generations", "{{result}}: {{instance}}", "of `backlogd shed` alone"),
 ];
 
 /// Recording rules likewise.
