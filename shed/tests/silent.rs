@@ -11,13 +11,11 @@ use std::{
     io::{self, Read as _, Write as _},
     net::TcpStream,
     process::{Command, Stdio},
-    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
-use backlogd_shed::{
-    Candidate, Cause, Closed, Deadline, Deadlines, Decide, Load, ShedListener, Verdict,
-};
+use backlogd_shed::{Cause, Deadline, Deadlines, ShedListener};
+use stats::Times;
 use tokio::{io::AsyncReadExt as _, task, time};
 
 use crate::space::in_own_space;
@@ -39,22 +37,6 @@ fn silent_clients() {
     writeln!(io::stdout(), "\n@{n_reset}").expect("somebody reads");
 }
 
-/// Keeps in mind how long those were open whom a deadline ended.
-#[derive(Clone, Default)]
-struct Times(Arc<Mutex<Vec<Duration>>>);
-
-impl Decide for Times {
-    fn decide(&self, _: &Candidate<'_>, _: &Load) -> Verdict {
-        Verdict::Admit
-    }
-
-    fn closed(&self, closed: &Closed) {
-        if closed.cause == Cause::Deadline {
-            self.0.lock().expect("no panic").push(closed.after);
-        }
-    }
-}
-
 #[tokio::test]
 #[ignore = "slow: 10,000 clients that are silent for 15 s"]
 async fn ten_thousand_silent_peers_cost_little_and_are_ended_in_time() {
@@ -71,7 +53,7 @@ async fn ten_thousand_silent_peers_cost_little_and_are_ended_in_time() {
         lifetime: seconds(3_600),
         ..Deadlines::default()
     };
-    let times = Times::default();
+    let times = Times::of(Cause::Deadline);
     let mut listener = ShedListener::bind("127.0.0.1:0")
         .soft(CLIENTS)
         .deadlines(deadlines)
@@ -102,8 +84,7 @@ async fn ten_thousand_silent_peers_cost_little_and_are_ended_in_time() {
     let said = task::spawn_blocking(move || clients.wait_with_output().expect("clients").stdout);
     let said = String::from_utf8_lossy(&said.await.expect("they end")).into_owned();
     assert!(said.contains(&format!("@{CLIENTS}")), "{said}");
-    let mut times = times.0.lock().expect("no panic").clone();
-    times.sort_unstable();
+    let times = times.sorted();
     let (first, most, last) = (times[0], times[CLIENTS * 99 / 100], times[CLIENTS - 1]);
     eprintln!("{used:.4} of a core; ended after {first:?} to {most:?} (p99) and {last:?}");
     // all of them at once take a while: to the tick, tests/deadline.rs has some hundred

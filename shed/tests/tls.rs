@@ -6,17 +6,17 @@ use std::{
     io::{self, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use backlogd_shed::{
-    AnyListener, Candidate, Cause, Closed, Deadline, Deadlines, Decide, Handle, Handshakes, Load,
-    OnShed, Reason, ShedListener, Stage, Staged, Stats, TlsListener, Verdict, rustls_config,
+    AnyListener, Candidate, Cause, Deadline, Deadlines, Decide, Handle, Handshakes, Load, OnShed,
+    Reason, ShedListener, Stage, Staged, Stats, TlsListener, Verdict, rustls_config,
 };
-use stats::until;
+use stats::{Times, until};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net, task, time,
@@ -109,28 +109,12 @@ fn end(mut client: &TcpStream) -> (Option<io::ErrorKind>, Instant) {
     (result.err().map(|err| err.kind()), Instant::now())
 }
 
-/// Keeps in mind how long those were open that were shed.
-#[derive(Clone, Default)]
-struct Times(Arc<Mutex<Vec<Duration>>>);
-
-impl Decide for Times {
-    fn decide(&self, _: &Candidate<'_>, _: &Load) -> Verdict {
-        Verdict::Admit
-    }
-
-    fn closed(&self, closed: &Closed) {
-        if closed.cause == Cause::Shed {
-            self.0.lock().expect("no panic").push(closed.after);
-        }
-    }
-}
-
 /// `n` peers that say nothing are reset in time, and others are served meanwhile.
 async fn check_silent(n: usize, deadline: Duration) {
     let (config, connector) = configured();
     let bounds = Handshakes { deadline, max: n + 40, ..Handshakes::default() };
     for is_threaded in [false, true] {
-        let times = Times::default();
+        let times = Times::of(Cause::Shed);
         let builder = ShedListener::bind("127.0.0.1:0").soft(n + 140).decide(times.clone());
         let (address, handle) = if is_threaded {
             let listener = builder.build_threaded(n + 140).expect("a listener");
@@ -157,8 +141,7 @@ async fn check_silent(n: usize, deadline: Duration) {
         let ends = task::spawn_blocking(move || silent.iter().map(|it| end(it).0).collect());
         let ends: Vec<_> = ends.await.expect("clients");
         assert_eq!(ends, vec![Some(io::ErrorKind::ConnectionReset); n]);
-        let mut times = times.0.lock().expect("no panic").clone();
-        times.sort_unstable();
+        let times = times.sorted();
         // on a busy machine, some are late
         let (first, most, last) = (times[0], times[n * 9 / 10 - 1], times[n - 1]);
         assert!(deadline <= first && most < deadline + Duration::from_millis(200), "{times:?}");

@@ -2,9 +2,12 @@
 
 #![allow(dead_code, reason = "each test takes what it needs")]
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 
-use backlogd_shed::{Handle, Stage, Stats};
+use backlogd_shed::{Candidate, Cause, Closed, Decide, Handle, Load, Stage, Stats, Verdict};
 use tokio::time;
 
 /// Waits until `is_so`, at most 5 s.
@@ -36,4 +39,36 @@ pub(crate) fn check_identities(stats: &Stats) {
     let closed: u64 = stats.closed.iter().map(|(_, n)| n).sum();
     assert_eq!(stats.admitted, closed + stats.open, "{stats:?}");
     assert_eq!(stats.connection_duration.count(), closed, "{stats:?}");
+}
+
+/// Admits all, and keeps in mind how long those were open that ended for one cause.
+#[derive(Clone)]
+pub(crate) struct Times {
+    cause: Cause,
+    open: Arc<Mutex<Vec<Duration>>>,
+}
+
+impl Times {
+    pub(crate) fn of(cause: Cause) -> Self {
+        Self { cause, open: Arc::default() }
+    }
+
+    /// The shortest first.
+    pub(crate) fn sorted(&self) -> Vec<Duration> {
+        let mut times = self.open.lock().expect("no panic").clone();
+        times.sort_unstable();
+        times
+    }
+}
+
+impl Decide for Times {
+    fn decide(&self, _: &Candidate<'_>, _: &Load) -> Verdict {
+        Verdict::Admit
+    }
+
+    fn closed(&self, closed: &Closed) {
+        if closed.cause == self.cause {
+            self.open.lock().expect("no panic").push(closed.after);
+        }
+    }
 }
