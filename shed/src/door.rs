@@ -43,6 +43,8 @@ pub(crate) struct Door {
     is_paused: bool,
     codel: Option<Codel>,
     turn: u64,
+    /// So many are known to be in the queue, unless somebody else took them; 0: unknown.
+    n_queued: usize,
     pub(crate) meter: Meter,
     pub(crate) post: Post,
     /// All that is still accepted is shed.
@@ -64,12 +66,12 @@ struct Entry {
 pub(crate) enum Batch {
     Admitted {
         arrival: Arrival,
-        /// Nobody else was queued at the beginning.
+        /// Nobody else was queued after it.
         is_last: bool,
     },
     /// The queue is empty.
     Empty,
-    /// Who was queued at the beginning was shed; others may have come since.
+    /// Who was queued was shed; others may have come since.
     Taken,
     /// The queue may have more, but others have their turn.
     Yield,
@@ -98,6 +100,7 @@ impl Door {
             is_paused: false,
             codel: shared.adaptive.as_ref().and_then(Controller::codel),
             turn: 0,
+            n_queued: 0,
             meter: shared.counters.meter(),
             post: shared.life.join(),
             is_draining: false,
@@ -135,9 +138,8 @@ impl Door {
     }
 
     /// Takes connections until one is admitted, the queue is empty, or others have their turn.
-    ///
-    /// The queue's length is asked first: an accept(2) that finds nothing costs several times as
-    /// much, since it makes a file before it looks (`do_accept`, net/socket.c).
+    /// For when somebody is queued: an accept(2) that finds nobody costs several times as much as
+    /// to ask, since it makes a file before it looks (`do_accept`, net/socket.c).
     pub(crate) fn batch(&mut self, listener: &Socket) -> Batch {
         let batch = self.attempts(listener);
         if !matches!(batch, Batch::Admitted { is_last: false, .. }) {
@@ -147,17 +149,11 @@ impl Door {
     }
 
     fn attempts(&mut self, listener: &Socket) -> Batch {
-        // unknown: whoever is there
-        let n_queued = sys::queue(listener).map_or(BATCH, |(n, _)| n as usize);
-        if n_queued == 0 {
-            self.emptied();
-            return Batch::Empty;
-        }
-        for n_left in (0..n_queued).rev().take(BATCH) {
+        for _ in 0..BATCH {
             match accept::accept(listener) {
                 Ok((socket, peer)) => {
                     self.backoff.reset();
-                    let (arrival, is_last) = (self.admit(socket, &peer), n_left == 0);
+                    let (arrival, is_last) = (self.admit(socket, &peer), self.was_last(listener));
                     if is_last {
                         self.emptied();
                     }
@@ -168,6 +164,7 @@ impl Door {
                     }
                 }
                 Err(err) if err.kind() == io::ErrorKind::WouldBlock => {
+                    self.n_queued = 0;
                     self.emptied();
                     return Batch::Empty;
                 }
@@ -181,6 +178,16 @@ impl Door {
             }
         }
         Batch::Yield
+    }
+
+    /// Whether nobody is queued after one was accepted. The queue is asked once for all who are
+    /// there.
+    fn was_last(&mut self, listener: &Socket) -> bool {
+        self.n_queued = self.n_queued.saturating_sub(1);
+        if self.n_queued == 0 {
+            self.n_queued = sys::n_queued(listener);
+        }
+        self.n_queued == 0
     }
 
     /// Who comes from here on did not wait while it stood still.

@@ -139,6 +139,18 @@ pub(crate) fn queue(listener: &Socket) -> io::Result<(u32, u32)> {
     }
 }
 
+/// How many connections are queued. Mostly there is none, and poll(2) needs two thirds of the time
+/// that TCP_INFO does.
+pub(crate) fn n_queued(listener: &Socket) -> usize {
+    let mut asked = libc::pollfd { fd: listener.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: it reads and writes one live local, and does not wait.
+    match unsafe { libc::poll(&raw mut asked, 1, 0) } {
+        0 => 0,
+        // where nobody knows, accept(2) will
+        _ => queue(listener).map_or(1, |(n, _)| n as usize),
+    }
+}
+
 fn tcp_info(socket: &Socket) -> io::Result<libc::tcp_info> {
     // SAFETY: it is made of integers, for which all bits 0 are a value.
     let mut info: libc::tcp_info = unsafe { mem::zeroed() };
