@@ -1,13 +1,6 @@
 //! What clients do, in one thread.
 
-use std::{
-    cell::{Cell, RefCell},
-    fmt::Debug,
-    io,
-    net::SocketAddr,
-    rc::Rc,
-    time::Duration,
-};
+use std::{cell::Cell, fmt::Debug, io, net::SocketAddr, rc::Rc, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use tokio::{
@@ -22,9 +15,11 @@ const OUTSTANDING: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
-/// What shed clients saw.
+/// What a client saw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
+    /// No end: a text that begins with a status line of 200.
+    Served,
     Reset,
     Fin,
     /// A text that begins with a status line of 503.
@@ -49,7 +44,7 @@ pub(crate) async fn be_shed(
     expected: End,
 ) -> Result<()> {
     each(n, move || async move {
-        let (end, _) = end(address, says).await?;
+        let end = visit(address, says).await?.end;
         ensure!(end == expected, "{address}: {end:?}, expected {expected:?}");
         Ok(())
     })
@@ -111,33 +106,53 @@ async fn each<F: Future<Output = Result<()>> + 'static>(
         .await
 }
 
-/// How a connection ended, and how long after it was established.
-async fn end(address: SocketAddr, says: &[u8]) -> Result<(End, Duration)> {
+/// One connection.
+#[derive(Debug)]
+pub(crate) struct Visit {
+    pub(crate) end: End,
+    /// Since it began to connect, which is a little before it was established: an end may be there
+    /// before this process knows that it was.
+    pub(crate) after: Duration,
+    /// None that was reset before this process knew that it was established.
+    pub(crate) client: Option<TcpStream>,
+}
+
+/// Connects, sends `says`, and waits for what comes.
+pub(crate) async fn visit(address: SocketAddr, says: &[u8]) -> Result<Visit> {
     let is_reset = |err: &io::Error| {
         matches!(err.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
     };
+    let start = Instant::now();
     let mut client = match TcpStream::connect(address).await {
         Ok(client) => client,
         // the reset was quicker than we
-        Err(err) if is_reset(&err) => return Ok((End::Reset, Duration::ZERO)),
+        Err(err) if is_reset(&err) => {
+            return Ok(Visit { end: End::Reset, after: start.elapsed(), client: None });
+        }
         Err(err) => return Err(err.into()),
     };
-    let established = Instant::now();
-    match client.write_all(says).await {
-        Ok(()) => {}
-        Err(err) if is_reset(&err) => return Ok((End::Reset, established.elapsed())),
-        Err(err) => return Err(err.into()),
-    }
     let mut bytes = [0; 512];
-    let read = time::timeout(PATIENCE, client.read(&mut bytes)).await;
-    let end = match read.with_context(|| hangs(address))? {
+    let seen = async {
+        client.write_all(says).await?;
+        client.read(&mut bytes).await
+    };
+    let seen = time::timeout(PATIENCE, seen).await;
+    let end = match seen.with_context(|| hangs(address))? {
         Ok(0) => End::Fin,
         Ok(n) if bytes[..n].starts_with(b"HTTP/1.1 503") => End::Text,
+        Ok(n) if bytes[..n].starts_with(b"HTTP/1.1 200") => End::Served,
         Ok(n) => bail!("{address}: {:?}", String::from_utf8_lossy(&bytes[..n])),
         Err(err) if is_reset(&err) => End::Reset,
         Err(err) => return Err(err.into()),
     };
-    Ok((end, established.elapsed()))
+    Ok(Visit { end, after: start.elapsed(), client: Some(client) })
+}
+
+/// How long one request over `client` takes, in seconds.
+pub(crate) async fn latency(client: &mut TcpStream) -> Result<f64> {
+    let start = Instant::now();
+    request(client).await?;
+    Ok(start.elapsed().as_secs_f64())
 }
 
 /// Latencies of requests over connections that are open, each `per_second`, for `length`.
@@ -159,9 +174,7 @@ pub(crate) async fn ask(
                 let mut latencies = Vec::new();
                 while Instant::now() < end {
                     ticks.tick().await;
-                    let start = Instant::now();
-                    request(&mut client).await?;
-                    latencies.push(start.elapsed().as_secs_f64());
+                    latencies.push(latency(&mut client).await?);
                 }
                 anyhow::Ok((client, latencies))
             })
@@ -176,35 +189,6 @@ pub(crate) async fn ask(
                 all.extend(latencies);
             }
             Ok((clients, all))
-        })
-        .await
-}
-
-/// Connects `per_second`, each of which is to be shed, until it is dropped; adds how long after it
-/// was established each knew.
-pub(crate) async fn attack(
-    address: SocketAddr,
-    per_second: u32,
-    seconds: &RefCell<Vec<f64>>,
-) -> Result<()> {
-    // timers have a resolution of 1 ms
-    let mut ticks = time::interval(Duration::from_millis(2));
-    let tasks = LocalSet::new();
-    let known = Rc::new(RefCell::new(Vec::new()));
-    tasks
-        .run_until(async {
-            loop {
-                ticks.tick().await;
-                seconds.borrow_mut().append(&mut known.borrow_mut());
-                for _ in 0..per_second / 500 {
-                    let known = Rc::clone(&known);
-                    tasks.spawn_local(async move {
-                        if let Ok((End::Reset | End::Fin, after)) = end(address, &[]).await {
-                            known.borrow_mut().push(after.as_secs_f64());
-                        }
-                    });
-                }
-            }
         })
         .await
 }

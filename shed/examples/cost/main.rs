@@ -4,9 +4,11 @@
 //!
 //! Servers run on core 0, the load, which is this process, on core 1. One JSON document goes to
 //! standard output.
-#![expect(clippy::print_stdout, reason = "its result, and how its servers say that they are ready")]
+#![expect(clippy::print_stdout, reason = "its result, and what its attackers saw")]
 
 mod admitted;
+mod attack;
+mod crowd;
 mod load;
 mod peers;
 mod process;
@@ -35,6 +37,8 @@ fn main() -> Result<()> {
             println!("{}", run(Path::new(packages), parts)?.to_json());
         }
         ["serve", kind, port] => server::run(kind, port.parse()?)?,
+        ["attack", address] => attack::be(address.parse()?)?,
+        ["crowd", address] => crowd::be(address.parse()?)?,
         _ => bail!("not a part of this bench: {words:?}"),
     }
     Ok(())
@@ -49,9 +53,9 @@ fn runtime() -> Result<Runtime> {
 fn run(packages: &Path, parts: &[&str]) -> Result<Report> {
     prepare()?;
     let peers = Peers::new(packages)?;
+    let is_wanted = |part| parts.is_empty() || parts.contains(&part);
     let (runtime, mut report) = (runtime()?, Report::new("shed"));
     runtime.block_on(async {
-        let is_wanted = |part| parts.is_empty() || parts.contains(&part);
         if is_wanted("shed") {
             shed::run(&peers, &mut report).await?;
         }
@@ -63,6 +67,9 @@ fn run(packages: &Path, parts: &[&str]) -> Result<Report> {
         }
         anyhow::Ok(())
     })?;
+    if is_wanted("crowd") {
+        crowd::run(&mut report)?;
+    }
     Ok(report)
 }
 

@@ -1,14 +1,15 @@
-//! Servers that the bench starts on core 0, and ends whatever happens.
+//! Servers that the bench starts on core 0 and clients beside it, which end whatever happens.
 
 use std::{
     env, fs,
+    io::{BufRead as _, BufReader},
     net::{Ipv4Addr, SocketAddr, TcpStream},
-    process::{Child, Command, Stdio},
+    process::{self as own, Child, ChildStdout, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 /// How long a server may take to start.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -79,9 +80,56 @@ impl Drop for Server {
     }
 }
 
+/// This program as clients in a process of their own, who run after those of the bench itself: else
+/// these would wait for what other clients do, and not for the server.
+#[derive(Debug)]
+pub(crate) struct Clients {
+    child: Child,
+    output: BufReader<ChildStdout>,
+}
+
+impl Clients {
+    pub(crate) fn start(words: &[&str]) -> Result<Self> {
+        let mut command = Command::new("chrt");
+        command.args(["--rr", "4"]).arg(env::current_exe()?).args(words);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let output = BufReader::new(child.stdout.take().context("no pipe")?);
+        Ok(Self { child, output })
+    }
+
+    /// The next line that they say; empty: they have ended.
+    pub(crate) fn line(&mut self) -> Result<String> {
+        let mut line = String::new();
+        self.output.read_line(&mut line)?;
+        Ok(line)
+    }
+
+    /// Ends their standard input.
+    pub(crate) fn tell(&mut self) {
+        drop(self.child.stdin.take());
+    }
+}
+
+impl Drop for Clients {
+    fn drop(&mut self) {
+        // both fail only when they have ended already
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// A command whose program, the next word, runs on core 0.
 pub(crate) fn pinned() -> Command {
     let mut command = Command::new("taskset");
     command.args(["--cpu-list", "0"]);
     command
+}
+
+/// From here on, this process and the servers that it starts run before others: latencies are of
+/// interest, not what else the machine does.
+pub(crate) fn before_others() -> Result<()> {
+    let id = own::id().to_string();
+    let moved = Command::new("chrt").args(["--rr", "--pid", "5", &id]).output();
+    ensure!(moved.context("cannot start chrt")?.status.success(), "no real-time scheduling");
+    Ok(())
 }

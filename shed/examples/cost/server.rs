@@ -15,6 +15,8 @@ use tokio::{
 
 use crate::{load::REQUEST, peers::LIMIT};
 
+/// Connections that the server of a crowd holds before it sheds.
+pub(crate) const MANY: usize = 1_000;
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 /// Serves until it is killed.
@@ -26,6 +28,7 @@ pub(crate) fn run(kind: &str, port: u16) -> Result<()> {
         // room for as many answers as there are clients at once
         "503" => shed(listen(port)?, OnShed::http_503(), Limits { hard: Some(4 * LIMIT), ..soft }),
         "all" => shed(listen(port)?, OnShed::Rst, Limits::soft(15_000)),
+        "many" => shed(listen(port)?, OnShed::Rst, Limits::soft(MANY)),
         "bare" => bare(listen(port)?),
         "raw" => raw(&listen(port)?),
         _ => bail!("not a server of this bench: {kind:?}"),
