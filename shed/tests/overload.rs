@@ -85,9 +85,9 @@ fn crowd() {
     crowds::be();
 }
 
-/// How soon: each client measures from the return of its connect(2) to that of the read(2) that
-/// tells it, or from the beginning of a connect(2) that tells it itself. Some 32 try at once: of
-/// more, each would measure how long its own process takes for the others.
+/// How soon, coarsely: each client measures from the return of its connect(2) to that of the read(2)
+/// that tells it, or from the beginning of a connect(2) that tells it itself. What a millisecond
+/// is, a bench tells (`cargo xtask bench shed`): here, clients wait for each other, too.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "kernel: needs root"]
 async fn of_ten_thousand_clients_nine_thousand_are_shed_and_none_hangs() {
@@ -101,8 +101,7 @@ async fn of_ten_thousand_clients_nine_thousand_are_shed_and_none_hangs() {
     assert_eq!((seen.n_served, seen.ends.len(), seen.n_hanging), (1_000, 9_000, 0), "{seen}");
     assert_eq!(netstat("ListenDrops"), before);
     eprintln!("{seen}");
-    let bounds = (Duration::from_millis(1), Duration::from_millis(50));
-    assert!(seen.median() <= bounds.0 && seen.p99() <= bounds.1, "{seen}");
+    assert!(seen.ends.iter().all(|&after| after < Duration::from_secs(1)), "{seen}");
     let stats = until(&handle, |stats| stats.open == 0).await;
     assert_eq!((stats.accepted, stats.shed_for(Reason::Soft)), (10_000, 9_000), "{stats:?}");
     check_at_rest(&stats);

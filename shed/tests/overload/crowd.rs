@@ -39,23 +39,13 @@ impl fmt::Display for Seen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { n_served, ends, n_hanging } = self;
         write!(f, "{n_served} served, {} ended, {n_hanging} hang", ends.len())?;
-        if let Some(longest) = ends.last() {
-            let (median, p99) = (self.median(), self.p99());
-            write!(f, "; ended after {median:?} (median), {p99:?} (p99), {longest:?} (longest)")?;
+        match &ends[..] {
+            [] => Ok(()),
+            [.., longest] => {
+                let median = ends[ends.len() / 2];
+                write!(f, "; ended after {median:?} (median), {longest:?} (longest)")
+            }
         }
-        Ok(())
-    }
-}
-
-impl Seen {
-    /// Of the ends.
-    pub(crate) fn median(&self) -> Duration {
-        self.ends[self.ends.len() / 2]
-    }
-
-    /// Of the ends.
-    pub(crate) fn p99(&self) -> Duration {
-        self.ends[self.ends.len() * 99 / 100]
     }
 }
 
