@@ -388,6 +388,24 @@ fn an_address_for_checks_that_is_taken_is_named() {
 }
 
 #[test]
+fn whoever_accepts_queues_by_another_limit_at_sighup() {
+    for (accepts, n_sockets) in [("", 1), ("accept_thread = true", 1), ("accept_sockets = 3", 3)] {
+        let backend = echo();
+        let lines = |backlog: u32| format!("soft = 9\nbacklog = {backlog}\n{accepts}");
+        let shed = Shed::start(&backend, &lines(77));
+        let limit = |of: u64| {
+            shed.wait_until_counted("backlogd_shed_accept_queue_limit", &[], of * n_sockets);
+        };
+        limit(77);
+        fs::write(shed.config(), table(&backend, &lines(33))).unwrap();
+        shed.signal("HUP");
+        let line = shed.wait_for_line("queues by another limit");
+        assert!(line.contains(&format!("listener=\"web\" backlog={}", 33 * n_sockets)), "{line}");
+        limit(33);
+    }
+}
+
+#[test]
 fn sighup_takes_what_it_can_and_names_the_rest() {
     let (first, second) = (listen(), listen());
     let shed = Shed::start(&first.1, "soft = 9\nhalf_close_seconds = 60\ndrain_seconds = 600");

@@ -108,9 +108,9 @@ const OTHERS: &str = r#"
 
 # [[shed]]: a listener of this process that sheds, in front of a backend; `backlogd run` and
 # `backlogd shed` host it, and `backlogd shed --check` prints what holds. SIGHUP changes soft, hard,
-# fd_reserve, backlog (without accept_thread), backend, half_close_seconds, connect_timeout_seconds
-# and the times of a drain of listeners that stay; all else takes effect at the next start, which the
-# log says, and which SIGUSR2 is to `backlogd shed` (with one accept loop and without accept_thread).
+# fd_reserve, backlog, backend, half_close_seconds, connect_timeout_seconds and the times of a drain
+# of listeners that stay; all else takes effect at the next start, which the log says, and which
+# SIGUSR2 is to `backlogd shed` (with one accept loop and without accept_thread).
 # A socket that systemd opened is taken by its name or address.
 "#;
 

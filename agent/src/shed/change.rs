@@ -80,21 +80,15 @@ impl Front {
             let differs = keys.iter().filter(|(_, differs)| differs(self, new));
             differs.map(|&(key, _)| Change { key, is_live }).collect::<Vec<_>>()
         };
-        // what another thread accepts by is not reached from here
-        let (live, fixed): (Vec<_>, Vec<_>) = of(&LIVE, true)
-            .into_iter()
-            .partition(|it| it.key != "backlog" || self.accept != Accept::Thread);
-        let fixed = fixed.into_iter().map(|it| Change { is_live: false, ..it });
-        live.into_iter().chain(fixed).chain(of(&FIXED, false)).collect()
+        of(&LIVE, true).into_iter().chain(of(&FIXED, false)).collect()
     }
 
     /// This one with what of `new` is taken while it runs, but for the limits.
     #[must_use]
     pub fn changed(&self, new: &Self) -> Self {
-        let backlog = if self.accept == Accept::Thread { self.backlog } else { new.backlog };
         Self {
             backend: new.backend.clone(),
-            backlog,
+            backlog: new.backlog,
             half_close: new.half_close,
             connect_timeout: new.connect_timeout,
             drain_delay: new.drain_delay,

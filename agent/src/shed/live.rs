@@ -37,7 +37,21 @@ impl Live {
 
     /// Has it be as `new` in what it takes while it runs, but for its limits.
     pub fn change(&self, new: &Front) {
+        if self.front.borrow().backlog != new.backlog {
+            self.set_backlog(new);
+        }
         self.front.send_modify(|front| *front = Arc::new(front.changed(new)));
+    }
+
+    fn set_backlog(&self, new: &Front) {
+        let listener = self.handle.name();
+        match self.handle.set_backlog(new.backlog) {
+            Ok(backlog) => tracing::info!(listener, backlog, "queues by another limit"),
+            Err(err) => {
+                let error = crate::error::chain(&err);
+                tracing::error!(listener, %error, "its backlog stays as it was");
+            }
+        }
     }
 
     /// Has it other limits.

@@ -293,9 +293,10 @@ fn open(front: &Front, generation: &mut Generation) -> Result<Opened, StartError
         tracing::warn!(listener = front.name, "{warning}");
     }
     let bound = handle.bound().to_string();
+    let backlog = handle.accept_queue().ok().map(|(_, limit)| limit);
     tracing::info!(
         listener = front.name, listen = %local, backend = %front.backend, soft, hard, bound,
-        backlog = door.backlog(), deadlines = front.deadlines(),
+        backlog, deadlines = front.deadlines(),
         health = checks.as_ref().map(|it| tracing::field::display(it.address())),
         "sheds above the soft limit"
     );
@@ -332,27 +333,13 @@ async fn serve(
                 trouble.tell(&front, &err);
             },
             Ok(()) = fronts.changed() => {
-                let new = Arc::clone(&fronts.borrow_and_update());
-                if new.backlog != front.backlog {
-                    set_backlog(&door, &new);
-                }
-                front = new;
+                front = Arc::clone(&fronts.borrow_and_update());
             }
         }
     }
     // who connects while the last ones go on is refused
     drop(door);
     while tasks.join_next().await.is_some() {}
-}
-
-fn set_backlog(door: &Door, front: &Front) {
-    match door.set_backlog(front.backlog) {
-        Ok(backlog) => tracing::info!(listener = front.name, backlog, "queues by another limit"),
-        Err(err) => {
-            let error = crate::error::chain(&err);
-            tracing::error!(listener = front.name, %error, "its backlog stays as it was");
-        }
-    }
 }
 
 /// What was not logged so far.

@@ -1,6 +1,6 @@
 //! What a [`Front`] asks of the library.
 
-use std::{io, net::SocketAddr, thread};
+use std::{net::SocketAddr, thread};
 
 use backlogd_shed::{
     AcceptError, Accepted, Bounds, BuildError, Builder, Generation, Handle, LimitError,
@@ -129,23 +129,6 @@ impl Door {
         match self {
             Self::Task(listener) => listener.local_addr(),
             Self::Thread(accepted) => accepted.local_addr(),
-        }
-    }
-
-    /// Asks for another limit of the accept queue; `None`: the largest. Gives what was granted, or
-    /// nothing, where the socket is another thread's.
-    pub(super) fn set_backlog(&self, backlog: Option<u16>) -> io::Result<Option<u32>> {
-        match self {
-            Self::Task(listener) => listener.set_backlog(backlog).map(Some),
-            Self::Thread(_) => Ok(None),
-        }
-    }
-
-    /// The limit of the accept queue, where it can be asked for.
-    pub(super) fn backlog(&self) -> Option<u32> {
-        match self {
-            Self::Task(listener) => listener.accept_queue().ok().map(|(_, limit)| limit),
-            Self::Thread(_) => None,
         }
     }
 }

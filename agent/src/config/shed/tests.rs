@@ -425,9 +425,6 @@ fn each_key_that_differs_is_named() {
     ] {
         check_changes(with, &format!("{with}\n{key} = {value}"), &[], &[key]);
     }
-    // the socket is the thread's
-    let thread = "accept_thread = true";
-    check_changes(thread, &format!("{thread}\nbacklog = 9"), &[], &["backlog"]);
 }
 
 #[test]
