@@ -252,12 +252,6 @@ fn listen() -> (TcpListener, SocketAddr) {
 
 /// A backend that answers what it gets.
 fn echo() -> SocketAddr {
-    let (several, at) = listen();
-    let start = Start::shed(&table("web", &at.to_string(), "accept_sockets = 2"));
-    let output = start.passing("web", several).refuses();
-    let text = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(Some(78), output.status.code(), "{text}");
-    assert!(text.contains("an inherited socket, which has one accept loop"), "{text}");
     let (listener, at) = listen();
     thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
@@ -531,6 +525,16 @@ fn what_cannot_hold_is_a_wrong_configuration() {
     let text = String::from_utf8(output.stderr).unwrap();
     assert_eq!(Some(78), output.status.code(), "{text}");
     assert!(text.contains("RLIMIT_NOFILE"), "{text}");
+}
+
+#[test]
+fn an_inherited_socket_has_one_accept_loop() {
+    let (several, at) = listen();
+    let start = Start::shed(&table("web", &at.to_string(), "accept_sockets = 2"));
+    let output = start.passing("web", several).refuses();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(Some(78), output.status.code(), "{text}");
+    assert!(text.contains("an inherited socket, which has one accept loop"), "{text}");
 }
 
 #[test]
