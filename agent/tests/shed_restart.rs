@@ -318,13 +318,16 @@ fn what_is_inherited_and_is_not_wanted_is_refused_with_what_it_is() {
         let text = String::from_utf8(output.stderr).unwrap();
         assert_eq!(Some(78), output.status.code(), "{text}");
         assert!(text.contains(expected), "{expected:?} in {text}");
+        assert!(!text.contains("sheds above"), "nobody could connect meanwhile: {text}");
     }
     let (listener, at) = listen();
     let copy = || listener.try_clone().unwrap();
     let elsewhere = format!("the inherited socket \"web\" listens on {at}, expected 127.0.0.1:1");
     check("web", copy(), &elsewhere);
-    check("mail", copy(), "inherited sockets [\"mail\"] are not used");
+    let left = |what: &str| format!("inherited and not used: descriptor 3, \"mail\", {what}");
+    check("mail", copy(), &left(&format!("which listens on {at}; expected each to have the name")));
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+    check("mail", udp.try_clone().unwrap(), &left("a socket of another kind than TCP"));
     check("web", udp, "got a socket of another kind than TCP, expected a listening TCP socket");
     let connected = TcpStream::connect(at).unwrap();
     check("web", connected.try_clone().unwrap(), "got a TCP socket that does not listen");

@@ -34,10 +34,10 @@ pub enum GenerationError {
     },
     /// The limits cannot be shared.
     Page(PageError),
-    /// No listener of this program has these sockets, whose connections would wait for ever.
+    /// No listener of this program has these, whose connections would wait for ever.
     Unused {
-        /// Their names.
-        names: Vec<String>,
+        /// The number, the name and what it is, of each.
+        descriptors: Vec<String>,
     },
     /// The parent cannot be told.
     Parent(io::Error),
@@ -54,9 +54,11 @@ impl fmt::Display for GenerationError {
                 write!(f, "inherited descriptor {fd}: expected it open, and not closed on exec")
             }
             Self::Page(err) => err.fmt(f),
-            Self::Unused { names } => write!(
+            Self::Unused { descriptors } => write!(
                 f,
-                "inherited sockets {names:?} are not used, expected a listener of each name"
+                "inherited and not used: {}; expected each to have the name or the address of a \
+                 listener",
+                descriptors.join("; ")
             ),
             Self::Parent(_) => f.write_str("the generation before cannot be told"),
         }

@@ -94,9 +94,8 @@ pub(crate) fn open(
     Ok(socket)
 }
 
-/// A socket that somebody else opened; the limit of its queue stays as it is where no other is
-/// asked for.
-pub(crate) fn adopted(socket: Socket, backlog: Option<u16>) -> Result<Socket, BuildError> {
+/// Where a socket that somebody else opened listens.
+pub(crate) fn listens(socket: &Socket) -> Result<SocketAddr, BuildError> {
     let call = |name| move |source| BuildError::call(name, source);
     let kind = match socket.r#type() {
         Err(err) if err.raw_os_error() == Some(libc::ENOTSOCK) => {
@@ -110,6 +109,14 @@ pub(crate) fn adopted(socket: Socket, backlog: Option<u16>) -> Result<Socket, Bu
     if !socket.is_listener().map_err(call("SO_ACCEPTCONN"))? {
         return Err(BuildError::Adopted { got: "a TCP socket that does not listen" });
     }
+    local_addr(socket)
+}
+
+/// A socket that somebody else opened; the limit of its queue stays as it is where no other is
+/// asked for.
+pub(crate) fn adopted(socket: Socket, backlog: Option<u16>) -> Result<Socket, BuildError> {
+    let call = |name| move |source| BuildError::call(name, source);
+    listens(&socket)?;
     socket.set_nonblocking(true).map_err(call("O_NONBLOCK"))?;
     socket.set_cloexec(true).map_err(call("FD_CLOEXEC"))?;
     // of somebody before us that was killed while it closed; where it fails, there is none, or it

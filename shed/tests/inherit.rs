@@ -78,8 +78,11 @@ fn a_listener_is_taken_by_its_name_and_anything_else_is_refused() {
         let copy = open.try_clone().expect("a copy");
         check(Some(copy.into()), "web", &format!("127.0.0.1:{port_wanted}"), &wrong);
     }
-    let unused = "inherited sockets [\"mail\"] are not used, expected a listener of each name";
-    check(copy(), "mail", "127.0.0.1:0", unused);
+    let unused = format!(
+        "inherited and not used: descriptor 3, \"mail\", which listens on {address}; expected each \
+         to have the name or the address of a listener"
+    );
+    check(copy(), "mail", "127.0.0.1:0", &unused);
     let connected = TcpStream::connect(&address).expect("queued");
     let got = |what: &str| format!("got {what}, expected a listening TCP socket");
     check(Some(connected.into()), "web", &address, &got("a TCP socket that does not listen"));

@@ -165,6 +165,8 @@ impl Fronts {
             .enable_all()
             .build()
             .map_err(StartError::Runtime)?;
+        let names: Vec<_> = fronts.iter().map(|front| &*front.name).collect();
+        generation.check_names(&names)?;
         let opened: Vec<_> = {
             let _entered = runtime.enter();
             fronts.iter().map(|front| open(front, generation)).collect::<Result<_, _>>()?
