@@ -13,7 +13,7 @@ mod textfile;
 
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use backlogd_shed::Drain;
+use backlogd_shed::{Drain, Owner};
 use thiserror::Error;
 use tokio::sync::watch;
 
@@ -58,10 +58,12 @@ pub enum Purpose {
 #[derive(Debug, Error)]
 pub enum DaemonError {
     /// The address for scrapes is taken, or not ours.
-    #[error("cannot listen on {addr}")]
+    #[error("cannot listen on {addr}{}", in_use(owner.as_ref()))]
     Listen {
         /// As configured.
         addr: SocketAddr,
+        /// Who has it, where it is in use.
+        owner: Option<Owner>,
         /// What bind(2) or listen(2) answered.
         source: io::Error,
     },
@@ -108,6 +110,11 @@ impl DaemonError {
             | Self::SamplerDied => false,
         }
     }
+}
+
+/// What is said of an address that is in use.
+fn in_use(owner: Option<&Owner>) -> String {
+    owner.map(|it| format!(": the address is in use, by {it}")).unwrap_or_default()
 }
 
 /// Runs until SIGTERM or SIGINT, or until the next generation serves and what is open here has

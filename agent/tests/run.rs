@@ -223,8 +223,10 @@ fn a_port_or_socket_that_is_taken_is_named_and_nothing_starts() {
         .unwrap();
     let err = String::from_utf8(output.stderr).unwrap();
     assert_eq!(Some(3), output.status.code(), "{err}");
-    let expected = format!("cannot listen on {}: Address already in use", daemon.listen);
+    let (listen, pid) = (&daemon.listen, daemon.child.id());
+    let expected = format!("cannot listen on {listen}: the address is in use, by socket ");
     assert!(err.contains(&expected), "{err}");
+    assert!(err.contains(&format!(", backlogd[{pid}]: Address already in use")), "{err}");
 }
 
 #[test]

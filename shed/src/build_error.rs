@@ -5,9 +5,8 @@ use std::{error::Error, fmt, io, net::SocketAddr};
 use crate::{
     adaptive::AdaptiveError,
     deadline::DeadlineError,
-    diag,
     limits::{LimitError, MAX_LIMIT},
-    owner::{self, Owner},
+    owner::Owner,
     page::PageError,
     plan::MAX_MEMBERS,
     range::OutOfRange,
@@ -103,7 +102,7 @@ impl BuildError {
 
     pub(crate) fn at(address: SocketAddr, call: &'static str, source: io::Error) -> Self {
         if source.kind() == io::ErrorKind::AddrInUse {
-            let owner = owner::of(address, diag::listeners);
+            let owner = Owner::of_listener(address);
             Self::InUse { address, owner, source }
         } else {
             Self::Call { call, address: Some(address), source }

@@ -19,6 +19,15 @@ pub struct Owner {
     pub process: Option<(u32, String)>,
 }
 
+impl Owner {
+    /// Who listens on `address`, or else on its port, in the network namespace of this thread;
+    /// `None`: nobody that is seen, as one that is bound and does not listen.
+    #[must_use]
+    pub fn of_listener(address: SocketAddr) -> Option<Self> {
+        of(address, diag::listeners)
+    }
+}
+
 impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "socket {} of uid {}", self.inode, self.uid)?;

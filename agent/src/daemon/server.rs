@@ -7,13 +7,18 @@ use std::{
 };
 
 use axum::{Router, serve::Listener};
+use backlogd_shed::Owner;
 use tokio::sync::watch;
 
 use super::{DaemonError, failed};
 
 /// Takes the address for scrapes.
 pub(super) fn bind_tcp(addr: SocketAddr) -> Result<TcpListener, DaemonError> {
-    TcpListener::bind(addr).map_err(|source| DaemonError::Listen { addr, source })
+    TcpListener::bind(addr).map_err(|source| {
+        let is_in_use = source.kind() == io::ErrorKind::AddrInUse;
+        let owner = is_in_use.then(|| Owner::of_listener(addr)).flatten();
+        DaemonError::Listen { addr, owner, source }
+    })
 }
 
 /// How far the servers are with their end.
