@@ -148,7 +148,7 @@ pub(in crate::config) const KEYS: [Key; 45] = [
         name: "exempt",
         takes: RANGES,
         unsaid: "none",
-        help: "Who is shed at hard alone",
+        help: "Who is shed at hard alone, and for queue_max_wait_seconds",
         example: "[\"10.1.0.0/16\"]",
     },
     Key {
@@ -275,7 +275,7 @@ pub(in crate::config) const KEYS: [Key; 45] = [
         name: "half_close_seconds",
         takes: DEADLINE,
         unsaid: "60",
-        help: "From the end of one direction to that of the other",
+        help: "From the end of one direction to that of the other, whatever is sent meanwhile",
         example: "60",
     },
     Key {
