@@ -356,7 +356,8 @@ async fn after_a_pause_each_waited_as_long_as_is_said_and_who_waited_too_long_is
         clients.push((TcpStream::connect(address).expect("queued"), Instant::now()));
         time::sleep(Duration::from_millis(100)).await;
     }
-    drop(it.open);
+    // room for all at once: of connections, one would end after the other
+    it.handle.set_limits(Limits::soft(1_000)).expect("they hold");
     let stats = until(&it.handle, |stats| stats.accepted == 64 + 12).await;
     let n_stale = usize::try_from(stats.shed_for(Reason::Stale)).expect("few");
     let (stale, live) = clients.split_at(n_stale);
@@ -374,6 +375,7 @@ async fn after_a_pause_each_waited_as_long_as_is_said_and_who_waited_too_long_is
         let got = client.read(&mut [0]).map_err(|err| err.kind());
         assert_eq!(got, Err(io::ErrorKind::ConnectionReset));
     }
+    drop(it.open);
     it.accepting.abort();
     check_identities(&until(&it.handle, |stats| stats.open == 0).await);
 }
