@@ -92,13 +92,15 @@ impl Error for AcceptError {
 pub(crate) struct Backoff {
     retries: u32,
     delay: Option<Duration>,
-    /// When accept(2) failed that way first, since the last success.
-    since: Option<Instant>,
+    /// When accept(2) failed that way first and last, since the last success.
+    since: Option<(Instant, Instant)>,
 }
 
 impl Backoff {
     const FIRST: Duration = Duration::from_millis(1);
     const LAST: Duration = Duration::from_secs(1);
+    /// Failures that are further apart are of different times of want: in between, nobody came.
+    const APART: Duration = Duration::from_secs(2);
     /// As many errors of connections in a row are no chance.
     const RETRIES: u32 = 64;
 
@@ -114,7 +116,10 @@ impl Backoff {
 
     /// For how long accept(2) failed by `at`, where this is not the first time.
     pub(crate) fn failed(&mut self, at: Instant) -> Duration {
-        at.saturating_duration_since(*self.since.get_or_insert(at))
+        let is_same = |last: Instant| at.saturating_duration_since(last) <= Self::APART;
+        let first = self.since.filter(|(_, last)| is_same(*last)).map_or(at, |(first, _)| first);
+        self.since = Some((first, at));
+        at.saturating_duration_since(first)
     }
 
     /// Whether an error of a connection is one too many in a row.
@@ -223,8 +228,20 @@ mod tests {
         assert_eq!(backoff.failed(begun), Duration::ZERO);
         backoff.retry();
         assert_eq!(backoff.failed(begun + second), second);
+        backoff.retry();
+        assert_eq!(backoff.failed(begun + 3 * second), 3 * second);
         backoff.reset();
-        assert_eq!(backoff.failed(begun + 2 * second), Duration::ZERO);
+        assert_eq!(backoff.failed(begun + 4 * second), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_failure_long_after_another_is_the_first() {
+        let (mut backoff, begun) = (Backoff::default(), Instant::now());
+        assert_eq!(backoff.failed(begun), Duration::ZERO);
+        backoff.retry();
+        let hour = Duration::from_secs(3_600);
+        assert_eq!(backoff.failed(begun + hour), Duration::ZERO);
+        assert_eq!(backoff.failed(begun + hour + Backoff::LAST), Backoff::LAST);
     }
 
     #[test]
