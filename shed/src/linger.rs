@@ -92,21 +92,29 @@ impl Lingering {
     fn is_over(&mut self, bounds: &Linger) -> bool {
         let Some(socket) = &self.socket else { return true };
         let mut scrap = [MaybeUninit::uninit(); 4_096];
-        loop {
-            match socket.recv(&mut scrap) {
-                Ok(0) => return true,
-                Ok(n) => self.read += n,
-                Err(err) if err.kind() == io::ErrorKind::WouldBlock => {
-                    return bounds.time <= self.since.elapsed();
-                }
-                Err(_) => return true,
-            }
-            if bounds.bytes < self.read {
-                return true;
-            }
-        }
+        is_read(|| socket.recv(&mut scrap), &mut self.read, bounds.bytes)
+            || bounds.time <= self.since.elapsed()
     }
 }
+
+/// Reads by `recv` what is there, though no more than others can wait for, and adds it to `n_read`;
+/// whether that was its end, or is more than `most`.
+fn is_read(mut recv: impl FnMut() -> io::Result<usize>, n_read: &mut usize, most: usize) -> bool {
+    for _ in 0..READS {
+        match recv() {
+            Ok(0) => return true,
+            Ok(n) => *n_read += n,
+            Err(err) => return err.kind() != io::ErrorKind::WouldBlock,
+        }
+        if most < *n_read {
+            return true;
+        }
+    }
+    false
+}
+
+/// Reads at each look: a peer may send faster than it is read.
+const READS: usize = 32;
 
 impl Drop for Lingering {
     fn drop(&mut self) {
@@ -201,5 +209,38 @@ impl Queues {
             }
         }
         self.lists[0].extend(arrival.map(|lingering| (at + LOOKS[0], lingering)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_does_not_stop_sending_is_left_after_some_reads() {
+        let (mut n_read, mut n_calls) = (0, 0);
+        let mut sends = || {
+            n_calls += 1;
+            assert!(n_calls <= 1_000, "it does not end");
+            Ok(4_096)
+        };
+        assert!(!is_read(&mut sends, &mut n_read, usize::MAX));
+        assert_eq!(n_read, 131_072);
+        assert!(is_read(&mut sends, &mut n_read, 200_000));
+        assert_eq!(n_read, 200_704);
+    }
+
+    #[test]
+    fn reads_until_an_end_an_error_or_nothing() {
+        for (last, expected) in [
+            (Ok(0), true),
+            (Err(io::ErrorKind::ConnectionReset), true),
+            (Err(io::ErrorKind::WouldBlock), false),
+        ] {
+            let (mut n_read, mut all) = (0, vec![last, Ok(7), Ok(9)]);
+            let recv = || all.pop().expect("no more is read").map_err(io::Error::from);
+            assert_eq!(is_read(recv, &mut n_read, 16), expected, "{last:?}");
+            assert_eq!(n_read, 16);
+        }
     }
 }
