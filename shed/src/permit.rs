@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    panic::{self, AssertUnwindSafe},
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -275,7 +276,13 @@ impl Drop for Permit {
         self.shared.gate.give_back_hard();
         // last, since it is the user's, and may panic
         if let Some(decide) = &self.shared.decide {
-            decide.closed(&Closed { after, cause });
+            let tell = || decide.closed(&Closed { after, cause });
+            if thread::panicking() {
+                // a second panic on the way out of one ends the process
+                drop(panic::catch_unwind(AssertUnwindSafe(tell)));
+            } else {
+                tell();
+            }
         }
     }
 }

@@ -198,10 +198,14 @@ async fn a_place_is_given_back_though_the_user_panics() {
     let builder = ShedListener::bind("127.0.0.1:0").soft(2).decide(PanicsAtTheEnd);
     let mut listener = builder.build().expect("a listener");
     let (address, handle) = (listener.local_addr(), listener.handle());
-    for _ in 0..6 {
+    for n in 0..6 {
         let client = TcpStream::connect(address).expect("queued");
         let conn = listener.accept().await.expect("admitted");
-        let ends = tokio::spawn(async move { drop(conn) });
+        let ends = tokio::spawn(async move {
+            let _conn = conn;
+            // a panic of the user's on the way out of another
+            assert!(n % 2 == 0, "on purpose, too");
+        });
         assert!(ends.await.is_err_and(|err| err.is_panic()));
         drop(client);
     }
