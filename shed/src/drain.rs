@@ -118,7 +118,10 @@ impl State {
             Self::Closing { until, end } if seen.is_closed || is_over(until) => {
                 Self::Draining { end }
             }
-            Self::Draining { end } if seen.open == 0 || is_over(end) => Self::Done,
+            // a queue that is not empty may give it another connection
+            Self::Draining { end } if (seen.is_closed && seen.open == 0) || is_over(end) => {
+                Self::Done
+            }
             Self::Announced { .. } | Self::Closing { .. } | Self::Draining { .. } | Self::Done => {
                 self
             }
@@ -188,7 +191,7 @@ pub(crate) async fn run(shared: &Shared, drain: &Drain) -> Drained {
             }
             continue;
         }
-        let is_drained = || state.stage() == Stage::Draining && shared.gate.own_taken() == 0;
+        let is_drained = || shared.is_closed() && shared.gate.own_taken() == 0;
         let until = state.until().unwrap_or(seen.at);
         tokio::select! {
             () = time::sleep_until(until.into()) => {}
@@ -304,6 +307,9 @@ mod tests {
             (5_000, false, 9, false, Closing),
             (5_499, false, 9, false, Closing),
             (5_500, false, 9, false, Draining),
+            // its last look at the queue is late: who is there has the deadline, too
+            (5_600, false, 0, false, Draining),
+            (5_700, false, 1, false, Draining),
             (24_999, true, 1, false, Draining),
             (25_000, true, 1, false, Done),
             (30_000, true, 1, false, Done),
