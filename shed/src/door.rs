@@ -118,23 +118,20 @@ impl Door {
     /// `false`: it is to leave first.
     pub(crate) async fn wait_for_room(&mut self) -> Result<bool, AcceptError> {
         let Self { shared, is_recovering, is_paused, meter, post, .. } = self;
-        if shared.is_closed() {
-            return Err(AcceptError::Closed);
-        }
-        if let Some(err) = shared.failure() {
-            return Err(AcceptError::Fatal(err));
-        }
+        shared.check_open()?;
         if *is_paused || shared.gate.is_full() {
             meter.ends_turn();
             let _paused = shared.counters.pause(Pause::Hard);
             (*is_recovering, *is_paused) = (true, true);
-            let is_over = || shared.gate.has_room() || shared.is_closed() || post.is_called();
+            let is_open = || shared.check_open().is_ok() && !post.is_called();
+            let is_over = || shared.gate.has_room() || !is_open();
             while !is_over() {
                 shared.gate.changed(is_over).await;
             }
             *is_paused = false;
+            shared.check_open()?;
         }
-        if shared.is_closed() { Err(AcceptError::Closed) } else { Ok(!post.is_called()) }
+        Ok(!post.is_called())
     }
 
     /// Takes connections until one is admitted, the queue is empty, or others have their turn.
@@ -367,7 +364,7 @@ impl Door {
         let delay = self.backoff.next();
         let _paused = self.shared.counters.pause(Pause::Backoff);
         let given_back =
-            self.shared.gate.changed(|| self.shared.is_closed() || self.post.is_called());
+            self.shared.gate.changed(|| self.shared.check_open().is_err() || self.post.is_called());
         // which of the two came first does not matter
         drop(time::timeout(delay, given_back).await);
         self.spare.refill();

@@ -15,6 +15,7 @@ use std::{
 use tokio::sync::{Notify, mpsc};
 
 use crate::{
+    accept::AcceptError,
     adaptive::Controller,
     close::OnShed,
     deadline::ticker::Watcher,
@@ -214,6 +215,14 @@ impl Shared {
         self.is_closed.load(Ordering::SeqCst)
     }
 
+    /// That it accepts, as far as is known.
+    pub(crate) fn check_open(&self) -> Result<(), AcceptError> {
+        if self.is_closed() {
+            return Err(AcceptError::Closed);
+        }
+        self.failure().map_or(Ok(()), |err| Err(AcceptError::Fatal(err)))
+    }
+
     /// Nothing more is accepted.
     pub(crate) fn close(&self) {
         self.is_closed.store(true, Ordering::SeqCst);
@@ -246,6 +255,8 @@ impl Shared {
     fn ends_by(&self, failure: Failure) {
         self.fatal.get_or_init(|| failure);
         self.has_failed.notify_waiters();
+        // whoever waits for room has to know it, too
+        self.gate.wake();
     }
 
     pub(crate) fn failure(&self) -> Option<io::Error> {

@@ -2,11 +2,21 @@
 
 mod load;
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
-use backlogd_shed::{Drain, OnShed, Queued, Reason, ShedListener};
+use backlogd_shed::{
+    AcceptError, Candidate, Decide, Drain, Limits, OnShed, ProxyProtocol, Queued, Reason,
+    ShedListener, Verdict,
+};
 use load::{Load, check_identities, serve, until};
-use tokio::{io::AsyncReadExt as _, net::TcpStream};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_limit_holds_over_all_members() {
@@ -30,7 +40,7 @@ async fn one_limit_holds_over_all_members() {
     let mut shed = 0;
     for mut client in clients {
         shed += u64::from(matches!(
-            tokio::time::timeout(Duration::from_millis(1), client.read_u8()).await,
+            timeout(Duration::from_millis(1), client.read_u8()).await,
             Ok(Ok(b'S'))
         ));
     }
@@ -43,6 +53,61 @@ async fn one_limit_holds_over_all_members() {
         serving.await.expect("each member ends");
     }
     check_identities(&handle.stats());
+}
+
+/// Panics at who comes after so many.
+struct PanicsAfter(AtomicUsize);
+
+impl Decide for PanicsAfter {
+    fn decide(&self, _: &Candidate<'_>, _: &backlogd_shed::Load) -> Verdict {
+        let left = self.0.fetch_sub(1, Ordering::Relaxed);
+        assert_ne!(left, 0, "on purpose");
+        Verdict::Admit
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_that_wait_for_room_learn_that_another_one_failed() {
+    const N: usize = 32;
+    const HEADER: &[u8] = b"PROXY UNKNOWN\r\n";
+    let proxies = ProxyProtocol::from(["127.0.0.1".parse().expect("an address")]);
+    let builder = ShedListener::bind("127.0.0.1:0").soft(2 * N).proxy_protocol(proxies);
+    let builder = builder.decide(PanicsAfter(AtomicUsize::new(N)));
+    let (group, listeners) = builder.build_group(2).expect("a group");
+    let (address, handle) = (listeners[0].local_addr(), group.handle());
+    let accept = |mut it: ShedListener| async move {
+        let mut served = Vec::new();
+        loop {
+            match it.accept().await {
+                Ok(conn) => served.push(conn),
+                Err(err) => return (err, served),
+            }
+        }
+    };
+    let accepting: Vec<_> = listeners.into_iter().map(|it| tokio::spawn(accept(it))).collect();
+    let mut clients = Vec::new();
+    for _ in 0..N {
+        let mut client = TcpStream::connect(address).await.expect("connected");
+        client.write_all(HEADER).await.expect("connected");
+        clients.push(client);
+    }
+    until(&handle, |stats| stats.open == N as u64 && stats.handshaking == 0).await;
+    let mut last = TcpStream::connect(address).await.expect("connected");
+    until(&handle, |stats| stats.open == N as u64 + 1 && stats.handshaking == 1).await;
+    handle.set_limits(Limits { hard: Some(3), ..Limits::soft(2) }).expect("they hold");
+    // each waits only when somebody came, who is reset
+    for _ in 0..N {
+        clients.extend(TcpStream::connect(address).await);
+    }
+    last.write_all(HEADER).await.expect("connected");
+    let mut all = Vec::new();
+    for accepted in accepting {
+        let told = timeout(Duration::from_secs(2), accepted).await.expect("it is told");
+        let (err, served) = told.expect("no panic");
+        assert!(matches!(err, AcceptError::Fatal(_)), "{err:?}");
+        all.push(served);
+    }
+    assert_eq!(handle.stats().open, N as u64, "there was no room");
 }
 
 /// So often from 4 members to 1 and back.
@@ -80,7 +145,7 @@ async fn nobody_joins_while_a_member_leaves() {
     let (mut group, mut listeners) =
         ShedListener::bind("127.0.0.1:0").build_group(2).expect("a group");
     // nobody accepts: the member stays
-    let shrunk = tokio::time::timeout(Duration::from_millis(1), group.shrink()).await;
+    let shrunk = timeout(Duration::from_millis(1), group.shrink()).await;
     assert!(shrunk.is_err());
     let err = group.grow().expect_err("one is leaving").to_string();
     assert_eq!(err, "a member of the group is leaving, expected none that does");
