@@ -7,7 +7,10 @@ use std::{
     fs,
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    os::{fd::OwnedFd, unix::net::UnixDatagram},
+    os::{
+        fd::OwnedFd,
+        unix::{fs::OpenOptionsExt as _, net::UnixDatagram},
+    },
     path::PathBuf,
     process::{Child, Command, Output, Stdio},
     sync::{
@@ -477,6 +480,40 @@ fn a_next_generation_that_fails_changes_nothing() {
     server.serves_a_client();
     assert_eq!(Some(0), server.ended());
     server.end();
+}
+
+#[test]
+fn who_is_told_to_end_kills_a_next_generation_that_does_not_serve() {
+    let mut server = Start::shed(&table("web", "127.0.0.1:0", "drain_seconds = 300")).serves();
+    let mut long = client(server.at).unwrap();
+    assert_eq!(b'x', round_trip(&mut long).unwrap());
+    // the next one waits for somebody to write its configuration
+    let config = server.start.config();
+    fs::remove_file(&config).unwrap();
+    assert!(Command::new("mkfifo").arg(&config).status().unwrap().success());
+    server.signal("USR2");
+    server.line("starts the next generation");
+    let mut writer = None;
+    wait_for(|| {
+        let mut options = fs::OpenOptions::new();
+        let opened = options.write(true).custom_flags(libc::O_NONBLOCK).open(&config);
+        writer = Some(opened.map_err(|err| err.to_string())?);
+        Ok(())
+    });
+    server.signal("TERM");
+    server.line("not handed over: this generation ends");
+    server.line("stopping");
+    // it is dead by then: nobody has the other end
+    let written = writer.unwrap().write_all(b"\n").map_err(|err| err.kind());
+    assert_eq!(Err(io::ErrorKind::BrokenPipe), written);
+    // nobody waits for a socket that nobody accepts from
+    wait_for(|| match TcpStream::connect_timeout(&server.at, Duration::from_millis(100)) {
+        Err(err) if err.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+        got => Err(format!("{got:?}")),
+    });
+    assert_eq!(b'x', round_trip(&mut long).unwrap());
+    drop(long);
+    assert_eq!(Some(0), server.ended());
 }
 
 #[test]

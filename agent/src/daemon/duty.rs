@@ -17,7 +17,7 @@ use crate::{
     error,
     notify::Manager,
     publish::{fold::Caps, outlet::Outlets},
-    shed::{Dead, Fronts, Live, Restart, StartError},
+    shed::{Dead, Fronts, GivenUp, Live, Restart, StartError},
 };
 
 /// Who is told of alerts, and by which channel.
@@ -46,13 +46,31 @@ pub(super) enum Why {
 
 /// Answers signals and writes the textfile until the agent is told to stop, or another one serves.
 pub(super) async fn watch_over(
+    config: Config,
+    signals: &mut Signals,
+    reload: &impl Fn() -> Result<Config, ConfigError>,
+    snapshots: watch::Receiver<Option<Judged>>,
+    mut parts: Parts<'_>,
+) -> Result<Why, DaemonError> {
+    match until_told(config, signals, reload, snapshots, &mut parts).await {
+        // a next generation that still starts would come to a socket that takes nobody new
+        Ok(Why::Told) => Ok(give_up(parts.restart, parts.manager).await),
+        Err(err) => {
+            give_up(parts.restart, parts.manager).await;
+            Err(err)
+        }
+        Ok(Why::HandedOver) => Ok(Why::HandedOver),
+    }
+}
+
+async fn until_told(
     mut config: Config,
     signals: &mut Signals,
     reload: &impl Fn() -> Result<Config, ConfigError>,
     mut snapshots: watch::Receiver<Option<Judged>>,
-    parts: Parts<'_>,
+    parts: &mut Parts<'_>,
 ) -> Result<Why, DaemonError> {
-    let Parts { sampler, lives, receivers, manager, mut fronts, mut restart } = parts;
+    let Parts { sampler, lives, receivers, manager, fronts, restart } = parts;
     let newest = snapshots.clone();
     let mut textfile_due = tokio::time::interval(textfile::EVERY);
     let mut caps = Caps::new(config.series_limit);
@@ -82,9 +100,7 @@ pub(super) async fn watch_over(
             },
             ended = ended(restart.as_deref_mut()) => match ended {
                 Ok(next) => {
-                    manager.handed_over(next.id());
-                    tracing::info!(pid = next.id(), "handed over: the next generation serves");
-                    return Ok(Why::HandedOver);
+                    return Ok(handed_over(&next, manager));
                 }
                 Err(err) => {
                     let error = error::chain(&err);
@@ -119,6 +135,25 @@ fn begin(restart: Option<&mut Restart>, lives: &[Live]) {
         true => tracing::info!("starts the next generation"),
         false => tracing::warn!("the next generation starts already"),
     }
+}
+
+fn handed_over(next: &Child, manager: &mut Manager) -> Why {
+    manager.handed_over(next.id());
+    tracing::info!(pid = next.id(), "handed over: the next generation serves");
+    Why::HandedOver
+}
+
+/// Kills a next generation that does not serve so far, and says so.
+async fn give_up(restart: Option<&mut Restart>, manager: &mut Manager) -> Why {
+    let Some(restart) = restart else { return Why::Told };
+    match restart.give_up().await {
+        GivenUp::Serves(next) => return handed_over(&next, manager),
+        GivenUp::Killed => {
+            tracing::warn!("not handed over: this generation ends, and the next one was killed");
+        }
+        GivenUp::Nothing => {}
+    }
+    Why::Told
 }
 
 /// Ends when a handover does; where there is none, never.

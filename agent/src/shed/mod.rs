@@ -25,7 +25,7 @@ use backlogd_shed::{
 pub use self::{
     change::Change,
     live::Live,
-    restart::{Generations, Restart},
+    restart::{Generations, GivenUp, Restart},
     run::{Counted, Dead, Fronts, StartError, Watch},
     settings::{Accept, Health, bounds},
 };

@@ -13,7 +13,7 @@ use std::{
 };
 
 use backlogd_shed::{Generation, GenerationError, HandoverError, Handovers};
-use tokio::sync::watch;
+use tokio::{sync::watch, task};
 
 /// Starts the next generation, one at a time.
 #[derive(Debug)]
@@ -126,6 +126,40 @@ impl Restart {
         };
         result
     }
+
+    /// Has none start any more, since this one is told to end: the next generation is killed, unless
+    /// it accepts by then.
+    pub async fn give_up(&mut self) -> GivenUp {
+        if !matches!(self.state, State::Starts(_)) {
+            return GivenUp::Nothing;
+        }
+        let result = tokio::select! {
+            biased;
+            result = self.ended() => Some(result),
+            // it is looked once more: what it said may not have been read so far
+            () = task::yield_now() => None,
+        };
+        match result {
+            Some(Ok(next)) => GivenUp::Serves(next),
+            Some(Err(_)) => GivenUp::Nothing,
+            None => {
+                // waits for it, so that nobody accepts beside the drain
+                self.state = State::Over;
+                GivenUp::Killed
+            }
+        }
+    }
+}
+
+/// What there was to give up.
+#[derive(Debug)]
+pub enum GivenUp {
+    /// No next generation, or it was gone.
+    Nothing,
+    /// It was killed.
+    Killed,
+    /// None: it serves.
+    Serves(Child),
 }
 
 /// The file that this program was started by, under the name that a newer one will have, too:
