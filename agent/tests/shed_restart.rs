@@ -474,11 +474,20 @@ fn a_next_generation_that_fails_changes_nothing() {
     server.serves_a_client();
     let failed = ["listener=\"web\"", "result=\"child_failed\""];
     assert_eq!(Some(1), server.counted("backlogd_shed_handovers_total", &failed));
+    // later, too: this one has the listener's sockets already, but not its name
+    fs::write(server.start.config(), table.replace("web", "other")).unwrap();
+    server.signal("USR2");
+    server.line("not handed over");
+    assert_eq!(Some(2), server.counted("backlogd_shed_handovers_total", &failed));
     // the next attempt is as good as the first
     fs::write(server.start.config(), &table).unwrap();
     server.restart();
     server.serves_a_client();
     assert_eq!(Some(0), server.ended());
+    // and is the only one that counts
+    assert_eq!(Some(1), server.counted("backlogd_shed_generation", &[]));
+    let ok = ["listener=\"web\"", "result=\"ok\""];
+    assert_eq!(Some(1), server.counted("backlogd_shed_handovers_total", &ok));
     server.end();
 }
 

@@ -48,7 +48,8 @@ pub struct Generation {
     inherited: Vec<(String, Socket)>,
     passed: Vec<(String, OwnedFd)>,
     parent: Option<UnixStream>,
-    is_first: bool,
+    /// How many generations there were before.
+    number: u64,
     listeners: BTreeMap<String, Weak<Shared>>,
     handovers: Handovers,
     longest: Duration,
@@ -127,7 +128,7 @@ impl Generation {
             inherited.push((name, take(fd)?.into()));
         }
         let first = 3 + RawFd::try_from(inherited.len()).unwrap_or(RawFd::MAX);
-        let (page, memory, parent) = if given.is_successor {
+        let (page, memory, parent) = if given.number != 0 {
             let memory = take(first)?.into();
             let parent = take(first + 1)?.into();
             (Page::open(&memory).map_err(GenerationError::Page)?, memory, Some(parent))
@@ -141,7 +142,7 @@ impl Generation {
             inherited,
             passed: Vec::new(),
             parent,
-            is_first: !given.is_successor,
+            number: given.number,
             listeners: BTreeMap::new(),
             handovers: Handovers::default(),
             longest: LONGEST,
@@ -160,10 +161,11 @@ impl Generation {
         self.longest = longest;
     }
 
-    /// How many generations there were before this one.
+    /// How many generations there were before this one. One that was never [ready](Self::ready) is
+    /// none.
     #[must_use]
     pub fn number(&self) -> u64 {
-        self.page.generation()
+        self.number
     }
 
     /// How its handovers ended.
@@ -221,7 +223,7 @@ impl Generation {
         is_inherited: bool,
     ) -> Result<(Words, bool), PageError> {
         let entry = self.page.entry(name)?;
-        if is_inherited && self.is_first {
+        if is_inherited && self.number == 0 {
             self.page.borrows(entry);
         }
         let is_borrowed = self.page.is_borrowed(entry);
@@ -315,7 +317,8 @@ impl Generation {
             fds.extend(listeners.iter().map(|(_, socket, _)| -> &dyn AsFd { socket }));
             fds.extend(self.passed.iter().map(|(_, fd)| -> &dyn AsFd { fd }));
             fds.extend([&self.memory as &dyn AsFd, &theirs]);
-            start(command, &names, &fds).map_err(HandoverError::Start)?
+            start(command, self.number + 1 + self.handovers.ok, &names, &fds)
+                .map_err(HandoverError::Start)?
         };
         let mut child = Starting(Some(child));
         drop(theirs);
@@ -368,12 +371,18 @@ impl Drop for Starting {
     }
 }
 
-fn start(mut command: Command, names: &[String], fds: &[&dyn AsFd]) -> io::Result<Child> {
+/// Starts `command` as the generation `number`.
+fn start(
+    mut command: Command,
+    number: u64,
+    names: &[String],
+    fds: &[&dyn AsFd],
+) -> io::Result<Child> {
     command
         .env_remove(LISTEN_PID)
         .env(LISTEN_FDS, names.len().to_string())
         .env(LISTEN_FDNAMES, names.join(":"))
-        .env(SHED_GENERATION, "1");
+        .env(SHED_GENERATION, number.to_string());
     sys::pass(&mut command, fds)?;
     command.spawn()
 }

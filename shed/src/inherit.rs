@@ -7,7 +7,8 @@ use crate::page::PageError;
 pub(crate) const LISTEN_FDS: &str = "LISTEN_FDS";
 pub(crate) const LISTEN_PID: &str = "LISTEN_PID";
 pub(crate) const LISTEN_FDNAMES: &str = "LISTEN_FDNAMES";
-/// Set by us: behind the sockets are the page and the way to say that one is ready.
+/// Set by us, to how many generations there were before: behind the sockets are the page and the way
+/// to say that one is ready.
 pub(crate) const SHED_GENERATION: &str = "SHED_GENERATION";
 pub(crate) const VARIABLES: [&str; 4] = [LISTEN_FDS, LISTEN_PID, LISTEN_FDNAMES, SHED_GENERATION];
 
@@ -49,6 +50,9 @@ impl fmt::Display for GenerationError {
             Self::Variable { name: LISTEN_FDS, got } => {
                 write!(f, "{LISTEN_FDS} is {got:?}, expected 0 to {MAX_FDS}")
             }
+            Self::Variable { name: SHED_GENERATION, got } => {
+                write!(f, "{SHED_GENERATION} is {got:?}, expected how many there were before")
+            }
             Self::Variable { name, got } => write!(f, "{name} is {got:?}, expected a process id"),
             Self::Descriptor { fd, .. } => {
                 write!(f, "inherited descriptor {fd}: expected it open, and not closed on exec")
@@ -79,7 +83,8 @@ impl Error for GenerationError {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Given {
     pub(crate) names: Vec<String>,
-    pub(crate) is_successor: bool,
+    /// How many generations there were before; 0: it has neither a page nor a parent.
+    pub(crate) number: u64,
 }
 
 /// `variable` gives the environment, `pid` is ours.
@@ -88,22 +93,23 @@ pub(crate) fn parse(
     pid: u32,
 ) -> Result<Given, GenerationError> {
     let number = |name: &'static str| {
-        let parse = |got: String| match got.parse::<u32>() {
+        let parse = |got: String| match got.parse::<u64>() {
             Ok(number) => Ok(number),
             Err(_) => Err(GenerationError::Variable { name, got }),
         };
         variable(name).map(parse).transpose()
     };
-    let nothing = Given { names: Vec::new(), is_successor: false };
+    let nothing = Given { names: Vec::new(), number: 0 };
     // for a process before us, whose environment we have
-    if number(LISTEN_PID)?.is_some_and(|it| it != pid) {
+    if number(LISTEN_PID)?.is_some_and(|it| it != u64::from(pid)) {
         return Ok(nothing);
     }
     let Some(n) = number(LISTEN_FDS)? else { return Ok(nothing) };
-    if MAX_FDS < n {
+    if u64::from(MAX_FDS) < n {
         return Err(GenerationError::Variable { name: LISTEN_FDS, got: n.to_string() });
     }
-    let is_successor = variable(SHED_GENERATION).is_some();
+    let generation = number(SHED_GENERATION)?.unwrap_or(0);
+    let is_successor = generation != 0;
     let given = variable(LISTEN_FDNAMES).unwrap_or_default();
     let mut names = given.split(':');
     let names = (0..n)
@@ -111,7 +117,7 @@ pub(crate) fn parse(
         .map(|_| names.next().filter(|it| is_successor || !it.is_empty()).unwrap_or("unknown"))
         .map(|name| if is_successor { decode(name) } else { name.to_owned() })
         .collect();
-    Ok(Given { names, is_successor })
+    Ok(Given { names, number: generation })
 }
 
 /// A name as it may be between colons.
@@ -130,30 +136,35 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(variables: &[(&str, &str)], expected: Result<(&[&str], bool), &str>) {
+    fn check(variables: &[(&str, &str)], expected: Result<(&[&str], u64), &str>) {
         let variable = |name: &str| {
             variables.iter().find(|(it, _)| *it == name).map(|(_, value)| (*value).to_owned())
         };
         let got = parse(variable, 7).map_err(|err| err.to_string());
-        let expected = expected.map(|(names, is_successor)| Given {
+        let expected = expected.map(|(names, number)| Given {
             names: names.iter().map(|&name| name.to_owned()).collect(),
-            is_successor,
+            number,
         });
         assert_eq!(got, expected.map_err(str::to_owned), "{variables:?}");
     }
 
     #[test]
     fn takes_what_is_for_this_process() {
-        check(&[], Ok((&[], false)));
-        check(&[("LISTEN_FDS", "2")], Ok((&["unknown", "unknown"], false)));
+        check(&[], Ok((&[], 0)));
+        check(&[("LISTEN_FDS", "2")], Ok((&["unknown", "unknown"], 0)));
         check(
             &[("LISTEN_FDS", "2"), ("LISTEN_FDNAMES", "web:mail"), ("LISTEN_PID", "7")],
-            Ok((&["web", "mail"], false)),
+            Ok((&["web", "mail"], 0)),
         );
-        check(&[("LISTEN_FDS", "2"), ("LISTEN_PID", "8")], Ok((&[], false)));
+        check(&[("LISTEN_FDS", "2"), ("LISTEN_PID", "8")], Ok((&[], 0)));
         check(
-            &[("LISTEN_FDS", "1"), ("LISTEN_FDNAMES", "[%3A%3A]%3A80"), ("SHED_GENERATION", "1")],
-            Ok((&["[::]:80"], true)),
+            &[("LISTEN_FDS", "1"), ("LISTEN_FDNAMES", "[%3A%3A]%3A80"), ("SHED_GENERATION", "7")],
+            Ok((&["[::]:80"], 7)),
+        );
+        check(&[("SHED_GENERATION", "7")], Ok((&[], 0)));
+        check(
+            &[("LISTEN_FDS", "0"), ("SHED_GENERATION", "x")],
+            Err("SHED_GENERATION is \"x\", expected how many there were before"),
         );
         check(&[("LISTEN_FDS", "x")], Err("LISTEN_FDS is \"x\", expected 0 to 1024"));
         check(&[("LISTEN_FDS", "1025")], Err("LISTEN_FDS is \"1025\", expected 0 to 1024"));

@@ -2,13 +2,13 @@
 //!
 //! In: memory, made here or inherited, and /proc/PID/stat of the processes in it. Out: for each
 //! listener, by its name, the words of its limits and whether somebody else has its socket; this
-//! process' lane in them; how many generations there were. Cost: one such file for each other
-//! generation, four times a second and listener.
+//! process' lane in them. Cost: one such file for each other generation, four times a second and
+//! listener.
 //!
-//! Words of it: what it is, its layout, how many generations there were, who has each lane, and for
-//! each listener its name's hash, its two [limits](crate::slots) and whether somebody else has its
-//! socket. A lane belongs to a process; one that died has its lane cleared by whoever sees it, and
-//! only then can another have it.
+//! Words of it: what it is, its layout, who has each lane, and for each listener its name's hash,
+//! its two [limits](crate::slots) and whether somebody else has its socket. A lane belongs to a
+//! process; one that died has its lane cleared by whoever sees it, and only then can another have
+//! it.
 //!
 //! Not here: how places are taken in a word ([`slots`]), who waits for one
 //! ([`words`](crate::words)), and how the memory comes to the next generation
@@ -37,12 +37,11 @@ const BYTES: u64 = 4_096;
 const WORDS: usize = 512;
 const MAGIC: u64 = u64::from_be_bytes(*b"shedpage");
 /// What the words mean.
-const LAYOUT: u64 = 1;
+const LAYOUT: u64 = 2;
 
 const AT_MAGIC: usize = 0;
 const AT_LAYOUT: usize = 1;
-const AT_GENERATION: usize = 2;
-const AT_LANES: usize = 3;
+const AT_LANES: usize = 2;
 const AT_ENTRIES: usize = 8;
 /// Words of an entry: the hash of a name, soft, hard, whether the socket is borrowed.
 const ENTRY: usize = 4;
@@ -58,7 +57,6 @@ pub(crate) struct Page {
     lane: Lane,
     /// In the word of the lane.
     owner: u64,
-    generation: u64,
 }
 
 /// Why a process cannot share limits.
@@ -134,8 +132,7 @@ impl Page {
         for (lane, word) in Lane::ALL.into_iter().zip(&words[AT_LANES..]) {
             reap(&words, lane);
             if word.compare_exchange(0, owner, Ordering::SeqCst, Ordering::Relaxed).is_ok() {
-                let generation = words[AT_GENERATION].fetch_add(1, Ordering::SeqCst);
-                return Ok(Self { words, lane, owner, generation });
+                return Ok(Self { words, lane, owner });
             }
         }
         Err(PageError::Lanes)
@@ -143,11 +140,6 @@ impl Page {
 
     pub(crate) fn lane(&self) -> Lane {
         self.lane
-    }
-
-    /// How many generations there were before this one.
-    pub(crate) fn generation(&self) -> u64 {
-        self.generation
     }
 
     /// The entry of the listener `name`.
@@ -330,7 +322,7 @@ mod tests {
         let (first, memory) = Page::create().unwrap();
         let second = Page::open(&memory).unwrap();
         let third = Page::open(&memory).unwrap();
-        assert_eq!([&first, &second, &third].map(Page::generation), [0, 1, 2]);
+        assert_eq!([&first, &second, &third].map(Page::lane), Lane::ALL);
         let refused = Page::open(&memory).unwrap_err().to_string();
         assert_eq!(
             refused,
@@ -344,7 +336,7 @@ mod tests {
         assert!(!slots::take(third.soft(web), third.lane(), 2));
         assert_eq!(slots::taken(third.soft(mail)), 0);
         drop(second);
-        assert_eq!(Page::open(&memory).unwrap().generation(), 3);
+        assert_eq!(Page::open(&memory).unwrap().lane(), Lane::ALL[1]);
     }
 
     #[test]
@@ -406,7 +398,7 @@ mod tests {
         let message = Page::open(&memory).unwrap_err().to_string();
         assert_eq!(
             message,
-            "the limits of the generation before have layout 7, expected 1: the same version of \
+            "the limits of the generation before have layout 7, expected 2: the same version of \
              backlogd-shed"
         );
     }
