@@ -435,6 +435,26 @@ fn sighup_takes_what_it_can_and_names_the_rest() {
     assert_eq!(shed.ended(Duration::from_secs(5)), Some(0));
 }
 
+#[test]
+fn sighup_refuses_what_the_next_start_would() {
+    let backend = echo();
+    let shed = Shed::start(&backend, "soft = 9");
+    fs::write(shed.config(), "sample_interval_seconds = 0.1\n").unwrap();
+    shed.signal("HUP");
+    let line = shed.wait_for_line("reloaded");
+    let nothing = "nothing to shed for, expected --listen, or a file with [[shed]] tables";
+    let expected = format!("not reloaded: the configuration stays as it was error={nothing}");
+    assert!(line.contains(&expected), "{line}");
+    let output = backlogd(&["shed", "--config"], &shed.config());
+    assert_eq!(output.status.code(), Some(64));
+    assert!(String::from_utf8(output.stderr).unwrap().contains(nothing));
+    // what it has is what a good one is compared to
+    fs::write(shed.config(), table(&backend, "soft = 5")).unwrap();
+    shed.signal("HUP");
+    let line = shed.wait_for_line(" changed ");
+    assert!(line.contains("listener=\"web\" keys=\"soft\""), "{line}");
+}
+
 fn backlogd(arguments: &[&str], config: &std::path::Path) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_backlogd"));
     command.args(arguments).arg(config).env("NO_COLOR", "1").output().unwrap()

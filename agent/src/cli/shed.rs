@@ -58,11 +58,13 @@ fn backend(text: &str) -> Result<Backend, String> {
 
 impl Shed {
     pub(super) fn run(self, color: Color) -> anyhow::Result<Exit> {
-        let config = self.load()?;
-        if config.shed.is_empty() {
-            out::note("nothing to shed for, expected --listen, or a file with [[shed]] tables");
-            return Ok(Exit::Usage);
-        }
+        let config = match self.load() {
+            Err(err @ ConfigError::NothingToShed) => {
+                out::note(&err.to_string());
+                return Ok(Exit::Usage);
+            }
+            loaded => loaded?,
+        };
         if self.check {
             return check(&config.shed, color);
         }
@@ -91,6 +93,9 @@ impl Shed {
                 loaded.config
             }
         };
+        if config.shed.is_empty() {
+            return Err(ConfigError::NothingToShed);
+        }
         Ok(Config {
             listen: self.metrics,
             socket: None,

@@ -57,6 +57,9 @@ pub enum ConfigError {
         /// Why it is not.
         source: io::Error,
     },
+    /// It has no listener that sheds, and is for nothing else.
+    #[error("nothing to shed for, expected --listen, or a file with [[shed]] tables")]
+    NothingToShed,
     /// A wrong type, or a value out of range.
     #[error("{place}: got {got}, expected {expected}")]
     Value {
