@@ -688,3 +688,43 @@ fn a_drain_tells_how_long_it_may_take() {
     assert_eq!(Some(0), server.counted("backlogd_shed_ready", &[]));
     server.end();
 }
+
+#[test]
+fn a_drain_tells_what_became_of_connections() {
+    let mut server = Start::shed(&table("web", "127.0.0.1:0", "drain_seconds = 300")).serves();
+    let open = || {
+        let mut client = client(server.at).unwrap();
+        assert_eq!(b'x', round_trip(&mut client).unwrap());
+        client
+    };
+    let (before, finishes, _stays) = (open(), open(), open());
+    let wait_for = |name, n| {
+        wait_for(|| match server.counted(name, &[]) {
+            Some(got) if got == n => Ok(()),
+            got => Err(format!("{name}: {got:?}")),
+        });
+    };
+    drop(before);
+    wait_for("backlogd_shed_open_connections", 2);
+    server.signal("TERM");
+    wait_for("backlogd_shed_ready", 0);
+    drop(finishes);
+    wait_for("backlogd_shed_open_connections", 1);
+    // at once, then
+    server.signal("TERM");
+    let line = server.line(" drained ");
+    assert!(line.contains("listener=\"web\" finished=1 reset=1 took="), "{line}");
+    assert_eq!(Some(0), server.ended());
+}
+
+#[test]
+fn a_generation_that_was_followed_tells_how_its_drain_ended() {
+    let mut server = Start::shed(&table("web", "127.0.0.1:0", "drain_seconds = 0.2")).serves();
+    let mut long = client(server.at).unwrap();
+    assert_eq!(b'x', round_trip(&mut long).unwrap());
+    server.restart();
+    let line = server.line(" drained ");
+    assert!(line.contains("listener=\"web\" finished=0 reset=1 took="), "{line}");
+    assert_eq!(Some(0), server.ended());
+    server.end();
+}

@@ -222,7 +222,7 @@ impl Fronts {
         let drain = |live: Live| async move {
             let front = live.front();
             let (delay, deadline) = (delay(&front), front.drain);
-            live.handle().drain(Drain { delay, deadline, ..Drain::default() }).await
+            tell::drained(live.handle(), Drain { delay, deadline, ..Drain::default() }).await;
         };
         let mut drains: JoinSet<_> = mem::take(&mut self.lives).into_iter().map(drain).collect();
         while drains.join_next().await.is_some() {}

@@ -1,9 +1,9 @@
-//! What is logged of shedding: that it begins, how much there is of it, and that it is over. One line
-//! for each connection would be one more thing that an attack fills.
+//! What is logged of shedding: that it begins, how much there is of it, and that it is over; and how a
+//! drain ended. One line for each connection would be one more thing that an attack fills.
 
 use std::time::{Duration, Instant};
 
-use backlogd_shed::{Bound, Handle, Reason, Stats};
+use backlogd_shed::{Bound, Cause, Drain, Handle, Reason, Stats};
 use tokio::time;
 
 /// How often the counters are looked at.
@@ -39,6 +39,20 @@ pub(super) async fn run(handle: Handle) {
         }
         bounds = new;
     }
+}
+
+/// Drains `handle`, and tells what became of its connections.
+pub(super) async fn drained(handle: &Handle, drain: Drain) {
+    let (begun, before) = (Instant::now(), n_finished(&handle.stats()));
+    let reset = handle.drain(drain).await.reset;
+    let (finished, took) = (n_finished(&handle.stats()) - before, begun.elapsed());
+    tracing::info!(listener = handle.name(), finished, reset, ?took, "drained");
+}
+
+/// Connections that ended, neither shed nor reset by a drain.
+fn n_finished(stats: &Stats) -> u64 {
+    let ended = stats.closed.iter();
+    ended.filter(|(cause, _)| !matches!(cause, Cause::Shed | Cause::Drain)).map(|(_, n)| n).sum()
 }
 
 type Counts = [u64; Reason::ALL.len()];
