@@ -37,10 +37,11 @@ impl Live {
 
     /// Has it be as `new` in what it takes while it runs, but for its limits.
     pub fn change(&self, new: &Front) {
-        if self.front.borrow().backlog != new.backlog {
+        let has_another_backlog = self.front.borrow().backlog != new.backlog;
+        self.front.send_modify(|front| *front = Arc::new(front.changed(new)));
+        if has_another_backlog {
             self.set_backlog(new);
         }
-        self.front.send_modify(|front| *front = Arc::new(front.changed(new)));
     }
 
     fn set_backlog(&self, new: &Front) {

@@ -308,21 +308,22 @@ fn open(front: &Front, generation: &mut Generation) -> Result<Opened, StartError
 /// Passes connections on until the listener is closed, and then until the last one ends.
 async fn serve(
     mut door: Door,
-    mut fronts: watch::Receiver<Arc<Front>>,
+    fronts: watch::Receiver<Arc<Front>>,
     dies: mpsc::UnboundedSender<Dead>,
 ) {
-    let mut front = Arc::clone(&fronts.borrow_and_update());
+    // as it is for each connection: who comes after a change gets what changed
+    let front = || Arc::clone(&fronts.borrow());
     let (mut trouble, mut tasks) = (Trouble::default(), JoinSet::new());
     loop {
         tokio::select! {
             accepted = door.accept() => match accepted {
                 Ok(conn) => {
-                    let front = Arc::clone(&front);
+                    let front = front();
                     tasks.spawn(async move { relay::serve(conn, &front).await });
                 }
                 Err(AcceptError::Closed) => break,
                 Err(err) => {
-                    let dead = Dead::new(&front, err);
+                    let dead = Dead::new(&front(), err);
                     let Dead { listener, errno, source } = &dead;
                     let error = crate::error::chain(source);
                     tracing::error!(listener, %errno, %error, "accepts nothing more");
@@ -332,11 +333,8 @@ async fn serve(
                 }
             },
             Some(ended) = tasks.join_next() => if let Ok(Err(err)) = ended {
-                trouble.tell(&front, &err);
+                trouble.tell(&front(), &err);
             },
-            Ok(()) = fronts.changed() => {
-                front = Arc::clone(&fronts.borrow_and_update());
-            }
         }
     }
     // who connects while the last ones go on is refused
