@@ -440,6 +440,17 @@ fn shed_names_what_cannot_be_before_anything_listens() {
         78,
         "backlogd: --soft: got 0, expected connections, 1 to 1747625\n",
     );
+    for (listen, backend) in
+        [(&*addr, &*addr), ("0.0.0.0:9", "127.0.0.1:9"), ("[::]:9", "localhost:9")]
+    {
+        let flags = ["--listen", listen, "--backend", backend, "--soft", "10"];
+        let message = format!(
+            "backlogd: --backend: got {backend}, expected an address that does not lead back to \
+             listen, which is {listen}\n"
+        );
+        check(&flags, 78, &message);
+        check(&[&flags[..], &["--check"]].concat(), 78, &message);
+    }
     check(&with(&[]), 64, "error: the following required arguments were not provided");
     check(
         &["--config", "/dev/null", "--listen", &addr],

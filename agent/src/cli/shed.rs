@@ -12,7 +12,7 @@ use super::{
 use crate::{
     config::{self, Config, ConfigError},
     daemon::{self, Purpose},
-    shed::{Backend, Front, bounds, check_limits},
+    shed::{Backend, Front, bounds, check_backend, check_limits},
 };
 
 /// Accept for a server, and shed what is above its limit
@@ -80,11 +80,13 @@ impl Shed {
             (Some(listen), Some(backend), Some(soft)) => {
                 let mut front = Front::new(listen, backend.clone(), soft);
                 front.limits.hard = self.hard;
-                check_limits(front.limits).map_err(|wrong| ConfigError::Value {
-                    place: format!("--{}", wrong.key),
-                    got: wrong.got.to_string(),
-                    expected: wrong.expected,
-                })?;
+                check_backend(front.listen, &front.backend)
+                    .and_then(|()| check_limits(front.limits))
+                    .map_err(|wrong| ConfigError::Value {
+                        place: format!("--{}", wrong.key),
+                        got: wrong.got,
+                        expected: wrong.expected,
+                    })?;
                 Config { shed: vec![front], ..Config::default() }
             }
             _ => {

@@ -18,7 +18,7 @@ use self::{
     read::{Keys, address, answer, bits, one_of, ranged, ranges, small, truth},
 };
 use super::{ConfigError, table::Entry};
-use crate::shed::{Accept, Backend, Front, Health, MAX_SOFT, check_limits};
+use crate::shed::{Accept, Backend, Front, Health, MAX_SOFT, check_backend, check_limits};
 
 /// What a connection moves is averaged over so long.
 const RATE_OVER: Duration = Duration::from_secs(10);
@@ -44,9 +44,7 @@ pub(super) fn front(entry: &Entry<'_>) -> Result<Front, ConfigError> {
     let keys = Keys(entry);
     let listen = keys.need("listen", address)?;
     let backend: Backend = keys.need("backend", |value| value.as_str()?.parse().ok())?;
-    if backend == Backend::Tcp(listen.to_string()) {
-        return Err(entry.refuse("backend", "another address than that of listen"));
-    }
+    check_backend(listen, &backend).map_err(|wrong| entry.refuse(wrong.key, &wrong.expected))?;
     let soft = keys.need("soft", |value| ranged(value, 1, MAX_SOFT))?;
     let least = Front::new(listen, backend, soft);
     let limits = limits(keys, least.limits)?;

@@ -6,6 +6,7 @@
 //! here bytes go to and fro. Cost: a task for each connection, and up to 8 KiB for each direction
 //! in which bytes wait. Not here: pools, HTTP, TLS.
 
+mod address;
 mod change;
 mod checks;
 mod live;
@@ -23,6 +24,7 @@ use backlogd_shed::{
 };
 
 pub use self::{
+    address::{check_backend, clash},
     change::Change,
     live::Live,
     restart::{Generations, GivenUp, Restart},
@@ -134,13 +136,13 @@ impl Front {
 /// The most that a soft limit can be: there is room for a hard one above it.
 pub const MAX_SOFT: usize = MAX_LIMIT * 5 / 6;
 
-/// A limit that cannot hold, wherever it is in force.
+/// A value that cannot be, wherever it is in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WrongLimit {
-    /// Which: soft or hard.
+pub struct Wrong {
+    /// Of which key, or flag.
     pub key: &'static str,
     /// What it was.
-    pub got: usize,
+    pub got: String,
     /// What it may be.
     pub expected: String,
 }
@@ -149,11 +151,11 @@ pub struct WrongLimit {
 ///
 /// # Errors
 /// The limit that cannot.
-pub fn check_limits(limits: Limits) -> Result<(), WrongLimit> {
+pub fn check_limits(limits: Limits) -> Result<(), Wrong> {
     let Limits { soft, hard, .. } = limits;
     if !(1..=MAX_SOFT).contains(&soft) {
         let expected = format!("connections, 1 to {MAX_SOFT}");
-        return Err(WrongLimit { key: "soft", got: soft, expected });
+        return Err(Wrong { key: "soft", got: soft.to_string(), expected });
     }
     let Some(got) = hard else { return Ok(()) };
     let expected = match Bounds::new(limits, usize::MAX) {
@@ -163,7 +165,7 @@ pub fn check_limits(limits: Limits) -> Result<(), WrongLimit> {
         _ if MAX_LIMIT < got => format!("at most {MAX_LIMIT} connections"),
         _ => return Ok(()),
     };
-    Err(WrongLimit { key: "hard", got, expected })
+    Err(Wrong { key: "hard", got: got.to_string(), expected })
 }
 
 /// Where connections go.

@@ -441,7 +441,13 @@ fn what_must_be_there_and_what_may_not_be_there_twice_is_named() {
     refuses(listen, &format!("1:1: shed: got no backend, expected {}", Backend::EXPECTED));
     refuses(
         &format!("{listen}backend = \"[::]:80\""),
-        "3:11: shed.backend: got \"[::]:80\", expected another address than that of listen",
+        "3:11: shed.backend: got \"[::]:80\", expected an address that does not lead back to listen, \
+         which is [::]:80",
+    );
+    refuses(
+        &format!("{listen}backend = \"localhost:80\""),
+        "3:11: shed.backend: got \"localhost:80\", expected an address that does not lead back to \
+         listen, which is [::]:80",
     );
     refuses(
         &format!("{listen}backend = \"unix:s\""),
