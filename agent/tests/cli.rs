@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{Read as _, Write as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{TcpListener, TcpStream},
     os::{
         fd::AsRawFd as _,
@@ -415,6 +415,32 @@ fn doctor_says_whether_a_daemon_answers_and_that_ebpf_is_switched_off() {
     assert_eq!(doctor()["daemon"]["answers"], true);
     let request = daemon.join().expect("the daemon was asked");
     assert!(request.starts_with("GET /healthz HTTP/1.1\r\n"), "{request}");
+}
+
+#[test]
+fn variables_hold_for_a_listener_of_flags_as_for_one_of_a_file() {
+    let dir = TempDir::new().expect("a folder");
+    let file = dir.path().join("f.toml");
+    let table = "[[shed]]\nlisten = \"127.0.0.1:0\"\nbackend = \"127.0.0.1:1\"\nsoft = 10\n";
+    fs::write(&file, table).expect("it can be written");
+    let flags = ["--listen", "127.0.0.1:0", "--backend", "127.0.0.1:1", "--soft", "10"];
+    for by in [&flags[..], &["--config", file.to_str().expect("a path")]] {
+        let shed = |log_format: &str| {
+            let mut command = backlogd(&["shed", "--metrics", "127.0.0.1:0"]);
+            command.args(by).env("BACKLOGD_LOG_FORMAT", log_format);
+            command
+        };
+        let (code, stdout, stderr) = output(shed("bogus").arg("--check"));
+        assert_eq!((code, &*stdout), (Some(78), ""), "{by:?}");
+        let message = "backlogd: BACKLOGD_LOG_FORMAT: got \"bogus\", expected ";
+        assert!(stderr.starts_with(message), "{by:?}: {stderr}");
+        let mut child = shed("json").stderr(Stdio::piped()).spawn().expect("the binary runs");
+        let mut line = String::new();
+        let read = BufReader::new(child.stderr.take().expect("a pipe")).read_line(&mut line);
+        child.kill().and_then(|()| child.wait()).expect("it was there");
+        read.expect("text");
+        assert!(line.starts_with('{'), "{by:?}: {line}");
+    }
 }
 
 #[test]

@@ -76,26 +76,17 @@ impl Shed {
     /// What the daemon does that serves for these listeners alone: it looks at its own network
     /// namespace, without programs in the kernel.
     fn load(&self) -> Result<Config, ConfigError> {
-        let config = match (self.listen, &self.backend, self.soft) {
-            (Some(listen), Some(backend), Some(soft)) => {
-                let mut front = Front::new(listen, backend.clone(), soft);
-                front.limits.hard = self.hard;
-                check_backend(front.listen, &front.backend)
-                    .and_then(|()| check_limits(front.limits))
-                    .map_err(|wrong| ConfigError::Value {
-                        place: format!("--{}", wrong.key),
-                        got: wrong.got,
-                        expected: wrong.expected,
-                    })?;
-                Config { shed: vec![front], ..Config::default() }
+        let variable = |name: &str| env::var_os(name);
+        let loaded = match self.front()? {
+            Some(front) => {
+                let mut loaded = config::load_variables(variable)?;
+                loaded.config.shed.push(front);
+                loaded
             }
-            _ => {
-                let loaded = config::load(self.config.as_deref(), |name| env::var_os(name), &[])?;
-                loaded.check_files()?;
-                loaded.config
-            }
+            None => config::load(self.config.as_deref(), variable, &[])?,
         };
-        if config.shed.is_empty() {
+        loaded.check_files()?;
+        if loaded.config.shed.is_empty() {
             return Err(ConfigError::NothingToShed);
         }
         Ok(Config {
@@ -103,8 +94,26 @@ impl Shed {
             socket: None,
             no_ebpf: true,
             own_netns_only: true,
-            ..config
+            ..loaded.config
         })
+    }
+
+    /// The listener that the flags describe, if they do.
+    fn front(&self) -> Result<Option<Front>, ConfigError> {
+        let (Some(listen), Some(backend), Some(soft)) = (self.listen, &self.backend, self.soft)
+        else {
+            return Ok(None);
+        };
+        let mut front = Front::new(listen, backend.clone(), soft);
+        front.limits.hard = self.hard;
+        let checked = check_backend(front.listen, &front.backend)
+            .and_then(|()| check_limits(front.limits))
+            .map_err(|wrong| ConfigError::Value {
+                place: format!("--{}", wrong.key),
+                got: wrong.got,
+                expected: wrong.expected,
+            });
+        checked.map(|()| Some(front))
     }
 }
 

@@ -241,6 +241,21 @@ impl Loaded {
         Ok(())
     }
 
+    /// Sets what the environment says; `variable` looks a variable up.
+    fn set_variables(
+        &mut self,
+        variable: impl Fn(&str) -> Option<OsString>,
+    ) -> Result<(), ConfigError> {
+        for keyed in KEYS.iter().enumerate() {
+            let name = keyed.1.variable();
+            let Some(value) = variable(&name) else { continue };
+            let value =
+                value.into_string().map_err(|_| ConfigError::Encoding { place: name.clone() })?;
+            self.set(keyed, Raw::Text(&value), Origin::Environment { variable: name })?;
+        }
+        Ok(())
+    }
+
     /// Adds the elements of an array of tables.
     fn add(
         &mut self,
@@ -332,19 +347,23 @@ pub fn load(
             Err(err) => return Err(err),
         },
     }
-    for keyed in KEYS.iter().enumerate() {
-        let name = keyed.1.variable();
-        let Some(value) = variable(&name) else { continue };
-        let value =
-            value.into_string().map_err(|_| ConfigError::Encoding { place: name.clone() })?;
-        loaded.set(keyed, Raw::Text(&value), Origin::Environment { variable: name })?;
-    }
+    loaded.set_variables(&variable)?;
     for keyed in KEYS.iter().enumerate() {
         let Some((_, value)) = flags.iter().find(|(name, _)| *name == keyed.1.name) else {
             continue;
         };
         loaded.set(keyed, Raw::Text(value), Origin::Flag { flag: keyed.1.flag() })?;
     }
+    Ok(loaded)
+}
+
+/// The environment by itself, without a file, for who is told all else by other flags.
+///
+/// # Errors
+/// The first variable that is wrong.
+pub fn load_variables(variable: impl Fn(&str) -> Option<OsString>) -> Result<Loaded, ConfigError> {
+    let mut loaded = Loaded::new();
+    loaded.set_variables(variable)?;
     Ok(loaded)
 }
 
