@@ -477,6 +477,10 @@ fn shed_names_what_cannot_be_before_anything_listens() {
         check(&flags, 78, &message);
         check(&[&flags[..], &["--check"]].concat(), 78, &message);
     }
+    let flags = ["--listen", "0.0.0.0:9", "--backend", "127.0.0.1:1", "--soft", "10"];
+    let message = "backlogd: --metrics: got 127.0.0.1:9, expected another address than 0.0.0.0:9 of \
+                   --listen\n";
+    check(&[&flags[..], &["--metrics", "127.0.0.1:9", "--check"]].concat(), 78, message);
     check(&with(&[]), 64, "error: the following required arguments were not provided");
     check(
         &["--config", "/dev/null", "--listen", &addr],

@@ -29,8 +29,9 @@ impl Run {
     }
 
     fn load(&self) -> Result<Config, ConfigError> {
-        let loaded = self.flags.load()?;
+        let mut loaded = self.flags.load()?;
         loaded.check_files()?;
+        loaded.check_listen()?;
         Ok(loaded.config)
     }
 }

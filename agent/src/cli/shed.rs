@@ -77,9 +77,10 @@ impl Shed {
     /// namespace, without programs in the kernel.
     fn load(&self) -> Result<Config, ConfigError> {
         let variable = |name: &str| env::var_os(name);
-        let loaded = match self.front()? {
+        let mut loaded = match self.front()? {
             Some(front) => {
                 let mut loaded = config::load_variables(variable)?;
+                loaded.listens(front.listen, "--listen".to_owned())?;
                 loaded.config.shed.push(front);
                 loaded
             }
@@ -89,6 +90,7 @@ impl Shed {
         if loaded.config.shed.is_empty() {
             return Err(ConfigError::NothingToShed);
         }
+        loaded.listens(self.metrics, "--metrics".to_owned())?;
         Ok(Config {
             listen: self.metrics,
             socket: None,

@@ -6,6 +6,7 @@
 //! example file are made from it. Arrays of tables ([`TABLES`]) are in the file alone. Not here: the
 //! flags themselves (`cli/flags.rs`).
 
+mod address;
 mod detect;
 mod error;
 pub mod example;
@@ -29,6 +30,7 @@ use toml::{Spanned, de::DeValue};
 
 pub use self::error::ConfigError;
 use self::{
+    address::Listening,
     key::{KEYS, Key, Raw},
     outlet::NamedFile,
     table::{Entry, Text},
@@ -191,6 +193,8 @@ pub struct Loaded {
     pub origins: Vec<Origin>,
     /// The elements of the arrays of tables, those of one array in the order of the file.
     pub tables: Vec<Shown>,
+    /// Where the process would listen.
+    listening: Vec<Listening>,
 }
 
 /// An element of an array of tables.
@@ -209,7 +213,7 @@ pub struct Shown {
 impl Loaded {
     fn new() -> Self {
         let origins = vec![Origin::Default; KEYS.len()];
-        Self { config: Config::default(), origins, tables: Vec::new() }
+        Self { config: Config::default(), origins, tables: Vec::new(), listening: Vec::new() }
     }
 
     /// Checks that what the daemon needs beside the configuration can be read. Not a part of loading,
@@ -307,9 +311,12 @@ impl Loaded {
             }
             "shed" => {
                 let new = shed::front(entry)?;
-                let same = shed::same(&self.config.shed, &new);
+                for (key, address) in shed::addresses(&new) {
+                    self.listens(address, entry.place_of(key).unwrap_or_else(|| entry.place()))?;
+                }
+                let same = self.config.shed.iter().position(|old| old.name == new.name);
                 self.config.shed.push(new);
-                return Ok((same, Vec::new()));
+                return Ok((same.map(|first| ("name", first)), Vec::new()));
             }
             "alertmanager" => Form::Alertmanager,
             _ => Form::Webhook,
@@ -375,6 +382,7 @@ pub fn check(path: &Path) -> Result<Loaded, ConfigError> {
     let mut loaded = Loaded::new();
     file::apply(&mut loaded, path, &file::read(path)?)?;
     loaded.check_files()?;
+    loaded.check_listen()?;
     Ok(loaded)
 }
 

@@ -5,7 +5,7 @@ mod read;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt::Write as _, time::Duration};
+use std::{fmt::Write as _, net::SocketAddr, time::Duration};
 
 use backlogd_shed::{
     Deadlines, Limits, Linger, MinRate, OnShed, PerIp, ProxyProtocol, Rate, Reason, WhenFull,
@@ -87,17 +87,10 @@ pub(super) fn front(entry: &Entry<'_>) -> Result<Front, ConfigError> {
     })
 }
 
-/// By what `new` is the same as one of `old`, and which.
-pub(super) fn same(old: &[Front], new: &Front) -> Option<(&'static str, usize)> {
-    let of = |is_same: &dyn Fn(&Front) -> bool| old.iter().position(is_same);
-    let checks = |front: &Front| front.health.as_ref().map(|health| health.listen);
-    of(&|old| old.listen == new.listen)
-        .map(|first| ("listen", first))
-        .or_else(|| of(&|old| old.name == new.name).map(|first| ("name", first)))
-        .or_else(|| {
-            let first = of(&|old| checks(old).is_some() && checks(old) == checks(new));
-            first.map(|first| ("health_listen", first))
-        })
+/// Where it listens, and by which keys.
+pub(super) fn addresses(front: &Front) -> impl Iterator<Item = (&'static str, SocketAddr)> {
+    let checks = front.health.as_ref().map(|health| ("health_listen", health.listen));
+    [("listen", front.listen)].into_iter().chain(checks)
 }
 
 fn limits(keys: Keys<'_>, least: Limits) -> Result<Limits, ConfigError> {

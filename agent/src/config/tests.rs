@@ -571,6 +571,30 @@ fn a_file_that_is_of_no_use_is_said_by_check_and_does_not_hinder_reading() {
     check_named("password_file", Some(&[b'a'; 65_537]), Err(("a file with a password", why)));
 }
 
+#[test]
+fn the_daemon_does_not_listen_where_one_of_its_listeners_sheds() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("f.toml");
+    let table = "[[shed]]\nlisten = \"[::]:10511\"\nbackend = \"127.0.0.1:1\"\nsoft = 1\n";
+    let message = |place: &str, line: usize| {
+        let (got, table) = ("127.0.0.1:10511", "[::]:10511 of");
+        let at = format!("{}:{line}:10: shed.listen", file.display());
+        Err(format!("{place}: got {got}, expected another address than {table} {at}"))
+    };
+    let told = |text: &str| fs::write(&file, text).expect("it can be written");
+    let checked = || check(&file).map(drop).map_err(|err| err.to_string());
+    told(table);
+    assert_eq!(checked(), message("listen, as it is unsaid", 2));
+    told(&format!("listen = \"127.0.0.1:10511\"\n{table}"));
+    assert_eq!(checked(), message(&format!("{}:1: listen", file.display()), 3));
+    told(&format!("listen = \"127.0.0.1:10510\"\n{table}"));
+    assert_eq!(checked(), Ok(()));
+    let variable = |name: &str| (name == "BACKLOGD_LISTEN").then(|| "127.0.0.1:10511".into());
+    let mut loaded = load(Some(&file), variable, &[]).expect("reading does without");
+    let got = loaded.check_listen().map_err(|err| err.to_string());
+    assert_eq!(got, message("BACKLOGD_LISTEN", 3));
+}
+
 /// A valid key and a value of any type, so that the checks are reached.
 fn line() -> impl Strategy<Value = String> {
     let inner = [

@@ -463,20 +463,52 @@ fn what_must_be_there_and_what_may_not_be_there_twice_is_named() {
     }
     let unknown = load(&format!("{LEAST}softer = 1")).expect_err("no such key");
     assert!(unknown.starts_with("f.toml:5:1: shed: got unknown key `softer`"), "{unknown}");
-    refuses(
-        &format!("{LEAST}{LEAST}"),
-        "5:1: shed: got the listen of f.toml:1:1 again, expected each once",
-    );
     let other = LEAST.replace(":80", ":79");
     refuses(
         &format!("{LEAST}name = \"a\"\n{other}name = \"a\""),
         "6:1: shed: got the name of f.toml:1:1 again, expected each once",
     );
-    let checks = "health_listen = \"127.0.0.1:9\"\n";
-    refuses(
-        &format!("{LEAST}{checks}{other}name = \"b\"\n{checks}"),
-        "6:1: shed: got the health_listen of f.toml:1:1 again, expected each once",
-    );
     let many: String = (1..=65).map(|port| LEAST.replace(":80", &format!(":{port}"))).collect();
     refuses(&many, "257:1: shed: got one more, expected at most 64 of them");
+}
+
+#[test]
+fn an_address_is_listened_on_once() {
+    let refuses = |text: &str, message: &str| {
+        assert_eq!(load(text), Err(format!("f.toml:{message}")), "{text}");
+    };
+    let table = |name: &str, listen: &str| {
+        let listen = format!("[[shed]]\nlisten = \"{listen}\"\n");
+        format!("{listen}name = \"{name}\"\nbackend = \"unix:/s\"\nsoft = 10\n")
+    };
+    refuses(
+        &format!("{LEAST}{LEAST}"),
+        "6:10: shed.listen: got 127.0.0.1:80, expected another address than 127.0.0.1:80 of \
+         f.toml:2:10: shed.listen",
+    );
+    let (all, ipv4) = (table("a", "[::]:80"), table("b", "0.0.0.0:80"));
+    refuses(
+        &format!("{all}{ipv4}"),
+        "7:10: shed.listen: got 0.0.0.0:80, expected another address than [::]:80 of f.toml:2:10: \
+         shed.listen",
+    );
+    refuses(
+        &format!("{all}health_listen = \"127.0.0.1:80\""),
+        "6:17: shed.health_listen: got 127.0.0.1:80, expected another address than [::]:80 of \
+         f.toml:2:10: shed.listen",
+    );
+    let checks = "health_listen = \"127.0.0.1:9\"\n";
+    refuses(
+        &format!("{all}{checks}{}", table("b", "127.0.0.1:9")),
+        "8:10: shed.listen: got 127.0.0.1:9, expected another address than 127.0.0.1:9 of \
+         f.toml:6:17: shed.health_listen",
+    );
+    refuses(
+        &format!("{all}{checks}{}{checks}", table("b", "[::]:79")),
+        "12:17: shed.health_listen: got 127.0.0.1:9, expected another address than 127.0.0.1:9 of \
+         f.toml:6:17: shed.health_listen",
+    );
+    let any = ["a", "b"]
+        .map(|name| format!("{}health_listen = \"127.0.0.1:0\"\n", table(name, "127.0.0.1:0")));
+    assert_eq!(load(&any.concat()).map(|fronts| fronts.len()), Ok(2), "port 0 is another one");
 }
