@@ -18,7 +18,7 @@ use self::{
     read::{Keys, address, answer, bits, one_of, ranged, ranges, small, truth},
 };
 use super::{ConfigError, table::Entry};
-use crate::shed::{Accept, Backend, Front, Health, MAX_SOFT, check_backend, check_limits};
+use crate::shed::{Accept, Backend, Front, Health, MAX_SOFT, SCRAPES, check_backend, check_limits};
 
 /// What a connection moves is averaged over so long.
 const RATE_OVER: Duration = Duration::from_secs(10);
@@ -48,11 +48,8 @@ pub(super) fn front(entry: &Entry<'_>) -> Result<Front, ConfigError> {
     let soft = keys.need("soft", |value| ranged(value, 1, MAX_SOFT))?;
     let least = Front::new(listen, backend, soft);
     let limits = limits(keys, least.limits)?;
-    let name = keys.get("name", |value| {
-        value.as_str().filter(|name| (1..=128).contains(&name.len())).map(str::to_owned)
-    })?;
     Ok(Front {
-        name: name.unwrap_or(least.name),
+        name: name(keys)?.unwrap_or(least.name),
         listen,
         backend: least.backend,
         limits,
@@ -91,6 +88,21 @@ pub(super) fn front(entry: &Entry<'_>) -> Result<Front, ConfigError> {
 pub(super) fn addresses(front: &Front) -> impl Iterator<Item = (&'static str, SocketAddr)> {
     let checks = front.health.as_ref().map(|health| ("health_listen", health.listen));
     [("listen", front.listen)].into_iter().chain(checks)
+}
+
+/// By it, the next generation of the program finds its socket, and its place among the limits.
+fn name(keys: Keys<'_>) -> Result<Option<String>, ConfigError> {
+    // no variable of an environment can have a zero in it, and lines of logs have one line
+    let is_name =
+        |name: &&str| (1..=128).contains(&name.len()) && !name.chars().any(char::is_control);
+    let name = keys.get("name", |value| value.as_str().filter(is_name).map(str::to_owned))?;
+    if name.as_ref().is_some_and(|name| SCRAPES.contains(&&**name)) {
+        let taken = SCRAPES.join(" and ");
+        let expected =
+            format!("another one than {taken}, by which the socket for scrapes is inherited");
+        return Err(keys.0.refuse("name", &expected));
+    }
+    Ok(name)
 }
 
 fn limits(keys: Keys<'_>, least: Limits) -> Result<Limits, ConfigError> {

@@ -8,14 +8,9 @@ use backlogd_shed::Generation;
 use super::{DaemonError, Purpose, failed, server};
 use crate::{
     config::Config,
-    shed::{Fronts, Restart, StartError},
+    shed::{Fronts, Restart, SCRAPES, StartError},
     sys::activation,
 };
-
-/// What the socket for scrapes may be called, beside those of shedding listeners.
-const SCRAPES: &str = "/metrics";
-/// What systemd calls it, of the unit that comes with the agent.
-const OF_UNIT: &str = "backlogd.socket";
 
 /// What the daemon listens on.
 pub(super) struct Inherited {
@@ -35,13 +30,12 @@ pub(super) fn take(config: &Config, purpose: Purpose) -> Result<Inherited, Daemo
     let mut generation = Generation::take().map_err(StartError::Inherited)?;
     let mut listeners: Vec<_> =
         config.shed.iter().map(|front| (&*front.name, front.listen)).collect();
-    listeners.extend([(SCRAPES, config.listen), (OF_UNIT, config.listen)]);
+    listeners.extend(SCRAPES.map(|name| (name, config.listen)));
     if generation.number() == 0 {
         // of a generation before, limits go by the name, too: a listener by another name is another
         generation.name_by_address(&listeners);
     }
-    let tcp =
-        [SCRAPES, OF_UNIT].into_iter().find_map(|name| Some((name, generation.take_fd(name)?)));
+    let tcp = SCRAPES.into_iter().find_map(|name| Some((name, generation.take_fd(name)?)));
     let tcp = match tcp {
         Some((name, socket)) => activation::listener(socket, &format!("the socket {name:?}"))?,
         None => server::bind_tcp(config.listen)?,
@@ -55,6 +49,6 @@ pub(super) fn take(config: &Config, purpose: Purpose) -> Result<Inherited, Daemo
 }
 
 fn restart(mut generation: Generation, tcp: &TcpListener) -> io::Result<Restart> {
-    generation.pass_fd(SCRAPES, tcp.try_clone()?.into());
+    generation.pass_fd(SCRAPES[0], tcp.try_clone()?.into());
     Restart::new(generation)
 }

@@ -27,7 +27,7 @@ pub use self::{
     address::{check_backend, clash},
     change::Change,
     live::Live,
-    restart::{Generations, GivenUp, Restart},
+    restart::{Generations, GivenUp, Restart, SCRAPES},
     run::{Counted, Dead, Fronts, StartError, Watch},
     settings::{Accept, Health, bounds},
 };

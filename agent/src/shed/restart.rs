@@ -15,6 +15,10 @@ use std::{
 use backlogd_shed::{Generation, GenerationError, HandoverError, Handovers};
 use tokio::{sync::watch, task};
 
+/// What the socket for scrapes is called among those of listeners where it is inherited: by the
+/// generation before, and by systemd, of the unit that comes with the agent.
+pub const SCRAPES: [&str; 2] = ["/metrics", "backlogd.socket"];
+
 /// Starts the next generation, one at a time.
 #[derive(Debug)]
 pub struct Restart {

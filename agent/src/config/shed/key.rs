@@ -29,7 +29,7 @@ const ADDRESS: &str = "IP:PORT, such as [::]:8080";
 pub(in crate::config) const KEYS: [Key; 45] = [
     Key {
         name: "name",
-        takes: "text of 1 to 128 bytes",
+        takes: "text of 1 to 128 bytes without control characters",
         unsaid: "what listen says",
         help: "The label `listener` of its metrics",
         example: "\"web\"",

@@ -197,7 +197,6 @@ fn health_checks_are_answered_as_their_keys_say() {
 #[test]
 fn a_value_out_of_range_is_named_with_its_place() {
     let (answer, ranges) = (Keys::takes("on_shed"), Keys::takes("exempt"));
-    refuses("name = \"\"", "5:8: shed.name: got \"\", expected text of 1 to 128 bytes");
     refuses(
         "hard = 11",
         "5:8: shed.hard: got 11, expected at least 12: 20 % above the soft limit, which is 10",
@@ -265,6 +264,30 @@ fn a_value_out_of_range_is_named_with_its_place() {
                 ),
             );
         }
+    }
+}
+
+#[test]
+fn a_name_is_one_that_can_be_handed_over() {
+    let longest = "n".repeat(128);
+    // a colon and a percent sign, which are written otherwise among names that are handed over
+    for name in ["web", "[::]:80", "100 %", "/metrics/", &longest] {
+        check(&format!("name = \"{name}\""), Front { name: name.into(), ..least() });
+    }
+    for name in ["", "a\\u0000b", "a\\nb", "\\u007f", "\\u0085", &format!("{longest}n")] {
+        let got = load(&format!("{LEAST}name = \"{name}\"")).expect_err(name);
+        assert!(got.starts_with("f.toml:5:8: shed.name: got \""), "{name}: {got}");
+        let expected = ", expected text of 1 to 128 bytes without control characters";
+        assert!(got.ends_with(expected), "{name}: {got}");
+    }
+    for name in ["/metrics", "backlogd.socket"] {
+        refuses(
+            &format!("name = \"{name}\""),
+            &format!(
+                "5:8: shed.name: got \"{name}\", expected another one than /metrics and \
+                 backlogd.socket, by which the socket for scrapes is inherited"
+            ),
+        );
     }
 }
 
