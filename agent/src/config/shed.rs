@@ -15,7 +15,7 @@ use backlogd_shed::{
 
 use self::{
     key::KEYS,
-    read::{Keys, address, answer, bits, one_of, ranged, ranges, small, truth},
+    read::{Keys, address, answer, bits, one_of, ranged, small, truth},
 };
 use super::{ConfigError, table::Entry};
 use crate::shed::{Accept, Backend, Front, Health, MAX_SOFT, SCRAPES, check_backend, check_limits};
@@ -65,7 +65,7 @@ pub(super) fn front(entry: &Entry<'_>) -> Result<Front, ConfigError> {
         on_shed: keys.get("on_shed", answer)?.unwrap_or(least.on_shed),
         on_shed_for: answers(keys)?,
         linger: linger(keys)?,
-        exempt: keys.get("exempt", ranges)?.unwrap_or_default(),
+        exempt: keys.ranges("exempt")?.unwrap_or_default(),
         per_ip: per_ip(keys)?,
         rate: rate(keys, "rate", "burst")?,
         proxy_protocol: proxy_protocol(keys)?,
@@ -180,7 +180,7 @@ fn proxy_protocol(keys: Keys<'_>) -> Result<Option<ProxyProtocol>, ConfigError> 
     let unsaid = ProxyProtocol::from([]);
     let deadline = keys.seconds(REST[0], 0.001, 60.0, unsaid.deadline)?;
     let max = keys.get(REST[1], |value| ranged(value, 1, 65_536))?.unwrap_or(unsaid.max);
-    let from = keys.with("proxy_protocol_from", &REST, |keys, key| keys.get(key, ranges))?;
+    let from = keys.with("proxy_protocol_from", &REST, Keys::ranges)?;
     Ok(from.map(|from| ProxyProtocol { from, deadline, max }))
 }
 

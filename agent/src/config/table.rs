@@ -101,6 +101,26 @@ impl<'a> Entry<'a> {
         }
     }
 
+    /// What `read` makes of each element of an array, if the key is there; `read` says what it
+    /// expected of one that is wrong.
+    pub(super) fn each<T>(
+        &self,
+        key: &str,
+        expected: &str,
+        read: impl Fn(&DeValue<'_>) -> Result<T, String>,
+    ) -> Result<Option<Vec<T>>, ConfigError> {
+        let Some(value) = self.table.get(key) else { return Ok(None) };
+        let array = value.get_ref().as_array().ok_or_else(|| self.refuse(key, expected))?;
+        let element = |value: &Spanned<DeValue<'_>>| {
+            read(value.get_ref()).map_err(|expected| ConfigError::Value {
+                place: format!("{}: {}.{key}", self.file.place(value.span().start), self.name),
+                got: quoted(value.get_ref()),
+                expected,
+            })
+        };
+        array.iter().map(element).collect::<Result<_, _>>().map(Some)
+    }
+
     /// That a value is not what it should be.
     pub(super) fn refuse(&self, key: &str, expected: &str) -> ConfigError {
         let (Some(place), Some(value)) = (self.place_of(key), self.table.get(key)) else {

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use backlogd_shed::{Cidr, MAX_LIMIT, OnShed};
+use backlogd_shed::{Cidr, CidrError, MAX_LIMIT, OnShed};
 use toml::de::DeValue;
 
 use super::key::KEYS;
@@ -43,6 +43,11 @@ impl Keys<'_> {
     /// A number of connections.
     pub(super) fn limit(self, key: &str) -> Result<Option<usize>, ConfigError> {
         self.get(key, |value| ranged(value, 1, MAX_LIMIT))
+    }
+
+    /// An array of IP ranges.
+    pub(super) fn ranges(self, key: &str) -> Result<Option<Vec<Cidr>>, ConfigError> {
+        self.0.each(key, Self::takes(key), range)
     }
 
     pub(super) fn seconds(
@@ -116,8 +121,13 @@ pub(super) fn answer(value: &DeValue<'_>) -> Option<OnShed> {
     (1..=4_096).contains(&text.len()).then(|| OnShed::bytes(text))
 }
 
-pub(super) fn ranges(value: &DeValue<'_>) -> Option<Vec<Cidr>> {
-    value.as_array()?.iter().map(|range| range.get_ref().as_str()?.parse().ok()).collect()
+fn range(value: &DeValue<'_>) -> Result<Cidr, String> {
+    const EXPECTED: &str = "an IP range, such as \"10.0.0.0/8\"";
+    value.as_str().ok_or(EXPECTED)?.parse().map_err(|err| match err {
+        CidrError::Prefix { most, .. } => format!("a prefix of 0 to {most} bits"),
+        CidrError::Bits { prefix, first, .. } => format!("\"{first}/{prefix}\", or one address"),
+        _ => EXPECTED.to_owned(),
+    })
 }
 
 pub(super) fn one_of<T, const N: usize>(value: &DeValue<'_>, words: [(&str, T); N]) -> Option<T> {

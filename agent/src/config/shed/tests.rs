@@ -221,12 +221,19 @@ fn a_value_out_of_range_is_named_with_its_place() {
         );
     }
     for (key, column) in [("exempt", 10), ("proxy_protocol_from", 23)] {
-        for (value, got) in
-            [("\"10.0.0.0/8\"", "\"10.0.0.0/8\""), ("[\"10.0.0.0/33\"]", "an array")]
-        {
+        refuses(
+            &format!("{key} = \"10.0.0.0/8\""),
+            &format!("5:{column}: shed.{key}: got \"10.0.0.0/8\", expected {ranges}"),
+        );
+        for (wrong, expected) in [
+            ("\"10.0.0.1/33\"", "a prefix of 0 to 32 bits"),
+            ("\"10.0.0.1/8\"", "\"10.0.0.0/8\", or one address"),
+            ("\"localhost\"", "an IP range, such as \"10.0.0.0/8\""),
+            ("10", "an IP range, such as \"10.0.0.0/8\""),
+        ] {
             refuses(
-                &format!("{key} = {value}"),
-                &format!("5:{column}: shed.{key}: got {got}, expected {ranges}"),
+                &format!("{key} = [\"::1\", {wrong}]"),
+                &format!("5:{}: shed.{key}: got {wrong}, expected {expected}", column + 8),
             );
         }
     }
