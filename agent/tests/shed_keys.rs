@@ -507,7 +507,7 @@ fn check_says_which_bound_won_and_listens_nowhere() {
         "soft = 400",
         78,
         &[
-            "backlogd: shedding listener web: hard limit is 480, expected at most 448: a connection takes 2 descriptors, RLIMIT_NOFILE is 1024",
+            "backlogd: shedding listener web: hard limit is 480, 20 % above the soft limit of 400, expected at most 448: a connection takes 2 descriptors, RLIMIT_NOFILE is 1024",
         ],
     );
     check_says(1_024, "soft = 400\nhard = 9", 78, &["f.toml:7:8: shed.hard: got 9, expected"]);

@@ -81,6 +81,7 @@ impl Bounds {
             let claims = asked.least.saturating_mul(asked.fds).saturating_add(room.others);
             return Err(LimitError::Descriptors {
                 hard: asked.least,
+                soft: (asked.bound == Bound::Soft).then_some(asked.soft),
                 fds_per_connection: asked.fds,
                 most,
                 reserve: room.reserve.at(room.nofile),
@@ -262,6 +263,8 @@ pub enum LimitError {
     Descriptors {
         /// The hard limit that was given, or the least for the soft one.
         hard: usize,
+        /// The soft limit, where that is what the hard one was taken from.
+        soft: Option<usize>,
         /// Descriptors that one connection takes.
         fds_per_connection: usize,
         /// The most that it can be.
@@ -298,6 +301,7 @@ impl fmt::Display for LimitError {
             ),
             Self::Descriptors {
                 hard,
+                soft,
                 fds_per_connection,
                 most,
                 reserve,
@@ -305,7 +309,16 @@ impl fmt::Display for LimitError {
                 nofile,
                 descriptors,
             } => {
-                write!(f, "hard limit is {hard}, expected at most {most}: ")?;
+                write!(f, "hard limit is {hard}")?;
+                if let Some(soft) = soft {
+                    write!(f, ", 20 % above the soft limit of {soft}")?;
+                }
+                // one that leaves a place to who is shed
+                if *most < least_hard(1) {
+                    f.write_str(", expected descriptors for it: ")?;
+                } else {
+                    write!(f, ", expected at most {most}: ")?;
+                }
                 if *fds_per_connection != 1 {
                     write!(f, "a connection takes {fds_per_connection} descriptors, ")?;
                 }
@@ -374,11 +387,17 @@ mod tests {
             1_000,
             None,
             1_024,
-            Err(
-                "hard limit is 1200, expected at most 896: RLIMIT_NOFILE is 1024, of which 128 are \
-                 reserved; it would have to be 1371",
-            ),
+            Err("hard limit is 1200, 20 % above the soft limit of 1000, expected at most 896: \
+                 RLIMIT_NOFILE is 1024, of which 128 are reserved; it would have to be 1371"),
         );
+        for (nofile, hard) in [(16, Some(11)), (17, Some(11)), (16, None)] {
+            let whence = hard.map_or(", 20 % above the soft limit of 9", |_| "");
+            let message = format!(
+                "hard limit is 11{whence}, expected descriptors for it: RLIMIT_NOFILE is {nofile}, \
+                 of which 16 are reserved; it would have to be 27"
+            );
+            check(9, hard, nofile, Err(&message));
+        }
         check(0, None, 20_000, Err("soft limit is 0, expected 1 to 2097151 connections"));
     }
 

@@ -71,6 +71,7 @@ async fn sharing() {
     );
     let expected = LimitError::Descriptors {
         hard: 700,
+        soft: None,
         fds_per_connection: 1,
         most: 196,
         reserve: 128,
