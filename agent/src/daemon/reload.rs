@@ -4,7 +4,7 @@ use super::{log::log_muted, sampler::Sampler};
 use crate::{
     config::{Config, ConfigError},
     error,
-    shed::{Front, Live, bounds},
+    shed::{Front, Live, Wrong, bounds, check_backend},
 };
 
 /// The configuration in force after SIGHUP: a bad file keeps the old one. `lives` are those of
@@ -22,8 +22,7 @@ pub(super) fn reloaded(
             return old;
         }
     };
-    if let Err((place, err)) = bounds(&new.shed) {
-        let (listener, error) = (&new.shed[place].name, error::chain(&err));
+    if let Some((listener, error)) = refused(&old.shed, &new.shed) {
         tracing::error!(listener, %error, "not reloaded: the configuration stays as it was");
         return old;
     }
@@ -66,6 +65,24 @@ pub(super) fn reloaded(
         log_format: old.log_format,
         ..new
     }
+}
+
+/// A listener that cannot be as in `new`, and why not.
+fn refused<'a>(old: &[Front], new: &'a [Front]) -> Option<(&'a str, String)> {
+    if let Err((place, err)) = bounds(new) {
+        return Some((&new[place].name, error::chain(&err)));
+    }
+    let (listener, Wrong { key, got, expected }) = own_backend(old, new)?;
+    Some((listener, format!("{key}: got {got}, expected {expected}")))
+}
+
+/// A listener that would be its own backend: that changes at once, and its address stays until the
+/// next start, whatever the file says.
+fn own_backend<'a>(old: &[Front], new: &'a [Front]) -> Option<(&'a str, Wrong)> {
+    new.iter().find_map(|new| {
+        let front = old.iter().find(|old| old.name == new.name)?;
+        Some((&*new.name, check_backend(front.listen, &new.backend).err()?))
+    })
 }
 
 /// What the configuration has for listeners that shed, beside what is in force.
@@ -193,5 +210,25 @@ mod tests {
         check(&both, &[], &[], &[("web", ""), ("api", "")]);
         check(slice::from_ref(&web), &both, &[], &[("api", "")]);
         check(&[web], &[front("other", 10)], &[], &[("web", ""), ("other", "")]);
+    }
+
+    #[test]
+    fn a_listener_that_keeps_its_address_is_not_given_it_as_backend() {
+        let old = [front("web", 10), front("api", 10)];
+        let moved = |name, backend: &str| Front {
+            listen: "127.0.0.1:81".parse().expect("an address"),
+            backend: backend.parse().expect("a backend"),
+            ..front(name, 10)
+        };
+        let found = |new: Front| {
+            let new = [new];
+            own_backend(&old, &new).map(|(name, wrong)| (name.to_owned(), wrong.got))
+        };
+        assert_eq!(
+            found(moved("web", "localhost:80")),
+            Some(("web".into(), "localhost:80".into()))
+        );
+        assert_eq!(found(moved("web", "127.0.0.1:1")), None);
+        assert_eq!(found(moved("other", "127.0.0.1:80")), None, "it is not there so far");
     }
 }
