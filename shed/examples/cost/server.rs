@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use backlogd_shed::{Limits, OnShed, ShedListener};
+use backlogd_shed::{Builder, Deadlines, Limits, OnShed, PerIp, ShedListener};
 use socket2::{Domain, SockRef, Socket, Type};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
@@ -25,6 +25,18 @@ pub(crate) fn run(kind: &str, port: u16) -> Result<()> {
     match kind {
         "rst" => shed(listen(port)?, OnShed::Rst, soft),
         "fin" => shed(listen(port)?, OnShed::Fin, soft),
+        // as many settings as look at each connection
+        "watched" => serve_all(
+            ShedListener::adopt(listen(port)?)
+                .limits(Limits::soft(15_000))
+                .deadlines(Deadlines {
+                    first_byte: Some(Duration::from_secs(30)),
+                    idle: Some(Duration::from_secs(300)),
+                    write_stall: Some(Duration::from_secs(30)),
+                    ..Deadlines::default()
+                })
+                .per_ip(PerIp::connections(15_000)),
+        ),
         // room for as many answers as there are clients at once
         "503" => shed(listen(port)?, OnShed::http_503(), Limits { hard: Some(4 * LIMIT), ..soft }),
         "all" => shed(listen(port)?, OnShed::Rst, Limits::soft(15_000)),
@@ -44,9 +56,12 @@ fn listen(port: u16) -> Result<StdListener> {
 }
 
 fn shed(listener: StdListener, answer: OnShed, limits: Limits) -> Result<()> {
+    serve_all(ShedListener::adopt(listener).limits(limits).on_shed(answer))
+}
+
+fn serve_all(builder: Builder) -> Result<()> {
     crate::runtime()?.block_on(async {
-        let listener = ShedListener::adopt(listener).limits(limits).on_shed(answer);
-        let mut listener = listener.build()?;
+        let mut listener = builder.build()?;
         tokio::spawn(async move {
             loop {
                 let conn = listener.accept().await?;
