@@ -2,7 +2,7 @@
 //! limits, accept, shed, serve, lose handlers to panics, drain, hand over, leave and are killed, in
 //! any order. After each step each has counted what a plain reference says, both identities hold,
 //! and the words of the page are what all of them have together: never above a limit, and nothing
-//! negative.
+//! negative. Of those that have the socket, the last one leaves it to nobody.
 //!
 //! The door, its decisions, what lingers, permits, the drain and the page are the real ones, and so
 //! are the sockets. Not here: tasks and threads that wait (tests/loom.rs has their atomics).
@@ -107,8 +107,8 @@ struct World {
     address: SocketAddr,
     memory: File,
     alive: Vec<Generation>,
-    /// What those had that were killed, until somebody looks.
-    dead: Vec<(Lane, Count)>,
+    /// What those had that were killed, until somebody looks, and whether the socket was among it.
+    dead: Vec<(Lane, Count, bool)>,
     /// Clients who wait to be accepted.
     queue: VecDeque<IpAddr>,
     clients: Vec<TcpStream>,
@@ -127,7 +127,7 @@ impl World {
     /// What is taken of the soft and of the hard limit.
     fn taken(&self) -> (usize, usize) {
         let counts = self.alive.iter().map(|it| &it.expected);
-        let taken = counts.chain(self.dead.iter().map(|(_, count)| count)).map(Count::taken);
+        let taken = counts.chain(self.dead.iter().map(|(_, count, _)| count)).map(Count::taken);
         let (soft, hard) = taken.fold((0, 0), |sum, it| (sum.0 + it.0, sum.1 + it.1));
         (usize::try_from(soft).expect("few"), usize::try_from(hard).expect("few"))
     }
@@ -152,13 +152,16 @@ impl World {
             Step::Lingered(who, place) => self.alive[who % n_alive].lingered(place),
             Step::Limit(who, soft) => self.alive[who % n_alive].limit(soft),
             Step::Drain(who, queued) => {
-                let has_others = 1 < n_alive + self.dead.len();
-                self.alive[who % n_alive].drain(queued, has_others);
+                let who = who % n_alive;
+                let others_listen = self.others_listen(who);
+                if self.alive[who].drain(queued, others_listen) {
+                    self.dead.clear();
+                }
             }
             Step::Leave(who) => drop(self.alive.swap_remove(who % n_alive)),
             Step::Kill(who) => {
                 let killed = self.alive.swap_remove(who % n_alive);
-                self.dead.push((killed.lane(), killed.expected.clone()));
+                self.dead.push((killed.lane(), killed.expected.clone(), killed.listens));
                 killed.kill();
             }
             Step::Look(who) => {
@@ -166,6 +169,11 @@ impl World {
                 self.dead.clear();
             }
         }
+    }
+
+    /// Whether others than `who` have the socket, of those that are alive.
+    fn others_listen(&self, who: usize) -> bool {
+        self.alive.iter().enumerate().any(|(place, it)| place != who && it.listens)
     }
 
     fn come(&mut self, from: IpAddr) {
@@ -183,7 +191,7 @@ impl World {
         match (Generation::next(&self.memory), lane) {
             (Ok(next), Some(lane)) => {
                 assert_eq!(next.lane(), lane);
-                self.dead.retain(|(dead, _)| *dead != lane);
+                self.dead.retain(|(dead, ..)| *dead != lane);
                 let n_alive = self.alive.len();
                 if let Some(it) = who.checked_rem(n_alive).map(|it| &mut self.alive[it]) {
                     it.shared.life.hand_over();
@@ -247,10 +255,13 @@ impl World {
     fn check(&self) -> Result<(), TestCaseError> {
         let taken = self.taken();
         prop_assert!(taken.1 <= HARD);
-        for it in &self.alive {
+        let did_listen = self.dead.iter().any(|(.., did_listen)| *did_listen);
+        for (who, it) in self.alive.iter().enumerate() {
             it.check()?;
             let gate = &it.shared.gate;
             prop_assert_eq!((gate.soft_taken(), gate.hard_taken()), taken);
+            let others_listen = did_listen || self.others_listen(who);
+            prop_assert_eq!(gate.words().others_listen(), others_listen);
         }
         Ok(())
     }

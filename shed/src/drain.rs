@@ -213,13 +213,13 @@ fn tell_end(shared: &Shared, ends: Option<Instant>) {
 
 /// How the listener closes.
 fn exit(shared: &Shared, drain: &Drain, is_hurried: bool) -> Exit {
-    // to a generation that is gone meanwhile, nothing is left
-    if shared.life.is_handed_over() && shared.gate.is_shared() {
-        Exit::Hand
-    } else if is_hurried {
+    let queued = drain.queued;
+    if is_hurried {
         Exit::Now
+    } else if shared.life.is_handed_over() {
+        Exit::Hand { queued }
     } else {
-        Exit::Filter { queued: drain.queued }
+        Exit::Filter { queued }
     }
 }
 

@@ -112,9 +112,9 @@ impl Gate {
         slots::taken_by(self.words.hard(), self.lane)
     }
 
-    /// Whether another generation may accept what comes.
-    pub(crate) fn is_shared(&self) -> bool {
-        self.words.are_shared()
+    /// Where it is counted.
+    pub(crate) fn words(&self) -> &Words {
+        &self.words
     }
 
     /// Has all that wait look at what they wait for.

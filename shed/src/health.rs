@@ -371,7 +371,7 @@ impl Inner {
         // who stands still for a reason that is known cannot answer, and need not
         let is_excused = paused.is_some()
             || is_draining
-            || shared.gate.is_shared()
+            || shared.gate.words().others_listen()
             || self.config.probe.is_none();
         if is_excused || state.probed != probed {
             (state.probed, state.fresh) = (probed, now);
@@ -393,16 +393,23 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs::File, net::TcpListener};
+
     use tokio::sync::mpsc;
 
     use super::*;
     use crate::{
-        close::OnShed, descriptors::Claim, limits::Limits, page::Page, policy::Settings,
-        shared::Answers, words::Words,
+        close::OnShed,
+        descriptors::Claim,
+        limits::Limits,
+        page::{Held, Page},
+        policy::Settings,
+        shared::Answers,
+        words::Words,
     };
 
-    #[tokio::test(start_paused = true)]
-    async fn silence_is_none_while_another_generation_may_answer() {
+    /// A listener of a generation, and what another one enters by.
+    fn listener() -> (Arc<Shared>, File, usize) {
         let (page, memory) = Page::create().expect("a page");
         let (entry, page) = (page.entry("web").expect("a place"), Arc::new(page));
         let (claim, words) = (Claim::alone(Limits::soft(4)), Words::Page { page, entry });
@@ -410,19 +417,44 @@ mod tests {
         let policy = Settings::default().check().expect("it holds");
         let shared =
             Shared::new("web".into(), claim, words, answers, policy, None, mpsc::channel(1).0);
+        (Arc::new(shared), memory, entry)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_none_while_another_generation_has_the_socket() {
+        let (shared, memory, entry) = listener();
         let (config, since) = (HealthConfig::default(), Instant::now());
         let readiness = Readiness::new(&config);
         let state = Mutex::new(State { readiness, probed: 0, fresh: since });
-        let shared = Arc::new(shared);
         let inner = Inner { shared, config, since, is_draining: AtomicBool::new(false), state };
         let after = async |secs| {
             time::advance(Duration::from_secs(secs)).await;
             inner.answers().is_alive
         };
-        let other = Page::open(&memory).expect("a lane");
+        let other = Arc::new(Page::open(&memory).expect("a lane"));
+        let held = Held::new(Arc::clone(&other), entry);
         assert!(after(60).await);
-        drop(other);
+        // it drains: it has its lane, and accepts nobody
+        drop(held);
         assert!(after(5).await);
         assert!(!after(1).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_probed_unless_another_generation_has_the_socket() {
+        let (shared, memory, entry) = listener();
+        let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
+        socket.set_nonblocking(true).expect("a socket");
+        let target = socket.local_addr().expect("bound");
+        let is_probed = async || {
+            let probing = probe::run(&shared, target, Duration::from_secs(1));
+            time::timeout(Duration::from_secs(60), probing).await.expect_err("it goes on");
+            socket.accept().is_ok()
+        };
+        let other = Arc::new(Page::open(&memory).expect("a lane"));
+        let held = Held::new(Arc::clone(&other), entry);
+        assert!(!is_probed().await);
+        drop(held);
+        assert!(is_probed().await);
     }
 }

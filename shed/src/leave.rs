@@ -15,7 +15,7 @@ use std::{
 use socket2::{SockFilter, Socket};
 use tokio::time;
 
-use crate::{diag, drain::Queued, sys};
+use crate::{diag, drain::Queued, page::Held, sys};
 
 /// A handshake that takes longer is not waited for.
 pub(crate) const LONGEST: Duration = Duration::from_millis(500);
@@ -38,10 +38,22 @@ pub(crate) enum Exit {
     Filter { queued: Queued },
     /// They go to the first members of the SO_REUSEPORT group, so many.
     Steer { members: u32 },
-    /// Another process has the socket, too.
-    Hand,
+    /// They are left to another generation that has the socket, too; where none has it, they are not
+    /// answered.
+    Hand { queued: Queued },
     /// It does not matter any more.
     Now,
+}
+
+impl Exit {
+    /// As it is at the moment of the exit, for who has `held` of the socket: of a generation that
+    /// died meanwhile nothing is left, and what it was left would be reset.
+    pub(crate) fn settle(self, held: Option<&mut Held>) -> Self {
+        match self {
+            Self::Hand { queued } if !held.is_some_and(Held::leave) => Self::Filter { queued },
+            Self::Hand { .. } | Self::Filter { .. } | Self::Steer { .. } | Self::Now => self,
+        }
+    }
 }
 
 /// A socket that is about to be closed.
@@ -66,7 +78,7 @@ impl Leave {
         drop(match exit {
             Exit::Filter { .. } => refuse(socket),
             Exit::Steer { members } => steer(socket, members),
-            Exit::Hand | Exit::Now => Ok(()),
+            Exit::Hand { .. } | Exit::Now => Ok(()),
         });
         let mut it = Self {
             exit,
@@ -100,7 +112,7 @@ impl Leave {
 
     /// Whether the socket may be closed at once, whatever is queued.
     pub(crate) fn is_free(&self) -> bool {
-        matches!(self.exit, Exit::Hand | Exit::Now)
+        matches!(self.exit, Exit::Hand { .. } | Exit::Now)
     }
 
     /// Waits for the time of the next look. It may be cancelled: that does not bring it forward.
@@ -134,7 +146,7 @@ impl Leave {
             (Exit::Steer { .. }, Some(awaited)) => {
                 !rows.iter().any(|row| awaited.contains(&row.id))
             }
-            (Exit::Filter { .. } | Exit::Hand | Exit::Now, _) => rows.is_empty(),
+            (Exit::Filter { .. } | Exit::Hand { .. } | Exit::Now, _) => rows.is_empty(),
         };
         self.quiet_looks = if is_quiet { self.quiet_looks + 1 } else { 0 };
         QUIET_LOOKS <= self.quiet_looks

@@ -10,6 +10,7 @@ use crate::{
     arrival::Arrival,
     door::{BATCH, Batch, Door},
     leave::Leave,
+    page::Held,
     shared::Shared,
 };
 
@@ -21,6 +22,8 @@ pub(crate) struct Listening {
     pub(crate) local: SocketAddr,
     door: Door,
     leave: Option<Leave>,
+    /// What other generations see of the socket, where there may be some.
+    held: Option<Held>,
     /// Connections that were admitted since others had their turn.
     in_a_row: usize,
 }
@@ -28,7 +31,8 @@ pub(crate) struct Listening {
 impl Listening {
     pub(crate) fn new(socket: AsyncFd<Socket>, local: SocketAddr, door: Door) -> Self {
         door.post.socket.lend(&socket);
-        Self { socket: Some(socket), local, door, leave: None, in_a_row: 0 }
+        let held = door.shared.gate.words().hold();
+        Self { socket: Some(socket), local, door, leave: None, held, in_a_row: 0 }
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -106,6 +110,7 @@ impl Listening {
             };
             let door = &mut self.door;
             if let Some(exit) = door.post.order() {
+                let exit = exit.settle(self.held.as_mut());
                 let leave = Leave::begin(exit, socket, Instant::now());
                 door.is_draining = leave.sheds();
                 self.leave = Some(leave);
@@ -143,6 +148,8 @@ impl Listening {
             {
                 leave.undo(socket.get_ref());
             }
+            // first: nobody is to leave to this one what is reset by the close
+            self.held = None;
             post.socket.take_back();
             drop(socket);
             shared.life.keep(None);

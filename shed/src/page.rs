@@ -1,14 +1,15 @@
 //! What generations of a server share: a page of memory with the words of their limits.
 //!
 //! In: memory, made here or inherited, and /proc/PID/stat of the processes in it. Out: for each
-//! listener, by its name, the words of its limits and whether somebody else has its socket; this
-//! process' lane in them. Cost: one such file for each other generation, four times a second and
-//! listener.
+//! listener, by its name, the words of its limits, and who has its socket: which generations, and
+//! whether somebody else; this process' lane in them. Cost: one such file for each other
+//! generation, four times a second and listener.
 //!
 //! Words of it: what it is, its layout, who has each lane, and for each listener its name's hash,
-//! its two [limits](crate::slots) and whether somebody else has its socket. A lane belongs to a
-//! process; one that died has its lane cleared by whoever sees it, and only then can another have
-//! it.
+//! its two [limits](crate::slots) and who has its socket. A lane belongs to a process; one that
+//! died has its lane cleared by whoever sees it, and only then can another have it. A generation
+//! that drains has its lane, and not the socket: its connections are open yet, and it accepts
+//! nobody.
 //!
 //! Not here: how places are taken in a word ([`slots`]), who waits for one
 //! ([`words`](crate::words)), and how the memory comes to the next generation
@@ -43,9 +44,12 @@ const AT_MAGIC: usize = 0;
 const AT_LAYOUT: usize = 1;
 const AT_LANES: usize = 2;
 const AT_ENTRIES: usize = 8;
-/// Words of an entry: the hash of a name, soft, hard, whether the socket is borrowed.
+/// Words of an entry: the hash of a name, soft, hard, the socket: in the lane of each generation,
+/// how many it has, and [`BORROWED`].
 const ENTRY: usize = 4;
 const ENTRIES: usize = (WORDS - AT_ENTRIES) / ENTRY;
+/// Somebody who is no generation has the socket, too. In no lane.
+const BORROWED: u64 = 1 << 63;
 
 /// How often it is looked whether a generation died.
 const LOOK: Duration = Duration::from_millis(250);
@@ -163,19 +167,29 @@ impl Page {
         &self.words[entry + 2]
     }
 
+    fn socket(&self, entry: usize) -> &AtomicU64 {
+        &self.words[entry + 3]
+    }
+
     /// Somebody who is no generation has the socket, too: systemd.
     pub(crate) fn borrows(&self, entry: usize) {
-        self.words[entry + 3].store(1, Ordering::SeqCst);
+        self.socket(entry).fetch_or(BORROWED, Ordering::SeqCst);
     }
 
     pub(crate) fn is_borrowed(&self, entry: usize) -> bool {
-        self.words[entry + 3].load(Ordering::SeqCst) == 1
+        self.socket(entry).load(Ordering::SeqCst) & BORROWED != 0
     }
 
-    /// Whether other generations are there.
-    pub(crate) fn has_others(&self) -> bool {
-        let is_there = |lane| owner_of(&self.words, lane).load(Ordering::SeqCst) != 0;
-        Lane::ALL.into_iter().any(|lane| lane != self.lane && is_there(lane))
+    /// Whether other generations have the socket; one that died has it until somebody looks.
+    pub(crate) fn others_listen(&self, entry: usize) -> bool {
+        let listens = |lane| slots::taken_by(self.socket(entry), lane) != 0;
+        Lane::ALL.into_iter().any(|lane| lane != self.lane && listens(lane))
+    }
+
+    /// Whether `lane` has an owner, other than one who clears it.
+    fn is_there(&self, lane: Lane) -> bool {
+        let owner = owner_of(&self.words, lane).load(Ordering::SeqCst);
+        owner != 0 && owner & REAPS == 0
     }
 
     /// Clears the lanes of processes that died.
@@ -191,6 +205,42 @@ impl Drop for Page {
         // who held something held the page, too: the lane is empty
         let word = owner_of(&self.words, self.lane);
         let _ = word.compare_exchange(self.owner, 0, Ordering::SeqCst, Ordering::Relaxed);
+    }
+}
+
+/// That this generation has the listening socket of an entry; until it is dropped, which is to be
+/// before the socket is closed.
+#[derive(Debug)]
+pub(crate) struct Held {
+    page: Arc<Page>,
+    entry: usize,
+    is_left: bool,
+}
+
+impl Held {
+    pub(crate) fn new(page: Arc<Page>, entry: usize) -> Self {
+        slots::add(page.socket(entry), page.lane);
+        Self { page, entry, is_left: false }
+    }
+
+    /// Leaves the socket, and who is queued, to another generation; `false`: none that lives has
+    /// it.
+    pub(crate) fn leave(&mut self) -> bool {
+        let Self { page, entry, is_left } = self;
+        if !*is_left {
+            page.reap();
+            let is_there = |lane| page.is_there(lane);
+            *is_left = slots::leave_to_others(page.socket(*entry), page.lane, is_there);
+        }
+        *is_left
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if !self.is_left {
+            slots::give_back(self.page.socket(self.entry), self.page.lane);
+        }
     }
 }
 
@@ -221,8 +271,7 @@ fn reap(words: &[AtomicU64], lane: Lane) {
     let own = own.packed() | REAPS;
     if word.compare_exchange(owner, own, Ordering::SeqCst, Ordering::Relaxed).is_ok() {
         for entry in words[AT_ENTRIES..].chunks_exact(ENTRY) {
-            slots::clear(&entry[1], lane);
-            slots::clear(&entry[2], lane);
+            entry[1..].iter().for_each(|word| slots::clear(word, lane));
         }
         let _ = word.compare_exchange(own, 0, Ordering::SeqCst, Ordering::Relaxed);
     }
@@ -364,6 +413,47 @@ mod tests {
         assert_eq!(other.lane(), dead);
         page.reap();
         assert_ne!(owner_of(&page.words, dead).load(Ordering::SeqCst), 0, "it lives");
+    }
+
+    #[test]
+    fn the_socket_is_left_to_who_has_it_and_lives() {
+        let (first, memory) = Page::create().unwrap();
+        let entry = first.entry("web").unwrap();
+        first.borrows(entry);
+        let others = [(); 2].map(|()| Arc::new(Page::open(&memory).unwrap()));
+        let first = Arc::new(first);
+        let hold = |page: &Arc<Page>| Held::new(Arc::clone(page), entry);
+        let mut held = hold(&first);
+        assert!(!held.leave(), "they have lanes, and no socket");
+        let [second, third] = &others;
+        drop(hold(second));
+        let dead = hold(third);
+        third.dies();
+        assert!(first.others_listen(entry), "nobody looked");
+        assert!(!held.leave(), "one closed it, one died");
+        assert!(!first.others_listen(entry));
+        std::mem::forget(dead);
+        let mut other = hold(second);
+        // once, however often it is said
+        assert!(held.leave() && held.leave());
+        assert!(!other.leave(), "it is the last one");
+        drop((held, other));
+        assert_eq!(slots::taken(first.socket(entry)), 0);
+        assert!(second.is_borrowed(entry), "that is for ever");
+    }
+
+    #[test]
+    fn who_is_cleared_is_left_nothing() {
+        let (page, _memory) = Page::create().unwrap();
+        let (entry, page) = (page.entry("web").unwrap(), Arc::new(page));
+        let cleared = Lane::ALL[1];
+        slots::add(page.socket(entry), cleared);
+        let lives = Process::own().unwrap().packed();
+        owner_of(&page.words, cleared).store(lives | REAPS, Ordering::SeqCst);
+        let mut held = Held::new(Arc::clone(&page), entry);
+        assert!(!held.leave(), "somebody is at it");
+        owner_of(&page.words, cleared).store(lives, Ordering::SeqCst);
+        assert!(held.leave());
     }
 
     #[test]

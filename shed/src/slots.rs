@@ -1,4 +1,5 @@
-//! How much of a limit is taken, by up to three generations of a server, in one word.
+//! How much of a limit is taken, by up to three generations of a server, in one word; or which of
+//! them have something, without a limit.
 //!
 //! A restart without a gap has two processes that serve, and one limit. So the word has a lane for
 //! each generation: taking is one compare-and-swap that checks the sum of the lanes and adds to its
@@ -41,10 +42,34 @@ pub(crate) fn take(word: &AtomicU64, lane: Lane, limit: usize) -> bool {
     false
 }
 
+/// Takes one of what has no limit.
+pub(crate) fn add(word: &AtomicU64, lane: Lane) {
+    word.fetch_add(1 << lane.shift(), Ordering::SeqCst);
+}
+
 /// Gives one back that was taken.
 pub(crate) fn give_back(word: &AtomicU64, lane: Lane) {
     let before = word.fetch_sub(1 << lane.shift(), Ordering::SeqCst);
     debug_assert_ne!(before >> lane.shift() & LANE, 0, "given back once more than taken");
+}
+
+/// Gives one back, if the generation of another lane took some and `is_there`; whether it did. Of
+/// all that do so at once, one is left.
+pub(crate) fn leave_to_others(
+    word: &AtomicU64,
+    lane: Lane,
+    is_there: impl Fn(Lane) -> bool,
+) -> bool {
+    let mut lanes = word.load(Ordering::SeqCst);
+    // who is there is asked after the look: whoever took some since has it from one that was there
+    while Lane::ALL.into_iter().any(|it| it != lane && part(lanes, it) != 0 && is_there(it)) {
+        let left = lanes - (1 << lane.shift());
+        match word.compare_exchange_weak(lanes, left, Ordering::SeqCst, Ordering::SeqCst) {
+            Ok(_) => return true,
+            Err(other) => lanes = other,
+        }
+    }
+    false
 }
 
 /// How many are taken, by all generations.
@@ -54,8 +79,7 @@ pub(crate) fn taken(word: &AtomicU64) -> usize {
 
 /// How many are taken by the generation of `lane`.
 pub(crate) fn taken_by(word: &AtomicU64, lane: Lane) -> usize {
-    let taken = word.load(Ordering::SeqCst) >> lane.shift() & LANE;
-    usize::try_from(taken).expect("a number of 21 bits")
+    part(word.load(Ordering::SeqCst), lane)
 }
 
 /// Gives back all that the generation of `lane` took: it is dead.
@@ -66,4 +90,8 @@ pub(crate) fn clear(word: &AtomicU64, lane: Lane) {
 fn sum(lanes: u64) -> usize {
     let sum = (lanes & LANE) + (lanes >> BITS & LANE) + (lanes >> (2 * BITS) & LANE);
     usize::try_from(sum).expect("three numbers of 21 bits")
+}
+
+fn part(lanes: u64, lane: Lane) -> usize {
+    usize::try_from(lanes >> lane.shift() & LANE).expect("a number of 21 bits")
 }

@@ -4,7 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time;
 
-use crate::{page::Page, slots::Lane, sync::AtomicU64};
+use crate::{
+    page::{Held, Page},
+    slots::Lane,
+    sync::AtomicU64,
+};
 
 /// Another process gives back without a word: so often is looked whether it did.
 const LOOK: Duration = Duration::from_millis(50);
@@ -46,11 +50,19 @@ impl Words {
         }
     }
 
-    /// Whether another generation counts here, too.
-    pub(crate) fn are_shared(&self) -> bool {
+    /// Says to other generations that this one has the listening socket; `None`: there are none.
+    pub(crate) fn hold(&self) -> Option<Held> {
+        match self {
+            Self::Own { .. } => None,
+            Self::Page { page, entry } => Some(Held::new(Arc::clone(page), *entry)),
+        }
+    }
+
+    /// Whether another generation has the listening socket.
+    pub(crate) fn others_listen(&self) -> bool {
         match self {
             Self::Own { .. } => false,
-            Self::Page { page, .. } => page.has_others(),
+            Self::Page { page, entry } => page.others_listen(*entry),
         }
     }
 

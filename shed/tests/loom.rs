@@ -162,3 +162,32 @@ fn lanes_share_a_limit() {
         assert_eq!(word.load(sync::Ordering::Relaxed), 1 << 21 | 1 << 42);
     });
 }
+
+#[test]
+fn of_two_that_leave_something_to_each_other_one_is_left_with_it() {
+    model(|| {
+        let word = Arc::new(AtomicU64::new(0));
+        slots::add(&word, Lane(0));
+        slots::add(&word, Lane(2));
+        let other = Arc::clone(&word);
+        let leaves = thread::spawn(move || slots::leave_to_others(&other, Lane(2), |_| true));
+        let is_left = slots::leave_to_others(&word, Lane(0), |_| true);
+        assert_ne!(leaves.join().expect("no panic"), is_left);
+        assert_eq!(slots::taken_by(&word, Lane(if is_left { 2 } else { 0 })), 1);
+        assert_eq!(slots::taken(&word), 1);
+    });
+}
+
+#[test]
+fn nothing_is_left_to_who_is_gone() {
+    model(|| {
+        let word = AtomicU64::new(0);
+        slots::add(&word, Lane(0));
+        assert!(!slots::leave_to_others(&word, Lane(0), |_| true), "nobody else has it");
+        slots::add(&word, Lane(1));
+        assert!(!slots::leave_to_others(&word, Lane(0), |lane| lane != Lane(1)));
+        slots::add(&word, Lane(2));
+        assert!(slots::leave_to_others(&word, Lane(0), |lane| lane != Lane(1)));
+        assert_eq!([0, 1, 2].map(|lane| slots::taken_by(&word, Lane(lane))), [0, 1, 1]);
+    });
+}

@@ -25,7 +25,7 @@ use crate::{
     leave::Exit,
     limits::{Bounds, Limits},
     linger::Lingering,
-    page::{Page, PageError},
+    page::{Held, Page, PageError},
     policy::Settings,
     reason::{Cause, Reason, Stage},
     shared::Shared,
@@ -92,6 +92,9 @@ pub(super) struct Generation {
     pub(super) expected: Count,
     pub(super) is_paused: bool,
     pub(super) is_handed_over: bool,
+    /// As an accept loop has it, and what it should say.
+    held: Option<Held>,
+    pub(super) listens: bool,
     /// Its drain has begun, and how it ended.
     pub(super) has_begun: bool,
     pub(super) drained: Option<u64>,
@@ -131,6 +134,8 @@ impl Generation {
         let spare = Spare::new().expect("a descriptor");
         Self {
             door: Door::new(&shared, spare, Duration::from_secs(3_600), None),
+            held: shared.gate.words().hold(),
+            listens: true,
             shared,
             page,
             open: vec![],
@@ -221,14 +226,15 @@ impl Generation {
         self.bounds = self.shared.claim.set(limits(soft).0).expect("they hold");
     }
 
-    /// It is told to drain; told once more, its drain is over.
-    pub(super) fn drain(&mut self, queued: Queued, has_others: bool) {
+    /// It is told to drain; told once more, its drain is over. Whether it looks for those that were
+    /// killed: nothing is left to them.
+    pub(super) fn drain(&mut self, queued: Queued, others_listen: bool) -> bool {
         let drain = Drain { delay: Duration::ZERO, deadline: Duration::from_secs(3_600), queued };
         let told =
             pin!(drain::run(&self.shared, &drain)).poll(&mut Context::from_waker(Waker::noop()));
-        let leaves_to_others = self.is_handed_over && has_others;
+        let looks = self.is_handed_over && !self.has_begun;
         let (exit, drained) = match (self.has_begun, self.drained) {
-            (false, _) if leaves_to_others => (Some(Exit::Hand), None),
+            (false, _) if looks && others_listen => (Some(Exit::Hand { queued }), None),
             (false, _) => (Some(Exit::Filter { queued }), None),
             (true, None) => (Some(Exit::Now), Some(self.expected.open)),
             (true, drained) => (None, drained),
@@ -236,15 +242,18 @@ impl Generation {
         assert_eq!(told, drained.map_or(Poll::Pending, |reset| Poll::Ready(Drained { reset })));
         (self.has_begun, self.drained) = (true, drained);
         // as the accept loop does, but for the filter: the socket is everybody's
-        assert_eq!(self.door.post.order(), exit);
+        let order = self.door.post.order();
+        assert_eq!(order.map(|it| it.settle(self.held.as_mut())), exit);
         match exit {
             Some(Exit::Filter { queued }) => self.door.is_draining = queued == Queued::Shed,
-            Some(Exit::Hand | Exit::Now) => {
+            Some(Exit::Hand { .. } | Exit::Now) => {
+                (self.held, self.listens) = (None, false);
                 self.shared.close();
                 self.is_closed = true;
             }
             Some(Exit::Steer { .. }) | None => {}
         }
+        looks
     }
 
     /// Its process is killed: sockets are closed, and nothing is given back.
@@ -253,7 +262,7 @@ impl Generation {
             let (_socket, permit) = conn.into_parts();
             std::mem::forget(permit);
         }
-        std::mem::forget(self.lingering);
+        std::mem::forget((self.lingering, self.held));
         self.page.dies();
     }
 

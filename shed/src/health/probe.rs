@@ -81,13 +81,13 @@ pub(super) fn target(local: SocketAddr) -> SocketAddr {
 }
 
 /// Probes for ever, `every` so often after the last one was accepted; not while another generation
-/// may be the one that accepts it.
+/// has the socket, and may be the one that accepts it.
 pub(super) async fn run(shared: &Shared, target: SocketAddr, every: Duration) {
     loop {
         if shared.is_closed() {
             return future::pending().await;
         }
-        if !shared.gate.is_shared() {
+        if !shared.gate.words().others_listen() {
             // what fails shows as silence
             drop(time::timeout(GIVE_UP, once(&shared.probe, target)).await);
         }

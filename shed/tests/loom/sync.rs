@@ -57,6 +57,10 @@ impl AtomicUsize {
 }
 
 impl AtomicU64 {
+    pub(crate) fn fetch_add(&self, value: u64, order: Ordering) -> u64 {
+        written(order, || self.0.fetch_add(value, order))
+    }
+
     pub(crate) fn fetch_sub(&self, value: u64, order: Ordering) -> u64 {
         written(order, || self.0.fetch_sub(value, order))
     }

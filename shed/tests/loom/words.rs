@@ -25,10 +25,6 @@ impl Words {
         Lane::FIRST
     }
 
-    pub(crate) fn are_shared(&self) -> bool {
-        false
-    }
-
     pub(crate) async fn wait(&self, told: impl Future<Output = ()>) {
         told.await;
     }
