@@ -3,9 +3,9 @@
 mod load;
 
 use std::{
-    env,
-    io::{BufRead as _, BufReader, Write as _},
-    net::SocketAddr,
+    env, fs,
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    net::{self, SocketAddr},
     process::{Command, Stdio},
     sync::{
         Arc,
@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use backlogd_shed::{Drain, Generation, OnShed, Queued, ShedListener};
+use backlogd_shed::{Drain, DrainStage, Generation, OnShed, Queued, ShedListener};
 use load::{Load, serve};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -29,7 +29,8 @@ use tokio::{
 const ADDRESS: &str = "SHED_TEST_ADDRESS";
 /// Its soft limit.
 const SOFT: &str = "SHED_TEST_SOFT";
-/// What becomes of its first child: it "dies", "hangs", or serves.
+/// What becomes of its first child: it "dies", "hangs", is "late" (accepts nobody until it is
+/// told to end, whatever it handed over), or serves.
 const CHILD: &str = "SHED_TEST_CHILD";
 
 fn program() -> Command {
@@ -40,7 +41,7 @@ fn program() -> Command {
 
 fn say(line: &str) {
     // a line of its own, whatever the test harness writes
-    writeln!(std::io::stdout(), "\n@{line}").expect("somebody reads");
+    writeln!(io::stdout(), "\n@{line}").expect("somebody reads");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -70,7 +71,14 @@ async fn server() {
     let (address, handle) = (listener.local_addr(), listener.handle());
     let mut restart = signal(SignalKind::user_defined2()).expect("a signal");
     let mut terminate = signal(SignalKind::terminate()).expect("a signal");
-    tokio::spawn(serve(listener));
+    let is_late = generation.number() == 1 && env::var(CHILD).as_deref() == Ok("late");
+    tokio::spawn(async move {
+        let handle = listener.handle();
+        while is_late && handle.stage() < DrainStage::Closing {
+            time::sleep(Duration::from_millis(1)).await;
+        }
+        serve(listener).await;
+    });
     generation.ready().expect("the parent lives");
     say(&format!("serves {} {} {address}", generation.number(), std::process::id()));
     loop {
@@ -86,6 +94,10 @@ async fn server() {
             command.env_remove(CHILD);
         }
         match generation.hand_over(command).await {
+            Ok(_) if is_late => {
+                terminate.recv().await;
+                break;
+            }
             Ok(_) => break,
             Err(err) => say(&format!("alone {err}")),
         }
@@ -95,6 +107,11 @@ async fn server() {
     let stats = handle.stats();
     load::check_identities(&stats);
     say(&format!("ends {} {}", generation.number(), stats.open));
+}
+
+fn signal_to(pid: u32, name: &str) {
+    let sent = Command::new("kill").args([name, &pid.to_string()]).status();
+    assert!(sent.expect("kill(1)").success());
 }
 
 /// A server, over its generations.
@@ -149,8 +166,19 @@ impl Server {
     }
 
     fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args([name, &self.pid.to_string()]).status();
-        assert!(sent.expect("kill(1)").success());
+        signal_to(self.pid, name);
+    }
+
+    /// Kills it, and waits until it is gone.
+    fn kill(&self) {
+        self.signal("-KILL");
+        let stat = format!("/proc/{}/stat", self.pid);
+        let end = Instant::now() + Duration::from_secs(5);
+        // a zombie: its parent waits for nobody
+        while fs::read_to_string(&stat).is_ok_and(|it| !it.contains(") Z ")) {
+            assert!(Instant::now() < end, "it lives");
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 
     fn restart(&mut self, number: usize) {
@@ -160,6 +188,11 @@ impl Server {
 
     fn end(&self, number: usize) {
         self.signal("-TERM");
+        self.ends(number);
+    }
+
+    /// Waits until that generation has ended, and all others.
+    fn ends(&self, number: usize) {
         assert_eq!(self.says(&format!("ends {number} ")), "0", "connections that were left");
         // their output ends when all generations have
         while self.lines.recv_timeout(Duration::from_secs(10)).is_ok() {}
@@ -240,7 +273,7 @@ async fn restarts_lose_nobody_and_keep_the_limit() {
 #[ignore = "slow: 20 restarts under 5,000 connections a second and more"]
 async fn twenty_restarts_lose_nobody_and_keep_the_limit() {
     let rate = restart_under_load(20, 150, 2_500).await;
-    writeln!(std::io::stderr(), "{rate} connections a second").expect("somebody reads");
+    writeln!(io::stderr(), "{rate} connections a second").expect("somebody reads");
     assert!(5_000 <= rate, "{rate} connections a second");
 }
 
@@ -298,8 +331,7 @@ async fn what_a_killed_generation_held_is_free_again() {
     .await
     .expect("a restart");
     assert!(admitted(address).await.is_none(), "the first generation has all");
-    let killed = Command::new("kill").args(["-KILL", &first.to_string()]).status();
-    assert!(killed.expect("kill(1)").success());
+    signal_to(first, "-KILL");
     let end = Instant::now() + Duration::from_secs(5);
     let mut mine = Vec::new();
     while mine.len() < 5 {
@@ -312,4 +344,42 @@ async fn what_a_killed_generation_held_is_free_again() {
     assert!(admitted(address).await.is_none(), "not one more");
     drop(mine);
     task::spawn_blocking(move || server.end(1)).await.expect("the end");
+}
+
+/// A client that is connected, whether somebody accepted it or not.
+fn client(address: SocketAddr) -> net::TcpStream {
+    let stream = net::TcpStream::connect(address).expect("connected");
+    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a socket");
+    stream
+}
+
+/// Has a byte said back.
+fn is_served(mut stream: &net::TcpStream) -> io::Result<bool> {
+    stream.write_all(b"x")?;
+    let mut got = [0];
+    stream.read_exact(&mut got)?;
+    Ok(&got == b"x")
+}
+
+#[test]
+fn who_is_queued_is_left_neither_to_one_that_died_nor_to_one_that_drains() {
+    // that one dies is seen at once, and not by a look before
+    for n_served in [0, 1] {
+        let mut server = Server::start(100, "late");
+        let address = server.address;
+        // by the first generation, which drains until they are gone
+        let served: Vec<_> = (0..n_served).map(|_| client(address)).collect();
+        assert!(served.iter().all(|it| is_served(it).expect("connected")));
+        server.restart(1);
+        let second = server.pid;
+        server.restart(2);
+        server.kill();
+        let queued: Vec<_> = (0..5).map(|_| client(address)).collect();
+        signal_to(second, "-TERM");
+        for stream in &queued {
+            assert!(is_served(stream).expect("nobody is reset"), "within the limit");
+        }
+        drop((queued, served));
+        server.ends(1);
+    }
 }
