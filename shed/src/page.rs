@@ -442,6 +442,18 @@ mod tests {
         assert!(second.is_borrowed(entry), "that is for ever");
     }
 
+    #[tokio::test]
+    async fn a_listener_has_the_socket_from_its_build_to_its_close() {
+        let mut generation = Generation::take().unwrap();
+        let builder = ShedListener::bind("127.0.0.1:0").name("web");
+        let mut listening = builder.build_in(&mut generation).unwrap().into_listening();
+        let (words, _) = generation.words("web", false).unwrap();
+        let Words::Page { page, entry } = words else { panic!("they are shared") };
+        assert_eq!(slots::taken_by(page.socket(entry), page.lane), 1);
+        listening.close();
+        assert_eq!(slots::taken(page.socket(entry)), 0);
+    }
+
     #[test]
     fn who_is_cleared_is_left_nothing() {
         let (page, _memory) = Page::create().unwrap();
