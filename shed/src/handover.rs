@@ -14,7 +14,7 @@ use std::{
     io::{self, Write as _},
     net::SocketAddr,
     os::{
-        fd::{AsFd, AsRawFd as _, OwnedFd, RawFd},
+        fd::{AsFd, OwnedFd, RawFd},
         unix::net::UnixStream,
     },
     process::{self, Child, Command, ExitStatus},
@@ -26,14 +26,13 @@ use socket2::Socket;
 use tokio::{net, time};
 
 use crate::{
-    build_error::BuildError,
     drain::Stage,
     inherit::{
         self, GenerationError, LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, SHED_GENERATION, VARIABLES,
     },
     page::{self, Page, PageError},
     shared::Shared,
-    socket, sys,
+    sys,
     words::Words,
 };
 
@@ -250,7 +249,8 @@ impl Generation {
     /// # Errors
     /// There are others.
     pub fn check_names(&self, listeners: &[&str]) -> Result<(), GenerationError> {
-        self.check_left(|name| !listeners.contains(&name))
+        let is_left = |(name, _): &&(String, Socket)| !listeners.contains(&&**name);
+        inherit::none_left(self.inherited.iter().filter(is_left))
     }
 
     /// That nothing which was inherited is left.
@@ -258,13 +258,7 @@ impl Generation {
     /// # Errors
     /// Inherited sockets are left that no listener has.
     pub fn check_used(&self) -> Result<(), GenerationError> {
-        self.check_left(|_| true)
-    }
-
-    fn check_left(&self, is_left: impl Fn(&str) -> bool) -> Result<(), GenerationError> {
-        let left = self.inherited.iter().filter(|(name, _)| is_left(name));
-        let descriptors: Vec<_> = left.map(|(name, socket)| described(name, socket)).collect();
-        if descriptors.is_empty() { Ok(()) } else { Err(GenerationError::Unused { descriptors }) }
+        inherit::none_left(self.inherited.iter())
     }
 
     /// Tells the generation before, if there is one, that this one accepts. To be called when all
@@ -399,15 +393,5 @@ async fn says_ready(child: UnixStream) -> io::Result<()> {
             Err(err) if err.kind() == io::ErrorKind::WouldBlock => {}
             Err(err) => return Err(err),
         }
-    }
-}
-
-/// What was inherited by `name`, for who has to find out why.
-fn described(name: &str, socket: &Socket) -> String {
-    let fd = socket.as_raw_fd();
-    match socket::listens(socket) {
-        Ok(address) => format!("descriptor {fd}, {name:?}, which listens on {address}"),
-        Err(BuildError::Adopted { got }) => format!("descriptor {fd}, {name:?}, {got}"),
-        Err(_) => format!("descriptor {fd}, {name:?}"),
     }
 }

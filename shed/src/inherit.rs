@@ -1,8 +1,14 @@
 //! What a process inherited: listening sockets by name, as the environment says.
 
-use std::{error::Error, fmt, io, os::fd::RawFd};
+use std::{
+    error::Error,
+    fmt, io,
+    os::fd::{AsRawFd as _, RawFd},
+};
 
-use crate::page::PageError;
+use socket2::Socket;
+
+use crate::{build_error::BuildError, page::PageError, socket};
 
 pub(crate) const LISTEN_FDS: &str = "LISTEN_FDS";
 pub(crate) const LISTEN_PID: &str = "LISTEN_PID";
@@ -127,6 +133,24 @@ pub(crate) fn encode(name: &str) -> String {
 
 pub(crate) fn decode(name: &str) -> String {
     name.replace("%3A", ":").replace("%25", "%")
+}
+
+/// That there are none of `left`.
+pub(crate) fn none_left<'a>(
+    left: impl Iterator<Item = &'a (String, Socket)>,
+) -> Result<(), GenerationError> {
+    let descriptors: Vec<_> = left.map(|(name, socket)| described(name, socket)).collect();
+    if descriptors.is_empty() { Ok(()) } else { Err(GenerationError::Unused { descriptors }) }
+}
+
+/// What was inherited by `name`, for who has to find out why.
+fn described(name: &str, socket: &Socket) -> String {
+    let fd = socket.as_raw_fd();
+    match socket::listens(socket) {
+        Ok(address) => format!("descriptor {fd}, {name:?}, which listens on {address}"),
+        Err(BuildError::Adopted { got }) => format!("descriptor {fd}, {name:?}, {got}"),
+        Err(_) => format!("descriptor {fd}, {name:?}"),
+    }
 }
 
 #[cfg(test)]
