@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A server that ends with this value.
 #[derive(Debug)]
 pub(crate) struct Server {
-    child: Child,
+    child: Running,
     address: SocketAddr,
 }
 
@@ -33,10 +33,11 @@ impl Server {
     pub(crate) fn start(command: &mut Command, port: u16) -> Result<Self> {
         let quiet = command.stdin(Stdio::null()).stdout(Stdio::null());
         let child = quiet.spawn().with_context(|| format!("cannot start {command:?}"))?;
-        let mut server = Self { child, address: (Ipv4Addr::LOCALHOST, port).into() };
+        let mut server =
+            Self { child: Running(child), address: (Ipv4Addr::LOCALHOST, port).into() };
         let start = Instant::now();
         while let Err(err) = TcpStream::connect(server.address) {
-            if let Some(status) = server.child.try_wait()? {
+            if let Some(status) = server.child.0.try_wait()? {
                 bail!("{command:?}: {status}");
             }
             if PATIENCE < start.elapsed() {
@@ -55,7 +56,7 @@ impl Server {
     /// where `/proc/PID/stat` has ticks of 10 ms.
     pub(crate) fn cpu(&self) -> Result<Duration> {
         let mut nanos = 0;
-        for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+        for task in fs::read_dir(format!("/proc/{}/task", self.child.0.id()))? {
             let text = fs::read_to_string(task?.path().join("schedstat"))?;
             let first = text.split(' ').next().context("an empty schedstat")?;
             nanos += first.parse::<u64>()?;
@@ -65,18 +66,22 @@ impl Server {
 
     /// VmRSS in bytes.
     pub(crate) fn memory(&self) -> Result<f64> {
-        let text = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let text = fs::read_to_string(format!("/proc/{}/status", self.child.0.id()))?;
         let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let number = line.and_then(|rest| rest.split_whitespace().next()).context("no VmRSS")?;
         Ok(number.parse::<f64>()? * 1_024.0)
     }
 }
 
-impl Drop for Server {
+/// A process that ends with this value.
+#[derive(Debug)]
+struct Running(Child);
+
+impl Drop for Running {
     fn drop(&mut self) {
         // both fail only when it has ended already
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -84,7 +89,7 @@ impl Drop for Server {
 /// these would wait for what other clients do, and not for the server.
 #[derive(Debug)]
 pub(crate) struct Clients {
-    child: Child,
+    child: Running,
     output: BufReader<ChildStdout>,
 }
 
@@ -94,7 +99,7 @@ impl Clients {
         command.args(["--rr", "4"]).arg(env::current_exe()?).args(words);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let output = BufReader::new(child.stdout.take().context("no pipe")?);
-        Ok(Self { child, output })
+        Ok(Self { child: Running(child), output })
     }
 
     /// The next line that they say; empty: they have ended.
@@ -106,15 +111,7 @@ impl Clients {
 
     /// Ends their standard input.
     pub(crate) fn tell(&mut self) {
-        drop(self.child.stdin.take());
-    }
-}
-
-impl Drop for Clients {
-    fn drop(&mut self) {
-        // both fail only when they have ended already
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        drop(self.child.0.stdin.take());
     }
 }
 
