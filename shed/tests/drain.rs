@@ -170,7 +170,8 @@ async fn a_drain_tells_waits_and_resets_who_is_left() {
     assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+// one thread: what tells of the drain closes the queue in the same turn
+#[tokio::test]
 async fn what_is_queued_may_be_shed() {
     let mut listener = ShedListener::bind("127.0.0.1:0")
         .on_shed_for(Reason::Draining, backlogd_shed::OnShed::bytes(load::SHED))

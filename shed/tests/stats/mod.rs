@@ -15,7 +15,7 @@ pub(crate) async fn until(handle: &Handle, is_so: impl Fn(&Stats) -> bool) -> St
     within(Duration::from_secs(5), handle, is_so).await
 }
 
-/// Waits until `is_so`, at most `limit`.
+/// Waits until `is_so` and nobody is on the way from accept(2) to an answer, at most `limit`.
 pub(crate) async fn within(
     limit: Duration,
     handle: &Handle,
@@ -24,12 +24,19 @@ pub(crate) async fn within(
     let end = Instant::now() + limit;
     loop {
         let stats = handle.stats();
-        if is_so(&stats) {
+        if is_so(&stats) && is_at_rest(&stats) {
             return stats;
         }
         assert!(Instant::now() < end, "{stats:?}");
         time::sleep(Duration::from_millis(1)).await;
     }
+}
+
+/// Whether each that was accepted is decided about, and each that is shed has its answer.
+fn is_at_rest(stats: &Stats) -> bool {
+    let shed: u64 = Stage::ALL.into_iter().map(|stage| stats.shed_at(stage)).sum();
+    let answered: u64 = stats.answers.iter().map(|(_, n)| n).sum();
+    stats.accepted == stats.admitted + stats.shed_at(Stage::Accept) && shed == answered
 }
 
 /// accepted = admitted + shed at accept, admitted = closed + open, and each that closed had its
