@@ -291,8 +291,10 @@ fn check_closed_under_load() {
     let snapshot = watched.look();
     let (drops, overflows) = (count(&snapshot, "ListenDrops"), count(&snapshot, "ListenOverflows"));
     // 18 of 20 for each of three, but for those that come when it has closed
-    assert!(rounds * 3 * 10 <= drops, "{drops} drops in {rounds} rounds");
-    assert_eq!(overflows, drops);
+    assert!(rounds * 3 * 10 <= overflows, "{overflows} overflows in {rounds} rounds");
+    // a last ACK whose listener closes meanwhile finds no port to inherit, and is dropped though
+    // the queue had room (`__inet_inherit_port`, net/ipv4/inet_hashtables.c)
+    assert!(overflows <= drops, "{overflows} overflows, {drops} drops");
 }
 
 #[test]
