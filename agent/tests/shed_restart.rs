@@ -3,281 +3,42 @@
 
 #![expect(clippy::unwrap_used, reason = "outside of #[test] functions, but in a test")]
 
+#[path = "fixtures/front.rs"]
+mod front;
+#[path = "fixtures/generations.rs"]
+mod generations;
+
 use std::{
     fs,
-    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::{
         fd::OwnedFd,
         unix::{fs::OpenOptionsExt as _, net::UnixDatagram},
     },
-    path::PathBuf,
-    process::{Child, Command, Output, Stdio},
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
-        mpsc::{self, Receiver},
     },
     thread,
     time::{Duration, Instant},
 };
 
+use front::{PATIENCE, get, try_get, wait_for};
+use generations::{Start, client, round_trip, table};
 use socket2::SockRef;
 use tempfile::TempDir;
 
-/// Longer than anything here takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// How it is started.
-struct Start {
-    dir: TempDir,
-    verb: Vec<String>,
-    /// Descriptors 3 and 4, and their names.
-    fds: Vec<(&'static str, OwnedFd)>,
-    variables: Vec<(&'static str, String)>,
-}
-
-impl Start {
-    fn shed(table: &str) -> Self {
-        Self::by(&["shed", "--metrics", "127.0.0.1:0"], table)
-    }
-
-    fn by(verb: &[&str], table: &str) -> Self {
-        let dir = TempDir::new().unwrap();
-        let text = format!("sample_interval_seconds = 0.1\n{table}");
-        fs::write(dir.path().join("backlogd.toml"), text).unwrap();
-        let verb = verb.iter().map(|&word| word.to_owned()).collect();
-        Self { dir, verb, fds: Vec::new(), variables: Vec::new() }
-    }
-
-    fn passing(mut self, name: &'static str, fd: impl Into<OwnedFd>) -> Self {
-        self.fds.push((name, fd.into()));
-        self
-    }
-
-    fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.variables.push((name, value.into()));
-        self
-    }
-
-    fn config(&self) -> PathBuf {
-        self.dir.path().join("backlogd.toml")
-    }
-
-    /// By a shell, since nobody knows LISTEN_PID before: it is the process itself, then.
-    fn command(&mut self) -> Command {
-        let names: Vec<_> = self.fds.iter().map(|(name, _)| *name).collect();
-        let (n, names) = (names.len(), names.join(":"));
-        let places = ["", "3<&0", "3<&0 4<&1"][n];
-        let variables = match n {
-            0 => String::new(),
-            n => format!("LISTEN_PID=$$ LISTEN_FDS={n} LISTEN_FDNAMES='{names}'"),
-        };
-        // systemd's watchdog is for this process; others are fed by nobody but themselves
-        let script = format!(
-            "{variables} WATCHDOG_PID=$$ exec \"$0\" \"$@\" {places} </dev/null >/dev/null"
-        );
-        let mut command = Command::new("sh");
-        command.args(["-c", &script]).arg(env!("CARGO_BIN_EXE_backlogd")).args(&self.verb);
-        command.arg("--config").arg(self.config()).env("NO_COLOR", "1").stderr(Stdio::piped());
-        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
-        let mut fds = self.fds.drain(..).map(|(_, fd)| fd);
-        if let Some(fd) = fds.next() {
-            command.stdin(fd);
-        }
-        if let Some(fd) = fds.next() {
-            command.stdout(fd);
-        }
-        command
-    }
-
-    fn serves(mut self) -> Server {
-        let mut child = self.command().spawn().unwrap();
-        let stderr = child.stderr.take().unwrap();
-        let (send, log) = mpsc::channel();
-        thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                if send.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-        let nowhere = SocketAddr::from(([0; 4], 0));
-        let pid = child.id();
-        let mut server = Server { child, pid, log, at: nowhere, metrics: nowhere, start: self };
-        server.at = field(&server.line("sheds above the soft limit"), "listen").parse().unwrap();
-        server.metrics = field(&server.line(" started "), "listen").parse().unwrap();
-        wait_for(|| match get(server.metrics, "/metrics") {
-            Ok(text) if text.contains("\nbacklogd_shed_limit{") => Ok(()),
-            other => Err(format!("{other:?}")),
-        });
-        server
-    }
-
-    /// It does not start.
-    fn refuses(mut self) -> Output {
-        self.command().output().unwrap()
-    }
-}
-
-/// Generations of one server; they end, however the test ends.
-struct Server {
-    /// The first.
-    child: Child,
-    /// The one that serves.
-    pid: u32,
-    log: Receiver<String>,
-    at: SocketAddr,
-    metrics: SocketAddr,
-    start: Start,
-}
-
-impl Server {
-    #[track_caller]
-    fn line(&self, part: &str) -> String {
-        let (end, mut all) = (Instant::now() + PATIENCE, String::new());
-        loop {
-            match self.log.recv_timeout(end.saturating_duration_since(Instant::now())) {
-                Ok(line) if line.contains(part) => return line,
-                Ok(line) => all.push_str(&format!("{line}\n")),
-                Err(_) => panic!("no {part:?} in:\n{all}"),
-            }
-        }
-    }
-
-    fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args(["-s", name, &self.pid.to_string()]).status();
-        assert!(sent.unwrap().success());
-    }
-
-    /// Has the next generation serve.
-    #[track_caller]
-    fn restart(&mut self) {
-        self.signal("USR2");
-        self.pid = field(&self.line("handed over"), "pid").parse().unwrap();
-    }
-
-    #[track_caller]
-    fn serves_a_client(&self) {
-        let mut client = client(self.at).unwrap();
-        assert_eq!(b'x', round_trip(&mut client).unwrap());
-    }
-
-    /// The sum of the series of `name` that have all of `labels`; `None`: there is none.
-    fn counted(&self, name: &str, labels: &[&str]) -> Option<u64> {
-        let text = get(self.metrics, "/metrics").unwrap();
-        let start = format!("{name}{{");
-        let is_it =
-            |line: &&str| line.starts_with(&start) && labels.iter().all(|it| line.contains(it));
-        let value = |line: &str| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap();
-        text.lines().filter(is_it).map(value).reduce(|a, b| a + b)
-    }
-
-    /// The exit code of the first generation.
-    #[track_caller]
-    fn ended(&mut self) -> Option<i32> {
-        let mut status = None;
-        wait_for(|| {
-            status = self.child.try_wait().unwrap();
-            status.map(|_| ()).ok_or_else(|| "it runs".to_owned())
-        });
-        status.unwrap().code()
-    }
-
-    /// Ends all generations, and waits for them: they have the same standard error.
-    #[track_caller]
-    fn end(self) {
-        self.signal("TERM");
-        wait_for(|| match self.log.recv_timeout(Duration::from_millis(10)) {
-            Err(mpsc::RecvTimeoutError::Disconnected) => Ok(()),
-            other => Err(format!("{other:?}")),
-        });
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if self.pid != self.child.id() && thread::panicking() {
-            let _ = Command::new("kill").args(["-KILL", &self.pid.to_string()]).status();
-        }
-    }
-}
-
-/// The word after `name=` of a line of the log.
-#[track_caller]
-fn field<'a>(line: &'a str, name: &str) -> &'a str {
-    let (_, after) = line.split_once(&format!(" {name}=")).unwrap_or_else(|| panic!("{line}"));
-    after.split(' ').next().unwrap()
-}
-
-#[track_caller]
-fn wait_for(mut happened: impl FnMut() -> Result<(), String>) {
-    let start = Instant::now();
-    while let Err(what) = happened() {
-        assert!(start.elapsed() < PATIENCE, "{what}");
-        thread::sleep(Duration::from_millis(10));
-    }
-}
-
-fn patient(stream: TcpStream) -> TcpStream {
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.set_write_timeout(Some(PATIENCE)).unwrap();
-    stream
-}
-
-fn client(at: SocketAddr) -> io::Result<TcpStream> {
-    TcpStream::connect(at).map(patient)
-}
-
-/// What is answered to an x.
-fn round_trip(client: &mut TcpStream) -> io::Result<u8> {
-    let mut answer = [0];
-    client.write_all(b"x")?;
-    client.read_exact(&mut answer)?;
-    Ok(answer[0])
-}
-
-fn get(at: SocketAddr, path: &str) -> io::Result<String> {
-    let mut stream = client(at)?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
-}
-
-fn listen() -> (TcpListener, SocketAddr) {
+fn bind() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let at = listener.local_addr().unwrap();
     (listener, at)
 }
 
-/// A backend that answers what it gets.
-fn echo() -> SocketAddr {
-    let (listener, at) = listen();
-    thread::spawn(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
-            thread::spawn(move || {
-                let mut reader = stream.try_clone().unwrap();
-                // clients of these tests also reset
-                let _ = io::copy(&mut reader, &mut &stream);
-            });
-        }
-    });
-    at
-}
-
-fn table(name: &str, listen: &str, lines: &str) -> String {
-    let backend = echo();
-    format!(
-        "[[shed]]\nname = \"{name}\"\nlisten = \"{listen}\"\nbackend = \"{backend}\"\nsoft = 10\n{lines}\n"
-    )
-}
-
 #[test]
 fn sockets_of_systemd_are_found_by_their_names() {
-    let ((web, at), (scrapes, metrics)) = (listen(), listen());
+    let ((web, at), (scrapes, metrics)) = (bind(), bind());
     let mut early = client(at).unwrap();
     let start = Start::shed(&table("web", "127.0.0.1:0", "backlog = 77"));
     let server = start.passing("web", web).passing("/metrics", scrapes).serves();
@@ -292,7 +53,7 @@ fn sockets_of_systemd_are_found_by_their_names() {
 
 #[test]
 fn sockets_of_systemd_are_found_by_their_addresses() {
-    let ((web, at), (scrapes, metrics)) = (listen(), listen());
+    let ((web, at), (scrapes, metrics)) = (bind(), bind());
     let unit = "backlogd-shed.socket";
     let metrics_at = metrics.to_string();
     let verb = ["shed", "--metrics", &metrics_at];
@@ -302,7 +63,7 @@ fn sockets_of_systemd_are_found_by_their_addresses() {
     server.serves_a_client();
     server.end();
     // the daemon that hosts it, too; its unit calls the other one by its own name
-    let ((web, at), (scrapes, metrics)) = (listen(), listen());
+    let ((web, at), (scrapes, metrics)) = (bind(), bind());
     let verb = ["run", "--no-ebpf", "--listen", "127.0.0.1:0", "--socket", ""];
     let start = Start::by(&verb, &table("web", &at.to_string(), ""));
     let server = start.passing(unit, web).passing("backlogd.socket", scrapes).serves();
@@ -323,7 +84,7 @@ fn what_is_inherited_and_is_not_wanted_is_refused_with_what_it_is() {
         assert!(text.contains(expected), "{expected:?} in {text}");
         assert!(!text.contains("sheds above"), "nobody could connect meanwhile: {text}");
     }
-    let (listener, at) = listen();
+    let (listener, at) = bind();
     let copy = || listener.try_clone().unwrap();
     let elsewhere = format!("the inherited socket \"web\" listens on {at}, expected 127.0.0.1:1");
     check("web", copy(), &elsewhere);
@@ -340,7 +101,7 @@ fn what_is_inherited_and_is_not_wanted_is_refused_with_what_it_is() {
 
 #[test]
 fn who_is_queued_when_it_is_killed_is_served_by_the_next() {
-    let (web, at) = listen();
+    let (web, at) = bind();
     let start = || {
         let start = Start::shed(&table("web", &at.to_string(), ""));
         start.passing("web", web.try_clone().unwrap()).serves()
@@ -392,7 +153,7 @@ fn scrape_until(counts: &Counts, at: SocketAddr) -> Duration {
     let (mut longest, mut failing) = (Duration::ZERO, None::<Instant>);
     while !counts.is_over.load(Ordering::SeqCst) {
         let begun = Instant::now();
-        match get(at, "/metrics") {
+        match try_get(at, "/metrics") {
             Ok(text) if text.contains("\nbacklogd_shed_generation{") => {
                 longest = longest.max(failing.take().map_or(Duration::ZERO, |it| it.elapsed()));
             }
@@ -528,7 +289,7 @@ fn who_is_told_to_end_kills_a_next_generation_that_does_not_serve() {
 #[test]
 fn health_checks_are_the_next_generations() {
     // nobody else takes it: it is free since a moment ago
-    let (checks, at) = listen();
+    let (checks, at) = bind();
     drop(checks);
     let listener = table("web", "127.0.0.1:0", &format!("health_listen = \"{at}\""));
     let mut server = Start::shed(&listener).serves();
@@ -536,7 +297,7 @@ fn health_checks_are_the_next_generations() {
     assert_eq!(b'x', round_trip(&mut long).unwrap());
     server.restart();
     // the generation before drains, and would say so
-    wait_for(|| match get(at, "/readyz") {
+    wait_for(|| match try_get(at, "/readyz") {
         Ok(answer) if answer.starts_with("HTTP/1.1 200 ") => Ok(()),
         got => Err(format!("{got:?}")),
     });
@@ -578,7 +339,7 @@ fn what_cannot_hold_is_a_wrong_configuration() {
 
 #[test]
 fn an_inherited_socket_has_one_accept_loop() {
-    let (several, at) = listen();
+    let (several, at) = bind();
     let start = Start::shed(&table("web", &at.to_string(), "accept_sockets = 2"));
     let output = start.passing("web", several).refuses();
     let text = String::from_utf8(output.stderr).unwrap();
@@ -636,7 +397,7 @@ fn a_service_manager_learns_of_the_next_generation() {
 
 #[test]
 fn a_listener_that_can_accept_nothing_more_ends_the_process() {
-    let (web, _) = listen();
+    let (web, _) = bind();
     let start = Start::shed(&table("web", "127.0.0.1:0", ""));
     let mut server = start.passing("web", web.try_clone().unwrap()).serves();
     server.serves_a_client();
@@ -651,7 +412,7 @@ fn a_listener_that_can_accept_nothing_more_ends_the_process() {
 
 #[test]
 fn a_daemon_goes_on_without_a_listener_that_died() {
-    let (web, _) = listen();
+    let (web, _) = bind();
     let verb = ["run", "--no-ebpf", "--listen", "127.0.0.1:0", "--socket", ""];
     let start = Start::by(&verb, &table("web", "127.0.0.1:0", ""));
     let server = start.passing("web", web.try_clone().unwrap()).serves();
@@ -662,7 +423,7 @@ fn a_daemon_goes_on_without_a_listener_that_died() {
         Some(0) => Ok(()),
         other => Err(format!("ready: {other:?}")),
     });
-    let answer = get(server.metrics, "/readyz").unwrap();
+    let answer = get(server.metrics, "/readyz");
     assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("web accepts nothing more"));
     assert_eq!(None, server.counted("backlogd_shed_drain_seconds_remaining", &[]));
     assert_eq!(None, server.counted("backlogd_shed_accept_queue_length", &[]));
@@ -679,7 +440,7 @@ fn a_drain_tells_how_long_it_may_take() {
     server.line("stopping");
     let mut left = 0.0;
     wait_for(|| {
-        let text = get(server.metrics, "/metrics").unwrap();
+        let text = get(server.metrics, "/metrics");
         let line = text.lines().find(|it| it.starts_with("backlogd_shed_drain_seconds_remaining{"));
         left = line.and_then(|it| it.rsplit(' ').next()?.parse().ok()).ok_or("none")?;
         Ok(())
