@@ -199,7 +199,7 @@ fn what_is_open_after_the_drain_is_cut_off() {
     shed.signal("TERM");
     assert_eq!(Some(0), shed.ended(Duration::from_secs(5)));
     let took = start.elapsed();
-    assert!(Duration::from_secs(1) <= took && took < Duration::from_secs(2), "{took:?}");
+    assert!(Duration::from_secs(1) <= took && took < Duration::from_secs(5), "{took:?}");
     assert_eq!(Err(ErrorKind::ConnectionReset), rest(&mut open));
 }
 

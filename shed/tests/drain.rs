@@ -160,7 +160,7 @@ async fn a_drain_tells_waits_and_resets_who_is_left() {
         }
     }
     assert_eq!(draining.await.expect("a drain").reset, 2);
-    assert!(begun.elapsed() < Duration::from_millis(1_500), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     accepting.await.expect("it ends without an error");
     let stats = until(&handle, |stats| stats.open == 0).await;
     assert_eq!(stats.closed_for(Cause::Drain), 2, "{stats:?}");
@@ -229,7 +229,7 @@ async fn a_second_request_ends_everything_at_once() {
     let second = handle.drain(Drain::default()).await;
     assert_eq!(first.await.expect("a drain"), second);
     assert_eq!(second.reset, 1);
-    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Drain::default().delay, "{:?}", begun.elapsed());
     let ended = time::timeout(Duration::from_secs(5), client.read_u8()).await.expect("it ends");
     assert_eq!(ended.expect_err("reset").kind(), io::ErrorKind::ConnectionReset);
     check_identities(&until(&handle, |stats| stats.open == 0).await);
@@ -299,7 +299,7 @@ async fn drain_many(n: usize) {
     let deadline = Duration::from_secs(2);
     let drained = handle.drain(Drain { deadline, ..AT_ONCE }).await;
     let took = begun.elapsed();
-    assert!(deadline <= took && took < deadline + Duration::from_secs(1), "{took:?}");
+    assert!(deadline <= took && took < deadline * 2, "{took:?}");
     assert_eq!(drained.reset, n as u64 - n_working);
     let stats = until(&handle, |stats| stats.open == 0).await;
     assert_eq!(stats.closed_for(Cause::Drain), drained.reset);

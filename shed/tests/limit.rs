@@ -45,7 +45,7 @@ async fn above_the_soft_limit_a_client_is_reset_at_once() {
                 // the reset may be quicker than connect(2)
                 let client = TcpStream::connect(address).map_err(|err| err.kind());
                 let result = client.and_then(|client| read_all(&client));
-                assert!(begun.elapsed() < Duration::from_millis(50), "{:?}", begun.elapsed());
+                assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
                 result
             })
             .collect();

@@ -283,7 +283,7 @@ async fn of_slow_peers_a_drain_waits_for_those_that_are_worked_for() {
     let drain = Drain { delay: Duration::ZERO, deadline, queued: Queued::Serve };
     let drained = handle.drain(drain).await;
     let took = begun.elapsed();
-    assert!(deadline <= took && took < deadline + Duration::from_millis(500), "{took:?}");
+    assert!(deadline <= took && took < deadline * 2, "{took:?}");
     assert_eq!(drained.reset, 5 * N as u64);
     let seen = all_end(peers, Duration::from_secs(5), &handle).await;
     for (kind, got, err) in seen {

@@ -193,7 +193,7 @@ mod tests {
         assert_eq!("no full answer within 1 s: timed out", crate::error::chain(&err));
         assert!(err.is_late() && !err.is_nobody(), "{err:?}");
         let took = start.elapsed();
-        assert!(patience <= took + Duration::from_millis(50) && took < 2 * patience, "{took:?}");
+        assert!(patience <= took + Duration::from_millis(50) && took < 10 * patience, "{took:?}");
     }
 
     #[test]

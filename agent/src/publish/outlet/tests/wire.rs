@@ -124,7 +124,7 @@ fn a_receiver_that_is_changed_or_goes_is_told_before_what_it_does_not_know() {
         let began = Instant::now();
         let changed = Outlet { resend: Duration::from_secs(30), ..to(addr) };
         agent.outlets.configure(&[changed]);
-        assert!(began.elapsed() < Duration::from_millis(100));
+        assert!(began.elapsed() < Duration::from_secs(1));
         let over = next(&mut told).await;
         assert_eq!("2023-11-14T22:14:20.000Z", over.body[0]["endsAt"]);
         agent.verdicts.send_replace(Arc::new(verdicts([alert(81, Warning)])));
