@@ -16,6 +16,7 @@ mod elf;
 mod health;
 mod incidents;
 mod packages;
+mod runs;
 mod sh;
 mod test;
 mod tools;

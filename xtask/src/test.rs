@@ -7,15 +7,19 @@
 use std::{
     env,
     ffi::OsString,
-    io::{BufRead, BufReader},
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Child, Command},
     time::{Duration, Instant},
 };
 
 use anyhow::{Result, ensure};
 
-use crate::{counts::Counts, deploy, ebpf, packages, sh, tools, vm};
+use crate::{
+    counts::Counts,
+    deploy, ebpf, packages,
+    runs::{self, Said},
+    sh, tools, vm,
+};
 
 /// The flags of the verb.
 #[derive(clap::Args)]
@@ -100,30 +104,27 @@ impl Session {
         }
     }
 
-    /// Runs `cargo test`, showing what it says and adding up its counts.
-    fn cargo_test(&mut self, arguments: &[&str]) -> Result<Outcome> {
-        let mut command = self.cargo();
-        command.arg("test").args(arguments);
-        self.run_test(command)
+    /// Runs `cargo test` for `what`, with `filters` for the test programs.
+    fn cargo_test(&mut self, what: &[&str], filters: &[&str]) -> Result<Outcome> {
+        let test = |filters: &[&str]| {
+            let mut command = self.cargo();
+            command.arg("test").args(what).arg("--").args(filters);
+            command
+        };
+        let (outcome, counts) = twice(test, filters);
+        self.counts.add(counts);
+        outcome
     }
 
-    fn run_test(&mut self, mut command: Command) -> Result<Outcome> {
-        let child = start_test(&mut command)?;
-        self.finish_test(child)
+    fn run_test(&mut self, command: &mut Command) -> Result<Outcome> {
+        self.finish_test(runs::start(command)?)
     }
 
-    /// Shows what a run of `cargo test` says, from its beginning on, and adds up its counts.
-    fn finish_test(&mut self, mut child: Child) -> Result<Outcome> {
-        for line in child.stdout.take().into_iter().flat_map(|out| BufReader::new(out).lines()) {
-            let line = line?;
-            println!("{line}");
-            if let Some(counts) = Counts::parse(&line) {
-                self.counts.add(counts);
-            }
-        }
-        let status = child.wait()?;
-        ensure!(status.success(), "cargo test: {status}");
-        Ok(Outcome::Passed)
+    fn finish_test(&mut self, child: Child) -> Result<Outcome> {
+        let mut said = Said::default();
+        let outcome = runs::finish(child, &mut said);
+        self.counts.add(said.counts);
+        outcome.map(|()| Outcome::Passed)
     }
 
     /// The table, then the counts on the last line.
@@ -158,9 +159,37 @@ impl Row {
     }
 }
 
-fn start_test(command: &mut Command) -> Result<Child> {
-    println!("$ {}", sh::show(command));
-    Ok(command.stdout(Stdio::piped()).spawn()?)
+/// Runs `test` with `filters`. The few tests that fail run once more, by themselves: with sockets,
+/// processes and deadlines, what else the machine does is a part of it.
+fn twice(test: impl Fn(&[&str]) -> Command, filters: &[&str]) -> (Result<Outcome>, Counts) {
+    let (mut first, mut again) = (Said::default(), Said::default());
+    let outcome = runs::run(&mut test(filters), &mut first);
+    let (suspects, counts) = (first.suspects(), first.counts);
+    if outcome.is_ok() || suspects.is_empty() {
+        return (outcome.map(|()| Outcome::Passed), counts);
+    }
+    println!("once more: {}", suspects.join(", "));
+    let is_ignored = filters.contains(&"--ignored");
+    let filters = ["--exact", "--test-threads=1"].into_iter();
+    let filters = filters.chain(is_ignored.then_some("--ignored"));
+    let filters: Vec<_> = filters.chain(suspects.iter().map(String::as_str)).collect();
+    let outcome = runs::run(&mut test(&filters), &mut again).and_then(|()| {
+        ensure!(counts.failed <= again.counts.passed, "cargo test: not all of them ran again");
+        Ok(Outcome::Flaky(suspects.join(", ")))
+    });
+    if outcome.is_err() {
+        return (outcome, counts);
+    }
+    let passed = counts.passed + counts.failed;
+    (outcome, Counts { passed, failed: 0, ..counts })
+}
+
+/// Of two runs of which none hides the other.
+fn both(one: Result<Outcome>, other: Result<Outcome>) -> Result<Outcome> {
+    Ok(match (one?, other?) {
+        (Outcome::Flaky(tests), Outcome::Flaky(more)) => Outcome::Flaky(format!("{tests}, {more}")),
+        (Outcome::Passed, outcome) | (outcome, _) => outcome,
+    })
 }
 
 /// Installs what the steps run.
@@ -192,10 +221,9 @@ fn clippy(session: &mut Session) -> Result<Outcome> {
 const SHED: [&str; 3] = ["-p", "backlogd-shed", "--all-features"];
 
 fn tests(session: &mut Session) -> Result<Outcome> {
-    let all = session.cargo_test(&["--workspace", "--no-fail-fast"]);
-    let shed = session.cargo_test(&[&SHED[..], &["--no-fail-fast"]].concat());
-    // no failure hides the other run
-    all.and(shed)
+    let all = session.cargo_test(&["--workspace", "--no-fail-fast"], &[]);
+    let shed = session.cargo_test(&[&SHED[..], &["--no-fail-fast"]].concat(), &[]);
+    both(all, shed)
 }
 
 /// What is ignored there and is not for this step: programs that tests start, and a measurement that
@@ -214,14 +242,10 @@ fn shed(session: &mut Session) -> Result<Outcome> {
     if !sh::is_root()? {
         return Ok(Outcome::Skipped("not root".into()));
     }
-    let run = ["--lib", "--tests", "--no-fail-fast", "--", "--ignored", "--exact"];
+    let what = [&SHED[..], &["--lib", "--tests", "--no-fail-fast"]].concat();
+    let filters = ["--ignored", "--exact", "--test-threads=1"].into_iter();
     let left_out = SHED_LEFT_OUT.iter().flat_map(|name| ["--skip", name]);
-    let arguments = SHED.into_iter().chain(run).chain(["--test-threads=1"]).chain(left_out);
-    let arguments = arguments.collect::<Vec<_>>();
-    // they are about races: one that is lost now and then is named, and does not hide the rest
-    let Err(first) = session.cargo_test(&arguments) else { return Ok(Outcome::Passed) };
-    session.cargo_test(&arguments)?;
-    Ok(Outcome::Flaky(format!("{first:#}")))
+    session.cargo_test(&what, &filters.chain(left_out).collect::<Vec<_>>())
 }
 
 /// The tests that attach programs and make network namespaces, one after the other; then those of
@@ -233,13 +257,19 @@ fn kernel(session: &mut Session, left_out: bool) -> Result<Outcome> {
     if !sh::is_root()? {
         return Ok(Outcome::Skipped("not root".into()));
     }
-    let arguments = ["-p", "backlogd", "--test", "kernel", "--", "--ignored", "--test-threads=1"];
-    let all = session.cargo_test(&arguments);
-    let mut command = session.cargo();
-    command.arg("test").args(arguments).args(["waits::", "failures::", "trace::"]);
-    command.env("BACKLOGD_TEST_TIER", "syscalls");
-    // no failure hides another run
-    session.run_test(command).and(all)
+    let what = ["-p", "backlogd", "--test", "kernel"];
+    let filters = ["--ignored", "--test-threads=1"];
+    let all = session.cargo_test(&what, &filters);
+    let calls = [&filters[..], &["waits::", "failures::", "trace::"]].concat();
+    let test = |filters: &[&str]| {
+        let mut command = session.cargo();
+        command.arg("test").args(what).arg("--").args(filters);
+        command.env("BACKLOGD_TEST_TIER", "syscalls");
+        command
+    };
+    let (calls, counts) = twice(test, &calls);
+    session.counts.add(counts);
+    both(all, calls)
 }
 
 /// Debian's Alertmanager takes what the agent tells it.
@@ -254,7 +284,7 @@ fn alertmanager(session: &mut Session) -> Result<Outcome> {
     let mut command = session.cargo();
     command.args(["test", "-p", "backlogd", "--test", "alertmanager", "--", "--ignored"]);
     command.env("BACKLOGD_ALERTMANAGER", program);
-    session.run_test(command)
+    session.run_test(&mut command)
 }
 
 /// Units, objects of Kubernetes and the image are what they are made for, and the agent works so.
@@ -267,7 +297,7 @@ fn deploy(session: &mut Session) -> Result<Outcome> {
     let mut command = session.cargo();
     command.args(["test", "-p", "backlogd", "--test", "deploy", "--", "--ignored"]);
     command.env("BACKLOGD_STATIC", program);
-    session.run_test(command)
+    session.run_test(&mut command)
 }
 
 /// Debian's Prometheus and Alertmanager, or why they cannot be had.
@@ -298,7 +328,7 @@ fn rules(session: &mut Session) -> Result<Outcome> {
     let mut command = session.cargo();
     command.args(["test", "-p", "backlogd", "--test", "promtool", "--", "--ignored"]);
     command.env("BACKLOGD_PROMTOOL", promtool);
-    session.run_test(command)
+    session.run_test(&mut command)
 }
 
 /// Every query of dashboards and rules is asked of a Prometheus that scrapes the agent under load, and at
@@ -322,9 +352,9 @@ fn dashboards(session: &mut Session) -> Result<Outcome> {
         command.env("BACKLOGD_ALERTMANAGER", &alertmanager);
         command
     };
-    let (mut live, queries) = (in_own_netns("live"), in_own_netns("prometheus"));
-    let live = start_test(&mut live)?;
-    let queries = session.run_test(queries);
+    let (mut live, mut queries) = (in_own_netns("live"), in_own_netns("prometheus"));
+    let live = runs::start(&mut live)?;
+    let queries = session.run_test(&mut queries);
     // no failure hides the other run
     session.finish_test(live).and(queries)
 }
@@ -379,6 +409,53 @@ mod tests {
             took: Duration::ZERO,
         };
         assert_eq!(row.line(), "clippy        failed      0.0 s  exit status: 101");
+    }
+
+    /// Tests of which `n` fail at the first run, and `again` says what the second one does.
+    #[track_caller]
+    fn check_twice(n: usize, again: &str, expected: Result<&str, &str>, counts: [u64; 2]) {
+        let names: String = (0..n).map(|i| format!("    a::t{i}\n")).collect();
+        let first = format!(
+            "running 9 tests\nfailures:\n{names}\n\
+             test result: FAILED. 5 passed; {n} failed; 0 filtered out"
+        );
+        let script =
+            format!("case \"$*\" in *--exact*) {again} ;; *) echo '{first}'; exit 101 ;; esac");
+        let test = |filters: &[&str]| {
+            let mut command = Command::new("sh");
+            command.args(["-c", &script, "sh"]).args(filters);
+            command
+        };
+        let (outcome, got) = twice(test, &["--ignored"]);
+        let outcome = match &outcome {
+            Ok(Outcome::Flaky(tests)) => Ok(tests.clone()),
+            Ok(_) => Ok(String::new()),
+            Err(err) => Err(err.to_string()),
+        };
+        let outcome = outcome.as_ref().map(String::as_str).map_err(String::as_str);
+        assert_eq!((outcome, [got.passed, got.failed]), (expected, counts));
+    }
+
+    #[test]
+    fn what_fails_once_is_flaky_and_what_fails_twice_has_failed() {
+        let passes = "[ \"$*\" = '--exact --test-threads=1 --ignored a::t0 a::t1' ] && \
+                      echo 'test result: ok. 2 passed; 0 failed; 7 filtered out'";
+        check_twice(2, passes, Ok("a::t0, a::t1"), [7, 0]);
+        check_twice(2, "exit 101", Err("cargo test: exit status: 101"), [5, 2]);
+        let nothing = "echo 'test result: ok. 0 passed; 0 failed; 9 filtered out'";
+        check_twice(2, nothing, Err("cargo test: not all of them ran again"), [5, 2]);
+        // more than a few are no flake
+        check_twice(4, "exit 0", Err("cargo test: exit status: 101"), [5, 4]);
+    }
+
+    #[test]
+    fn of_two_runs_none_hides_the_other() {
+        let flaky = |name: &str| Ok(Outcome::Flaky(name.to_owned()));
+        let failed = || Err(anyhow::anyhow!("exit status: 101"));
+        assert!(matches!(both(flaky("a"), flaky("b")), Ok(Outcome::Flaky(it)) if it == "a, b"));
+        assert!(matches!(both(flaky("a"), Ok(Outcome::Passed)), Ok(Outcome::Flaky(_))));
+        assert!(matches!(both(Ok(Outcome::Passed), flaky("a")), Ok(Outcome::Flaky(_))));
+        assert!(both(failed(), flaky("a")).is_err() && both(flaky("a"), failed()).is_err());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use anyhow::{Result, ensure};
 
 use super::matrix::{Presence, Row};
-use crate::counts::Counts;
+use crate::{counts::Counts, runs};
 
 /// How one machine ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,9 +28,6 @@ pub(super) struct Ended {
     /// The tests that failed, where that is all that happened.
     failed: Vec<String>,
 }
-
-/// More failed tests than this are no flake.
-const MOST_FLAKY: usize = 3;
 
 /// All machines that were asked for.
 pub(crate) struct Report(pub(super) Vec<Ended>);
@@ -59,8 +56,7 @@ impl Ended {
     /// The tests that are worth a second run, in a fresh machine; none when all passed, when more
     /// happened than a failed test, or when too many failed.
     pub(super) fn suspects(&self) -> &[String] {
-        let is_whole = u64::try_from(self.failed.len()) == Ok(self.counts.failed);
-        if is_whole && self.failed.len() <= MOST_FLAKY { &self.failed } else { &[] }
+        runs::suspects(&self.failed, self.counts)
     }
 
     /// Judges it anew, after its suspects, and nothing else, ran in `again`.
