@@ -7,7 +7,7 @@ use std::{
     fmt,
     net::SocketAddr,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use futures_core::Stream;
@@ -109,7 +109,12 @@ impl Stream for Accepted {
     type Item = Result<ShedStream, AcceptError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.poll_accept(cx).map(|result| result.map_or_else(failure, |conn| Some(Ok(conn))))
+        if self.is_at_end {
+            return Poll::Ready(None);
+        }
+        let item = ready!(self.poll_accept(cx)).map_or_else(failure, |conn| Some(Ok(conn)));
+        self.is_at_end = !matches!(item, Some(Ok(_)));
+        Poll::Ready(item)
     }
 }
 

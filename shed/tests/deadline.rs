@@ -3,6 +3,10 @@
 use std::{
     io::{self, Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -321,6 +325,43 @@ async fn answer(
     let stalled = u64::from(result.is_err());
     assert_eq!(stats.timeouts_of(Deadline::WriteStall), stalled, "{stats:?}");
     (result, took)
+}
+
+/// What they sent meanwhile waits to be read.
+#[tokio::test]
+async fn who_sends_while_the_process_stands_still_is_not_idle() {
+    const N: u64 = 50;
+    let deadlines = Deadlines { idle: Some(Duration::from_secs(1)), ..OFF };
+    let mut listener =
+        ShedListener::bind("127.0.0.1:0").deadlines(deadlines).build().expect("a listener");
+    let (address, handle) = (listener.local_addr(), listener.handle());
+    let is_over = Arc::new(AtomicBool::new(false));
+    let sends = thread::spawn({
+        let is_over = Arc::clone(&is_over);
+        move || {
+            let mut clients: Vec<_> = (0..N).map(|_| connect(address)).collect();
+            while !is_over.load(Ordering::Relaxed) {
+                clients.iter_mut().for_each(|it| it.write_all(b"x").expect("nobody ends it"));
+                thread::sleep(TICK);
+            }
+            clients
+        }
+    });
+    for _ in 0..N {
+        let mut conn = listener.accept().await.expect("it is queued");
+        tokio::spawn(async move { while conn.read_u8().await.is_ok() {} });
+    }
+    for stands_still in [Duration::from_millis(2_500), Duration::from_millis(1_500)] {
+        time::sleep(Duration::from_millis(300)).await;
+        thread::sleep(stands_still);
+    }
+    time::sleep(Duration::from_millis(300)).await;
+    assert_eq!((handle.stats().open, handle.stats().timeouts_of(Deadline::Idle)), (N, 0));
+    is_over.store(true, Ordering::Relaxed);
+    let clients = task::spawn_blocking(|| sends.join()).await.expect("no panic").expect("no error");
+    let stats = all_closed(&handle, N).await;
+    assert_eq!(stats.timeouts_of(Deadline::Idle), N, "{stats:?}");
+    drop(clients);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

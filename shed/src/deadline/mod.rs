@@ -80,6 +80,9 @@ impl fmt::Display for Deadline {
 /// or, where it has a PROXY header, which has a [deadline](crate::ProxyProtocol::deadline) of its
 /// own, when that came; and where a thread accepts, when it is taken from there.
 ///
+/// Where the process stood still, half a second of that counts at most: what its peers sent
+/// meanwhile waits to be read.
+///
 /// Unit: each a duration from 100 ms to 7 days, in steps of 100 ms.
 ///
 /// ```

@@ -26,6 +26,9 @@ use crate::shared::Shared;
 
 /// So many connections are looked at before other tasks have their turn.
 const BATCH: usize = 256;
+/// Time that nobody looked at counts as so many ticks at most: where the whole process stood still,
+/// what its peers sent meanwhile waits to be read.
+const LONGEST_STEP: Tick = 5;
 
 /// The deadlines of one listener.
 #[derive(Debug)]
@@ -35,12 +38,14 @@ pub(crate) struct Watcher {
     since: Instant,
     /// The tick, as far as the wheel was turned.
     now: AtomicU64,
+    /// Ticks that do not count.
+    lost: AtomicU64,
     arrivals: Mutex<Arrivals>,
     wake: Arc<Notify>,
 }
 
 /// Connections that are not on the wheel so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Arrivals {
     list: Vec<Watched>,
     /// The wheel stands still, for want of connections.
@@ -60,29 +65,35 @@ impl Watcher {
             plan: Plan::new(&deadlines),
             since: Instant::now(),
             now: AtomicU64::new(0),
-            arrivals: Mutex::default(),
+            lost: AtomicU64::new(0),
+            arrivals: Mutex::new(Arrivals { list: Vec::new(), is_parked: true }),
             wake: Arc::default(),
         }
     }
 
     /// Has the wheel look at a connection.
     pub(crate) fn watch(&self, stream: &TcpStream, admitted: Instant) -> (Arc<Cell>, Loan) {
-        let at = self.clock();
-        self.now.fetch_max(at, Ordering::Relaxed);
-        let cell = self.take(self.tick(admitted), at);
+        let cell = self.take(self.tick(admitted));
         let loan = cell.lend(stream);
         (cell, loan)
     }
 
-    /// A connection that is served from `at` on, on the wheel at its next turn.
-    fn take(&self, admitted: Tick, at: Tick) -> Arc<Cell> {
+    /// A connection that is served from now on, on the wheel at its next turn.
+    fn take(&self, admitted: Tick) -> Arc<Cell> {
         let phase = match self.deadlines.handshake {
             Some(_) => Phase::Handshake,
             None => Phase::Header,
         };
-        let cell = Arc::new(Cell::new(phase, at));
         let mut arrivals = self.arrivals();
-        arrivals.list.push(Watched { cell: Arc::clone(&cell), look: Look::new(admitted, at) });
+        let at = if arrivals.is_parked {
+            self.clock()
+        } else {
+            self.clock().min(self.now() + LONGEST_STEP)
+        };
+        self.now.fetch_max(at, Ordering::Relaxed);
+        let cell = Arc::new(Cell::new(phase, at));
+        let look = Look::new(admitted.min(at), at);
+        arrivals.list.push(Watched { cell: Arc::clone(&cell), look });
         if mem::take(&mut arrivals.is_parked) {
             self.wake.notify_one();
         }
@@ -137,7 +148,17 @@ impl Watcher {
 
     fn tick(&self, at: Instant) -> Tick {
         let since = at.saturating_duration_since(self.since);
-        u64::try_from(since.as_nanos() / TICK.as_nanos()).unwrap_or(u64::MAX / 8)
+        let ticks = u64::try_from(since.as_nanos() / TICK.as_nanos()).unwrap_or(u64::MAX / 8);
+        ticks.saturating_sub(self.lost.load(Ordering::Relaxed))
+    }
+
+    /// The tick of a turn after that of `last`.
+    fn turn(&self, last: Tick) -> Tick {
+        let at = self.clock().max(last);
+        let lost = (at - last).saturating_sub(LONGEST_STEP);
+        self.lost.fetch_add(lost, Ordering::Relaxed);
+        self.now.store(at - lost, Ordering::Relaxed);
+        at - lost
     }
 
     fn arrivals(&self) -> MutexGuard<'_, Arrivals> {
@@ -161,13 +182,13 @@ impl Drop for Watcher {
 async fn run(shared: Weak<Shared>, wake: Arc<Notify>) {
     let mut ticks = time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut wheel, mut due) = (Wheel::new(0), Vec::new());
+    let (mut wheel, mut due, mut last) = (Wheel::new(0), Vec::new(), None);
     loop {
         ticks.tick().await;
         let Some(shared) = shared.upgrade() else { return };
         let Some(watcher) = &shared.watcher else { return };
-        let at = watcher.clock();
-        watcher.now.store(at, Ordering::Relaxed);
+        let at = watcher.turn(last.unwrap_or_else(|| watcher.clock()));
+        last = Some(at);
         wheel.advance(at, &mut due);
         due.append(&mut watcher.arrivals().list);
         for (n, mut watched) in due.drain(..).enumerate() {
@@ -181,6 +202,7 @@ async fn run(shared: Weak<Shared>, wake: Arc<Notify>) {
         if wheel.is_empty() && watcher.parks() {
             drop(shared);
             wake.notified().await;
+            last = None;
         }
     }
 }
@@ -259,7 +281,7 @@ mod tests {
             // as they come, some at a time
             thread::sleep(TICK);
             for _ in 0..1_000 {
-                cells.push(watcher.take(watcher.clock(), watcher.clock()));
+                cells.push(watcher.take(watcher.clock()));
             }
         }
         let (before, begun) = (used(), Instant::now());
