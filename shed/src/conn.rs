@@ -145,9 +145,12 @@ impl ShedStream {
     }
 
     /// A request was read and answered: its size and its budget end here, and the next one begins
-    /// with the next byte that is read.
+    /// with the next byte that is read. After one that was too large there is none: bytes of it
+    /// were lost, and reads fail for good.
     pub fn request_done(&mut self) {
-        self.request = 0;
+        if self.check_size().is_ok() {
+            self.request = 0;
+        }
         self.budget = Budget::ENDLESS;
         if let Some((watcher, cell)) = self.permit.watched() {
             watcher.request_done(cell);

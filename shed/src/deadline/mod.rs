@@ -118,7 +118,9 @@ pub struct Deadlines {
     /// slowly: for the kernel, a window stays shut until all of the next segment fits into it,
     /// whatever is acknowledged meanwhile (`tcp_ack_probe`, net/ipv4/tcp_input.c).
     pub write_stall: Option<Duration>,
-    /// The least that has to be read and written, together.
+    /// The least that has to be read and written, together. Between two requests it does not count,
+    /// which [`request_done`](crate::ShedStream::request_done) tells. Who cannot call that leaves
+    /// it off, as [`header`](Self::header): it would end connections that are kept alive.
     pub min_rate: Option<MinRate>,
     /// From its admission to its end, the wait for a PROXY header included, which it does not cut
     /// short.
