@@ -11,7 +11,7 @@ use std::{
     io::{self, ErrorKind, Read as _, Write as _},
     net::{Shutdown, TcpStream},
     os::unix::net::{UnixListener, UnixStream},
-    process::{Command, Output},
+    process::{Child, Command, Output},
     thread,
     time::{Duration, Instant},
 };
@@ -19,6 +19,7 @@ use std::{
 use front::{
     Shed, accept, check_identities, echo, listen, patient, reset, rest, serves, table, wait_for,
 };
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use tempfile::TempDir;
 
 #[track_caller]
@@ -142,6 +143,57 @@ fn without_a_backend_clients_are_reset_and_it_is_logged_now_and_then() {
     let more: Vec<_> = shed.log.try_iter().filter(|line| line.contains("backend")).collect();
     assert!(more.is_empty(), "{more:?}");
     shed.wait_until_counted("backlogd_shed_open_connections", &[], 0);
+}
+
+/// It ends, however the test ends.
+struct Ends(Child);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_log_that_nobody_reads_stops_nothing() {
+    let (reader, mut log) = io::pipe().unwrap();
+    let flags = fcntl_getfl(&log).unwrap();
+    fcntl_setfl(&log, flags | OFlags::NONBLOCK).unwrap();
+    while log.write(&[b'-'; 4_096]).is_ok() {}
+    fcntl_setfl(&log, flags).unwrap();
+    let (free, at) = listen();
+    drop(free);
+    let child = Command::new(env!("CARGO_BIN_EXE_backlogd"))
+        .args(["shed", "--listen", &at, "--backend", &echo(), "--soft", "1"])
+        .args(["--metrics", "127.0.0.1:0"])
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    let mut child = Ends(child);
+    let mut open = None;
+    wait_for(|| {
+        open = Some(TcpStream::connect(&at).map(patient).map_err(|err| err.to_string())?);
+        Ok(())
+    });
+    let mut open = open.unwrap();
+    serves(&mut open);
+    let shed = TcpStream::connect(&at).map_err(|err| err.kind());
+    let end = shed.and_then(|shed| rest(&mut patient(shed)));
+    assert_eq!(Err(ErrorKind::ConnectionReset), end);
+    // there is a look each second at what there is to tell
+    thread::sleep(Duration::from_millis(1_500));
+    serves(&mut open);
+    let pid = child.0.id().to_string();
+    assert!(Command::new("kill").args(["-s", "TERM", &pid]).status().unwrap().success());
+    drop(open);
+    let mut code = None;
+    wait_for(|| {
+        code = child.0.try_wait().unwrap().map(|status| status.code());
+        code.map(|_| ()).ok_or_else(|| "it runs".to_owned())
+    });
+    assert_eq!(Some(Some(0)), code);
+    drop(reader);
 }
 
 #[test]

@@ -33,6 +33,7 @@ pub struct Accepted {
     /// Where nobody comes any more: ends with a drain.
     over: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// As a stream it has yielded its last.
+    #[cfg(feature = "stream")]
     pub(crate) is_at_end: bool,
     local: SocketAddr,
     shared: Arc<Shared>,
@@ -58,7 +59,15 @@ impl Builder {
             .map_err(|source| BuildError::call("pthread_create", source))?;
         let (local, shared) = reported.recv().expect("the thread reports before it ends")?;
         let handshakes = Handshakes::default();
-        Ok(Accepted { arrivals, handshakes, over: None, is_at_end: false, local, shared })
+        Ok(Accepted {
+            arrivals,
+            handshakes,
+            over: None,
+            #[cfg(feature = "stream")]
+            is_at_end: false,
+            local,
+            shared,
+        })
     }
 }
 

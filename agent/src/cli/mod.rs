@@ -100,8 +100,8 @@ impl Cli {
     pub fn run(self) -> anyhow::Result<Exit> {
         let Common { color, verbose } = self.common;
         match self.verb {
-            Verb::Run(run) => run.run(color),
-            Verb::Shed(shed) => shed.run(color),
+            Verb::Run(run) => run.run(color, verbose),
+            Verb::Shed(shed) => shed.run(color, verbose),
             Verb::List(list) => {
                 log::for_verb(verbose, color)?;
                 list.run(color, 0 < verbose)

@@ -21,9 +21,9 @@ pub(super) struct Run {
 }
 
 impl Run {
-    pub(super) fn run(self, color: Color) -> anyhow::Result<Exit> {
+    pub(super) fn run(self, color: Color, verbose: u8) -> anyhow::Result<Exit> {
         let config = self.load()?;
-        log::start(&config.log, config.log_format, color)?;
+        let _log = log::for_daemon(&config, verbose, color)?;
         daemon::run(config, move || self.load(), Purpose::Watch)?;
         Ok(Exit::Fine)
     }

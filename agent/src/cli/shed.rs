@@ -57,7 +57,7 @@ fn backend(text: &str) -> Result<Backend, String> {
 }
 
 impl Shed {
-    pub(super) fn run(self, color: Color) -> anyhow::Result<Exit> {
+    pub(super) fn run(self, color: Color, verbose: u8) -> anyhow::Result<Exit> {
         let config = match self.load() {
             Err(err @ ConfigError::NothingToShed) => {
                 out::note(&err.to_string());
@@ -68,7 +68,7 @@ impl Shed {
         if self.check {
             return check(&config.shed, color);
         }
-        log::start(&config.log, config.log_format, color)?;
+        let _log = log::for_daemon(&config, verbose, color)?;
         daemon::run(config, move || self.load(), Purpose::Shed)?;
         Ok(Exit::Fine)
     }

@@ -192,7 +192,7 @@ fn check_bounds(histogram: &Histogram, bounds: &[Bounds]) {
         assert!((least..=most).contains(&n), "{n} of up to {bound} s: {histogram:?}, {bounds:?}");
     }
     let sum = Duration::from_nanos(histogram.sum().0);
-    let [least, most] = [0, 1].map(|at| bounds.iter().map(|it| it[at]).sum());
+    let [least, most] = [0, 1].map(|at| bounds.iter().map(|it| it[at]).sum::<Duration>());
     assert!((least..=most).contains(&sum), "{sum:?} is not within {least:?} and {most:?}");
 }
 
