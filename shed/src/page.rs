@@ -1,9 +1,9 @@
 //! What generations of a server share: a page of memory with the words of their limits.
 //!
-//! In: memory, made here or inherited, and /proc/PID/stat of the processes in it. Out: for each
-//! listener, by its name, the words of its limits, and who has its socket: which generations, and
-//! whether somebody else; this process' lane in them. Cost: one such file for each other
-//! generation, four times a second and listener.
+//! In: memory, made here or inherited, and /proc/PID/stat of the processes in it; of those that
+//! /proc hides, whether they exist. Out: for each listener, by its name, the words of its limits,
+//! and who has its socket: which generations, and whether somebody else; this process' lane in them.
+//! Cost: one such file for each other generation, four times a second and listener.
 //!
 //! Words of it: what it is, its layout, who has each lane, and for each listener its name's hash,
 //! its two [limits](crate::slots) and who has its socket. A lane belongs to a process; one that
@@ -308,11 +308,19 @@ impl Process {
         Self { pid, started: (packed & !REAPS) >> PID_BITS }
     }
 
-    /// Where it cannot be read, it is taken for alive: nothing is taken from the living.
     fn is_alive(self) -> bool {
-        match start_of(self.pid) {
+        self.is_alive_by(start_of(self.pid), || sys::exists(self.pid))
+    }
+
+    /// By what /proc says of its number, and whether there is a process of that number. Where its
+    /// start cannot be read, it is taken for alive: nothing is taken from the living.
+    fn is_alive_by(self, start: io::Result<Option<u64>>, exists: impl FnOnce() -> bool) -> bool {
+        match start {
             Ok(started) => started == Some(self.started),
-            Err(err) => err.kind() != io::ErrorKind::NotFound,
+            // with hidepid=2 (proc(5)), that is said of the living, too, if we may not trace them:
+            // a program with file capabilities, another user
+            Err(err) if err.kind() == io::ErrorKind::NotFound => exists(),
+            Err(_) => true,
         }
     }
 }
@@ -344,7 +352,7 @@ fn hash(name: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::{thread, time::Instant};
+    use std::{panic, thread, time::Instant};
 
     use tokio::runtime;
 
@@ -514,6 +522,52 @@ mod tests {
         }
         assert_eq!(parse_stat("5 (a"), None);
         assert_eq!(parse_stat("5 (a) S 1 2"), None);
+    }
+
+    #[test]
+    fn what_proc_hides_is_alive_as_long_as_it_exists() {
+        let process = Process { pid: 7, started: 100 };
+        let check = |start: io::Result<Option<u64>>, exists, expected| {
+            let case = format!("{start:?}, {exists}");
+            assert_eq!(process.is_alive_by(start, || exists), expected, "{case}");
+        };
+        let error = |errno| io::Error::from_raw_os_error(errno);
+        check(Err(error(libc::ENOENT)), true, true);
+        check(Err(error(libc::ENOENT)), false, false);
+        for exists in [false, true] {
+            check(Ok(Some(100)), exists, true);
+            // the number came again, or nobody waited for it
+            check(Ok(Some(101)), exists, false);
+            check(Ok(None), exists, false);
+            for errno in [libc::EPERM, libc::EACCES, libc::EMFILE] {
+                check(Err(error(errno)), exists, true);
+            }
+        }
+    }
+
+    #[test]
+    fn a_process_exists_from_its_start_until_somebody_waited_for_it() {
+        let mut child = process::Command::new("sleep").arg("60").spawn().unwrap();
+        assert!(sys::exists(child.id()) && sys::exists(process::id()));
+        // of another user, if we are not root
+        assert!(sys::exists(1));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!sys::exists(child.id()));
+    }
+
+    #[test]
+    fn a_lane_that_was_cleared_takes_nothing_from_others() {
+        let (page, _memory) = Page::create().unwrap();
+        let word = page.soft(page.entry("web").unwrap());
+        for lane in [Lane(0), Lane(1), Lane(2)] {
+            assert!(slots::take(word, lane, 10));
+        }
+        slots::clear(word, Lane(0));
+        let gives = panic::catch_unwind(|| slots::give_back(word, Lane(0)));
+        assert_eq!(gives.is_err(), cfg!(debug_assertions), "it is a mistake");
+        assert!(slots::leave_to_others(word, Lane(0), |_| true));
+        assert_eq!(Lane::ALL.map(|lane| slots::taken_by(word, lane)), [0, 1, 1]);
     }
 
     #[test]

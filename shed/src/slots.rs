@@ -49,8 +49,14 @@ pub(crate) fn add(word: &AtomicU64, lane: Lane) {
 
 /// Gives one back that was taken.
 pub(crate) fn give_back(word: &AtomicU64, lane: Lane) {
-    let before = word.fetch_sub(1 << lane.shift(), Ordering::SeqCst);
-    debug_assert_ne!(before >> lane.shift() & LANE, 0, "given back once more than taken");
+    let mut lanes = word.load(Ordering::Relaxed);
+    while let Some(left) = one_less(lanes, lane) {
+        match word.compare_exchange_weak(lanes, left, Ordering::SeqCst, Ordering::Relaxed) {
+            Ok(_) => return,
+            Err(other) => lanes = other,
+        }
+    }
+    debug_assert_ne!(part(lanes, lane), 0, "given back once more than taken");
 }
 
 /// Gives one back, if the generation of another lane took some and `is_there`; whether it did. Of
@@ -63,7 +69,7 @@ pub(crate) fn leave_to_others(
     let mut lanes = word.load(Ordering::SeqCst);
     // who is there is asked after the look: whoever took some since has it from one that was there
     while Lane::ALL.into_iter().any(|it| it != lane && part(lanes, it) != 0 && is_there(it)) {
-        let left = lanes - (1 << lane.shift());
+        let left = one_less(lanes, lane).unwrap_or(lanes);
         match word.compare_exchange_weak(lanes, left, Ordering::SeqCst, Ordering::SeqCst) {
             Ok(_) => return true,
             Err(other) => lanes = other,
@@ -85,6 +91,11 @@ pub(crate) fn taken_by(word: &AtomicU64, lane: Lane) -> usize {
 /// Gives back all that the generation of `lane` took: it is dead.
 pub(crate) fn clear(word: &AtomicU64, lane: Lane) {
     word.fetch_and(!(LANE << lane.shift()), Ordering::SeqCst);
+}
+
+/// `None`: it has none. It would take it from the next lane.
+fn one_less(lanes: u64, lane: Lane) -> Option<u64> {
+    (part(lanes, lane) != 0).then(|| lanes - (1 << lane.shift()))
 }
 
 fn sum(lanes: u64) -> usize {

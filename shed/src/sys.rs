@@ -179,6 +179,18 @@ pub(crate) fn nofile() -> io::Result<usize> {
     rlimit().map(|limit| usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX))
 }
 
+/// Whether there is a process of this number, be it one that ended and nobody waited for: kill(2)
+/// with no signal, which a hidden /proc does not keep from us.
+pub(crate) fn exists(pid: u32) -> bool {
+    let Ok(pid) = libc::pid_t::try_from(pid) else { return false };
+    // SAFETY: it touches no memory, and sends nothing.
+    match unsafe { libc::kill(pid, 0) } {
+        0 => true,
+        // EPERM is said of one that is not ours
+        _ => io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH),
+    }
+}
+
 fn rlimit() -> io::Result<libc::rlimit> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: it writes to a live local.

@@ -61,10 +61,6 @@ impl AtomicU64 {
         written(order, || self.0.fetch_add(value, order))
     }
 
-    pub(crate) fn fetch_sub(&self, value: u64, order: Ordering) -> u64 {
-        written(order, || self.0.fetch_sub(value, order))
-    }
-
     pub(crate) fn fetch_and(&self, value: u64, order: Ordering) -> u64 {
         written(order, || self.0.fetch_and(value, order))
     }
