@@ -117,7 +117,8 @@ struct World {
 impl World {
     fn new() -> Self {
         let any = SocketAddr::new(ANYBODY, 0);
-        let socket = socket::open(any, Some(4_096), Reuse::No).expect("a port");
+        let socket = socket::bind(any, Reuse::No).expect("a port");
+        socket::listen(&socket, Some(4_096)).expect("it is bound");
         let address = socket::local_addr(&socket).expect("it is bound");
         let (first, memory) = Generation::first();
         let (alive, queue) = (vec![first], VecDeque::new());

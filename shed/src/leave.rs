@@ -239,10 +239,14 @@ mod tests {
     /// Two members, and their address.
     fn group() -> (Socket, Socket, SocketAddr) {
         let begin = socket::parse("127.0.0.1:0").expect("an address");
-        let first = socket::open(begin, Some(16), Reuse::Join).expect("a member");
+        let member = |address| {
+            let member = socket::bind(address, Reuse::Join).expect("a port");
+            socket::listen(&member, Some(16)).expect("it is bound");
+            member
+        };
+        let first = member(begin);
         let address = socket::local_addr(&first).expect("bound");
-        let second = socket::open(address, Some(16), Reuse::Join).expect("a member");
-        (first, second, address)
+        (first, member(address), address)
     }
 
     /// Has the second one get what comes.

@@ -70,7 +70,7 @@ impl Builder {
             return Err(BuildError::GroupAdopted);
         };
         let first = if self.joins_others { Reuse::Join } else { Reuse::Begin };
-        let socket = socket::open(socket::parse(&address)?, self.backlog, first)?;
+        let socket = socket::bind(socket::parse(&address)?, first)?;
         let local = socket::local_addr(&socket)?;
         let plan = self.plan(checked, local, Words::own());
         let mut group = Group::new(plan, local);
@@ -116,10 +116,7 @@ impl Builder {
                 if got != wanted {
                     return Err(BuildError::Inherited { name, got, expected });
                 }
-                // on a socket that listens, it changes the limit and nothing else
-                inherited
-                    .listen(self.backlog.map_or(i32::MAX, i32::from))
-                    .map_err(|source| BuildError::at(got, "listen", source))?;
+                socket::listen(&inherited, self.backlog)?;
                 inherited
             }
             None => source.open(self.backlog, Reuse::No)?,
@@ -200,13 +197,75 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    pub(crate) fn listener(&self, socket: Socket) -> Result<ShedListener, BuildError> {
+    /// Has `socket` listen, if it does not: as late as may be, since whoever is queued is reset
+    /// where anything fails after it.
+    pub(crate) fn listener(&self, mut socket: Socket) -> Result<ShedListener, BuildError> {
+        let call = |name| move |source| BuildError::call(name, source);
+        let spare = Spare::new().map_err(call("open /dev/null"))?;
+        let local = socket::local_addr(&socket)?;
+        if !socket.is_listener().map_err(call("SO_ACCEPTCONN"))? {
+            // to see that it can be watched; for good only when it listens, since one that does not
+            // hangs up (`tcp_poll`, net/ipv4/tcp.c), which the runtime would not forget
+            socket = sys::watch(socket).map_err(call("epoll_ctl"))?.into_inner();
+            socket::listen(&socket, self.backlog)?;
+        }
         let Shared { claim, warnings, .. } = &*self.shared;
         warnings.get_or_init(|| warning::read(&socket, self.backlog, claim.of_all()));
-        let local = socket::local_addr(&socket)?;
-        let spare = Spare::new().map_err(|source| BuildError::call("open /dev/null", source))?;
-        let socket = sys::watch(socket).map_err(|source| BuildError::call("epoll_ctl", source))?;
+        let socket = sys::watch(socket).map_err(call("epoll_ctl"))?;
         let door = Door::new(&self.shared, spare, self.queue_max_wait, self.give_up_after);
         Ok(ShedListener::new(socket, local, door))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        env,
+        fs::File,
+        iter, panic,
+        process::{self, Command},
+    };
+
+    use super::*;
+
+    /// Set in a process that has the test, and few descriptors, to itself.
+    const ALONE: &str = "SHED_TEST_ALONE";
+
+    /// Builds a listener after `before`, and gives the error, unless it panics; nobody could have
+    /// been queued meanwhile.
+    fn fails(runtime: &mut runtime::Builder, before: impl FnOnce()) -> Option<String> {
+        let runtime = runtime.enable_time().build().expect("a runtime");
+        let _entered = runtime.enter();
+        let mut builder = ShedListener::bind("127.0.0.1:0").soft(1);
+        let checked = builder.check().expect("it holds");
+        let socket = builder.source.take().open(None, Reuse::No).expect("a port");
+        let (local, kept) = (socket::local_addr(&socket), socket.try_clone().expect("descriptors"));
+        let plan = builder.plan(checked, local.expect("bound"), Words::own());
+        before();
+        let built = panic::catch_unwind(panic::AssertUnwindSafe(|| plan.listener(socket)));
+        assert!(!kept.is_listener().expect("a socket"));
+        built.ok().map(|built| built.expect_err("it fails").to_string())
+    }
+
+    #[test]
+    fn a_runtime_without_io_panics_before_it_listens() {
+        assert_eq!(fails(&mut runtime::Builder::new_current_thread(), || ()), None);
+    }
+
+    #[test]
+    fn nothing_listens_before_it_has_its_descriptors() {
+        if env::var_os(ALONE).is_none() {
+            let mut again = Command::new("sh");
+            again.args(["-c", r#"ulimit -n 64; exec "$0" "$@""#]).env(ALONE, "");
+            again.arg(env::current_exe().expect("a path")).arg("--exact");
+            again.arg("plan::tests::nothing_listens_before_it_has_its_descriptors");
+            let process::Output { status, stdout, .. } = again.output().expect("it runs");
+            let text = String::from_utf8_lossy(&stdout).into_owned();
+            return assert!(status.success() && text.contains("1 passed"), "{text}");
+        }
+        let mut held = Vec::new();
+        let take_all = || held.extend(iter::from_fn(|| File::open("/dev/null").ok()));
+        let err = fails(runtime::Builder::new_current_thread().enable_io(), take_all);
+        assert_eq!(err.as_deref(), Some("open /dev/null failed"));
     }
 }

@@ -63,7 +63,7 @@ impl Group {
         if shared.life.is_leaving() {
             return Err(BuildError::Leaving);
         }
-        let member = self.member(socket::open(self.address, self.plan.backlog, Reuse::Join)?)?;
+        let member = self.member(socket::bind(self.address, Reuse::Join)?)?;
         // last: a member that fails before is closed, and must not get anything
         if self.is_steered {
             let members = u32::try_from(self.members()).unwrap_or(u32::MAX);

@@ -1,10 +1,10 @@
-//! A listening socket, opened or taken over.
+//! A socket that listens, or is to: bound, or taken over.
 
 use std::{mem, net::SocketAddr};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::build_error::BuildError;
+use crate::{build_error::BuildError, sys};
 
 /// Where the listening socket comes from.
 #[derive(Debug)]
@@ -19,9 +19,10 @@ impl Source {
         mem::replace(self, Self::Address(String::new()))
     }
 
+    /// What was taken over listens; an address is bound.
     pub(crate) fn open(self, backlog: Option<u16>, reuse: Reuse) -> Result<Socket, BuildError> {
         match self {
-            Self::Address(address) => open(parse(&address)?, backlog, reuse),
+            Self::Address(address) => bind(parse(&address)?, reuse),
             Self::Socket(socket) => adopted(socket, backlog),
         }
     }
@@ -64,11 +65,8 @@ pub(crate) enum Reuse {
     Join,
 }
 
-pub(crate) fn open(
-    address: SocketAddr,
-    backlog: Option<u16>,
-    reuse: Reuse,
-) -> Result<Socket, BuildError> {
+/// A socket with an address, on which nobody is queued so far.
+pub(crate) fn bind(address: SocketAddr, reuse: Reuse) -> Result<Socket, BuildError> {
     let failed = |call| move |source| BuildError::at(address, call, source);
     let socket = Socket::new(
         Domain::for_address(address),
@@ -89,9 +87,14 @@ pub(crate) fn open(
     if reuse == Reuse::Begin {
         socket.set_reuse_port(true).map_err(failed("SO_REUSEPORT"))?;
     }
-    // more than the kernel gives is as much as it gives
-    socket.listen(backlog.map_or(i32::MAX, i32::from)).map_err(failed("listen"))?;
     Ok(socket)
+}
+
+/// From here on, whoever comes is queued. On a socket that listens, it changes the limit of the
+/// queue, and nothing else.
+pub(crate) fn listen(socket: &Socket, backlog: Option<u16>) -> Result<(), BuildError> {
+    let address = local_addr(socket)?;
+    sys::listen(socket, backlog).map_err(|source| BuildError::at(address, "listen", source))
 }
 
 /// Where a socket that somebody else opened listens.
