@@ -128,14 +128,15 @@ impl Pool {
     ) -> Result<Pooled, GetError> {
         let deadline = deadline.map(Instant::from_std);
         let permit = self.wait(deadline).await?;
-        let slot = Slot::new(Arc::clone(&self.inner), permit);
-        self.inner.sweep_now_and_then();
-        while let Some(stream) = self.inner.pop(backend) {
+        let (slot, mut kept) = Slot::take(&self.inner, permit, backend);
+        while let Some(stream) = kept {
             if stream.is_healthy() {
                 self.inner.hits.fetch_add(1, Ordering::Relaxed);
                 return Ok(Pooled::new(stream, backend.clone(), slot));
             }
-            self.inner.state().evict(&stream, Evicted::Unhealthy);
+            let mut state = self.inner.state();
+            state.evict(&stream, Evicted::Unhealthy);
+            kept = state.pop(backend, self.inner.config.idle_timeout);
         }
         let stream = self.dial(backend, deadline).await?;
         Ok(Pooled::new(stream, backend.clone(), slot))
@@ -218,28 +219,6 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// At most once a second: each get would look at each backend otherwise.
-    fn sweep_now_and_then(&self) {
-        let (now, mut state) = (Instant::now(), self.state());
-        if state.swept.is_none_or(|swept| swept + Duration::from_secs(1) <= now) {
-            state.sweep(now, self.config.idle_timeout);
-        }
-    }
-
-    /// The connection to `backend` that was used last.
-    fn pop(&self, backend: &Backend) -> Option<BackendStream> {
-        let mut state = self.state();
-        let idle = state.idle.get_mut(backend)?.pop_back()?;
-        state.n_idle -= 1;
-        state.forget_if_empty(backend);
-        if idle.since + self.config.idle_timeout <= Instant::now() {
-            // so are those before it, which the next sweep closes
-            state.evict(&idle.stream, Evicted::Idle);
-            return None;
-        }
-        Some(idle.stream)
-    }
-
     /// Closes the oldest idle connection if there would be too many with one more.
     fn make_room(&self) {
         let mut state = self.state();
@@ -249,21 +228,30 @@ impl Inner {
             }
         }
     }
-
-    /// Keeps a connection that is in use no more.
-    fn keep(&self, backend: Backend, stream: BackendStream) {
-        let mut state = self.state();
-        let kept = state.idle.get(&backend).map_or(0, VecDeque::len);
-        if self.config.max_idle_per_host <= kept {
-            return state.evict(&stream, Evicted::Overflow);
-        }
-        let idle = Idle { stream, since: Instant::now() };
-        state.idle.entry(backend).or_default().push_back(idle);
-        state.n_idle += 1;
-    }
 }
 
 impl State {
+    /// At most once a second: each get would look at each backend otherwise.
+    fn sweep_now_and_then(&mut self, timeout: Duration) {
+        let now = Instant::now();
+        if self.swept.is_none_or(|swept| swept + Duration::from_secs(1) <= now) {
+            self.sweep(now, timeout);
+        }
+    }
+
+    /// The connection to `backend` that was used last.
+    fn pop(&mut self, backend: &Backend, timeout: Duration) -> Option<BackendStream> {
+        let idle = self.idle.get_mut(backend)?.pop_back()?;
+        self.n_idle -= 1;
+        self.forget_if_empty(backend);
+        if idle.since + timeout <= Instant::now() {
+            // so are those before it, which the next sweep closes
+            self.evict(&idle.stream, Evicted::Idle);
+            return None;
+        }
+        Some(idle.stream)
+    }
+
     fn evict(&mut self, stream: &BackendStream, why: Evicted) {
         self.evicted[why as usize] += 1;
         if why != Evicted::Error {
@@ -310,24 +298,52 @@ impl State {
     }
 }
 
-/// The right to use one connection.
+/// The right to use one connection, which becomes one in use, or idle, under one lock: whoever makes
+/// room between two would count it as both, and close one for it.
 #[derive(Debug)]
 struct Slot {
     pool: Arc<Inner>,
+    /// It is counted.
+    is_in_use: bool,
     // after `Drop`: who is next in line finds the count as it is without this one
     _permit: OwnedSemaphorePermit,
 }
 
 impl Slot {
-    fn new(pool: Arc<Inner>, permit: OwnedSemaphorePermit) -> Self {
-        pool.state().in_use += 1;
-        Self { pool, _permit: permit }
+    /// And a connection to `backend` that is kept, if there is one.
+    fn take(
+        pool: &Arc<Inner>,
+        permit: OwnedSemaphorePermit,
+        backend: &Backend,
+    ) -> (Self, Option<BackendStream>) {
+        let timeout = pool.config.idle_timeout;
+        let mut state = pool.state();
+        state.sweep_now_and_then(timeout);
+        state.in_use += 1;
+        let kept = state.pop(backend, timeout);
+        (Self { pool: Arc::clone(pool), is_in_use: true, _permit: permit }, kept)
+    }
+
+    /// Keeps its connection, that is in use no more.
+    fn keep(&mut self, backend: Backend, stream: BackendStream) {
+        let mut state = self.pool.state();
+        let kept = state.idle.get(&backend).map_or(0, VecDeque::len);
+        if self.pool.config.max_idle_per_host <= kept {
+            return state.evict(&stream, Evicted::Overflow);
+        }
+        let idle = Idle { stream, since: Instant::now() };
+        state.idle.entry(backend).or_default().push_back(idle);
+        state.n_idle += 1;
+        state.in_use -= 1;
+        self.is_in_use = false;
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.pool.state().in_use -= 1;
+        if self.is_in_use {
+            self.pool.state().in_use -= 1;
+        }
     }
 }
 

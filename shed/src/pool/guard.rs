@@ -34,7 +34,7 @@ impl Pooled {
         if !self.is_spent
             && let Some(stream) = self.stream.take()
         {
-            self.slot.pool.keep(self.backend.clone(), stream);
+            self.slot.keep(self.backend.clone(), stream);
         }
     }
 

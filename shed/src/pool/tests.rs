@@ -1,4 +1,4 @@
-use std::{io, net::Shutdown, sync::Mutex as StdMutex};
+use std::{io, net::Shutdown, sync::Mutex as StdMutex, thread, time::Instant as StdInstant};
 
 use socket2::SockRef;
 use tokio::{
@@ -213,6 +213,34 @@ async fn never_more_are_open_than_may_be() {
     assert_eq!((stats.idle, stats.in_use), (1, 2), "the other backend's oldest made room");
     assert_eq!(stats.evicted_for(Evicted::Overflow), 2);
     drop((one, two));
+}
+
+#[tokio::test]
+async fn what_is_taken_or_given_back_is_counted_once_by_whoever_looks() {
+    let (backend, _server) = echo().await;
+    let pool = pool(PoolConfig::default());
+    pool.get(&backend, None).await.expect("a connection").reuse();
+    let looks = thread::spawn({
+        let (pool, begun) = (pool.clone(), StdInstant::now());
+        move || {
+            let (mut before, mut n_changes) = ((0, 0), 0);
+            // a busy machine has them take turns, where there are few changes to be seen
+            while n_changes < 1_000 && begun.elapsed() < Duration::from_secs(2) {
+                let state = pool.inner.state();
+                let seen = (state.n_idle, state.in_use);
+                drop(state);
+                // as both, and whoever makes room would close one for it
+                assert!([(1, 0), (0, 1)].contains(&seen), "{seen:?}");
+                n_changes += usize::from(seen != before);
+                before = seen;
+            }
+        }
+    });
+    while !looks.is_finished() {
+        pool.get(&backend, None).await.expect("it is kept").reuse();
+    }
+    looks.join().expect("no panic");
+    assert_eq!(pool.stats().dials, 1);
 }
 
 #[tokio::test]
