@@ -168,6 +168,11 @@ impl Spare {
     }
 }
 
+/// Whether the process, or the host, has no descriptor left.
+pub(crate) fn is_without_descriptors(err: &io::Error) -> bool {
+    [Some(libc::EMFILE), Some(libc::ENFILE)].contains(&err.raw_os_error())
+}
+
 fn open() -> io::Result<File> {
     File::open("/dev/null")
 }

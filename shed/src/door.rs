@@ -84,6 +84,11 @@ pub(crate) fn errno(err: &io::Error) -> i32 {
     err.raw_os_error().unwrap_or(libc::EIO)
 }
 
+/// accept(2) gives the address of IPv4 and IPv6 sockets in every state.
+fn address(peer: &SockAddr) -> SocketAddr {
+    peer.as_socket().unwrap_or_else(|| (Ipv4Addr::UNSPECIFIED, 0).into())
+}
+
 impl Door {
     pub(crate) fn new(
         shared: &Arc<Shared>,
@@ -195,8 +200,7 @@ impl Door {
 
     /// Decides about a connection; `None`: it was shed.
     fn admit(&mut self, socket: Socket, peer: &SockAddr) -> Option<Arrival> {
-        // accept(2) gives the address of IPv4 and IPv6 sockets in every state
-        let peer = peer.as_socket().unwrap_or_else(|| (Ipv4Addr::UNSPECIFIED, 0).into());
+        let peer = address(peer);
         if self.shared.probe.is_from(peer) {
             close::reset(socket);
             return None;
@@ -339,6 +343,11 @@ impl Door {
         }
         let taken = self.spare.accept(listener);
         let batch = match taken {
+            Ok((socket, peer)) if self.shared.probe.is_from(address(&peer)) => {
+                close::reset(socket);
+                self.backoff.retry();
+                None
+            }
             Ok((socket, _)) => {
                 self.accepted();
                 self.shared.counters.shed(Reason::Emfile, Stage::Accept);

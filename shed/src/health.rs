@@ -5,8 +5,9 @@
 //! falls. So `/healthz` and `/readyz` are answered here, in HTTP/1, with 200 or 503:
 //! - `/healthz`: whether the accept loop accepts. The server asks itself, by a connection through
 //!   its own socket that takes no place in the limits; no answer for 5 s is a no, unless the loop
-//!   stands still at the hard limit, or for want of descriptors, or another
-//!   [generation](crate::Generation) has the socket, too, which would be the one to answer.
+//!   stands still at the hard limit, or for want of descriptors, or there is no descriptor, memory
+//!   or port to ask with, or another [generation](crate::Generation) has the socket, too, which
+//!   would be the one to answer.
 //! - `/readyz`: that, and that it neither [drains](crate::Handle::drain), from the announcement on,
 //!   nor is closed, nor [said to](Health::drain) end, nor without descriptors for more than a
 //!   second, nor overloaded, where [`HealthConfig::fail_at`] says so. It comes back only after
@@ -51,7 +52,7 @@ use tokio::{
 };
 
 use crate::{
-    accept::{self, Spare},
+    accept::{self, Spare, is_without_descriptors},
     build_error::BuildError,
     drain::Stage,
     handle::Handle,
@@ -66,7 +67,7 @@ mod policy;
 mod probe;
 
 pub use policy::{FailAt, HealthConfig, Unready};
-use policy::{Readiness, Seen};
+use policy::{Lack, Readiness, Seen};
 pub(crate) use probe::Probe;
 
 /// As many checks are answered at once; for one more, the oldest is ended.
@@ -107,7 +108,9 @@ struct Inner {
 #[derive(Debug)]
 struct State {
     readiness: Readiness,
-    /// Probes that were accepted, and when the accept loop last showed that it runs, or why not.
+    lack: Lack,
+    /// Probes that were accepted or not sent, and when that last showed that the accept loop runs,
+    /// or it was known why not.
     probed: u64,
     fresh: Instant,
 }
@@ -161,7 +164,8 @@ impl HealthServer {
             shared: Arc::clone(listener.shared()),
             state: Mutex::new(State {
                 readiness: Readiness::new(&config),
-                probed: listener.shared().probe.accepted(),
+                lack: Lack::default(),
+                probed: 0,
                 fresh: now,
             }),
             config,
@@ -286,10 +290,6 @@ fn wrong(err: BuildError) -> io::Error {
     io::Error::new(kind, err)
 }
 
-fn is_without_descriptors(err: &io::Error) -> bool {
-    [Some(libc::EMFILE), Some(libc::ENFILE)].contains(&err.raw_os_error())
-}
-
 /// The next check; where there is no descriptor for it, in the place of one that was kept.
 async fn accept(listener: &AsyncFd<Socket>, reserve: &mut [Spare]) -> io::Result<Socket> {
     loop {
@@ -367,7 +367,7 @@ impl Inner {
             || shared.is_closed()
             || shared.life.stage() != Stage::Serving;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let probed = shared.probe.accepted();
+        let probed = shared.probe.accepted() + shared.probe.unsent();
         // who stands still for a reason that is known cannot answer, and need not
         let is_excused = paused.is_some()
             || is_draining
@@ -377,6 +377,10 @@ impl Inner {
             (state.probed, state.fresh) = (probed, now);
         }
         let silent = now.saturating_duration_since(state.fresh);
+        let age = now.saturating_duration_since(self.since);
+        let (shed, accepted) = shared.counters.by_descriptor();
+        let refused = shed + shared.probe.refused();
+        let lacking = state.lack.next(refused, accepted + shared.probe.accepted(), age);
         let seen = Seen {
             open: shared.gate.soft_taken(),
             soft: shared.gate.soft_in_force(),
@@ -384,9 +388,10 @@ impl Inner {
             hard: shared.gate.hard_limit(),
             is_draining,
             is_backing_off: paused == Some(Pause::Backoff),
+            lacking,
             silent,
         };
-        let readiness = state.readiness.next(&seen, now.saturating_duration_since(self.since));
+        let readiness = state.readiness.next(&seen, age);
         Answers { is_alive: silent <= policy::SILENCE, readiness }
     }
 }
@@ -425,7 +430,7 @@ mod tests {
         let (shared, memory, entry) = listener();
         let (config, since) = (HealthConfig::default(), Instant::now());
         let readiness = Readiness::new(&config);
-        let state = Mutex::new(State { readiness, probed: 0, fresh: since });
+        let state = Mutex::new(State { readiness, lack: Lack::default(), probed: 0, fresh: since });
         let inner = Inner { shared, config, since, is_draining: AtomicBool::new(false), state };
         let after = async |secs| {
             time::advance(Duration::from_secs(secs)).await;

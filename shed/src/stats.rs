@@ -117,6 +117,13 @@ impl Counters {
         add(&self.shed[reason as usize][stage as usize], 1);
     }
 
+    /// Connections that were shed for want of descriptors, and those that had one of their own.
+    pub(crate) fn by_descriptor(&self) -> (u64, u64) {
+        let accepted = read(&self.accepted);
+        let shed = read(&self.shed[Reason::Emfile as usize][Stage::Accept as usize]);
+        (shed, accepted.saturating_sub(shed))
+    }
+
     pub(crate) fn answered(&self, answer: Answer, leaves_time_wait: bool) {
         add(&self.answers[answer as usize], 1);
         add(&self.time_wait_closes, leaves_time_wait.into());

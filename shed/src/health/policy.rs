@@ -94,6 +94,8 @@ pub(super) struct Seen {
     pub(super) hard: usize,
     pub(super) is_draining: bool,
     pub(super) is_backing_off: bool,
+    /// How long all were refused for want of descriptors.
+    pub(super) lacking: Duration,
     /// How long the accept loop did not answer.
     pub(super) silent: Duration,
 }
@@ -152,7 +154,7 @@ impl Readiness {
         let backing_off = lasts(&mut self.backing_off_since, seen.is_backing_off, now);
         if SILENCE < seen.silent {
             Some(Unready::Stale)
-        } else if backing_off.is_some_and(|lasted| BACKOFF < lasted) {
+        } else if BACKOFF < backing_off.unwrap_or_default().max(seen.lacking) {
             Some(Unready::Backoff)
         } else if pressed.is_some_and(|lasted| self.fail_after <= lasted) {
             Some(Unready::Overloaded)
@@ -169,6 +171,33 @@ impl Readiness {
             FailAt::Hard => (seen.taken, seen.hard),
         };
         limit <= n || (self.pressed_since.is_some() && !is_below(n, limit))
+    }
+}
+
+/// Whether there are no descriptors, by what was refused for want of them. Whoever is shed in the
+/// place of a spare descriptor lets the accept loop go on, so that it does not back off.
+#[derive(Debug, Default)]
+pub(super) struct Lack {
+    refused: u64,
+    served: u64,
+    /// When one was refused first and last, with nothing that speaks against it in between.
+    span: Option<(Duration, Duration)>,
+}
+
+impl Lack {
+    /// How long it lasted, from the first that was refused to the last one, where by `now` as many
+    /// were `refused` in all, and as many got a descriptor.
+    pub(super) fn next(&mut self, refused: u64, served: u64, now: Duration) -> Duration {
+        if self.served < served {
+            self.span = None;
+        } else if self.refused < refused {
+            self.span = Some((self.span.map_or(now, |(first, _)| first), now));
+        } else if self.span.is_some_and(|(_, last)| SILENCE < now - last) {
+            // nobody asked for one: it may be over
+            self.span = None;
+        }
+        (self.refused, self.served) = (refused, served);
+        self.span.map_or(Duration::ZERO, |(first, last)| last - first)
     }
 }
 
@@ -205,6 +234,7 @@ mod tests {
                     hard: 125,
                     is_draining: false,
                     is_backing_off: false,
+                    lacking: Duration::ZERO,
                     silent: Duration::ZERO,
                 };
                 let is = readiness.next(&seen, Duration::from_millis(at)).is_ok();
@@ -262,6 +292,7 @@ mod tests {
             hard: 125,
             is_draining: false,
             is_backing_off: false,
+            lacking: Duration::ZERO,
             silent: SILENCE,
         };
         assert_eq!(readiness.next(&calm, milli(0)), Ok(()));
@@ -277,5 +308,33 @@ mod tests {
         assert_eq!(readiness.next(&backing_off, milli(6_000)), Ok(()));
         assert_eq!(readiness.next(&backing_off, milli(7_000)), Ok(()));
         assert_eq!(readiness.next(&backing_off, milli(7_001)), Err(Unready::Backoff));
+        assert_eq!(readiness.next(&calm, milli(7_002)), Err(Unready::Backoff));
+        assert_eq!(readiness.next(&calm, milli(12_002)), Ok(()));
+        let lacking = |millis| Seen { lacking: milli(millis), ..calm };
+        assert_eq!(readiness.next(&lacking(1_000), milli(13_000)), Ok(()));
+        assert_eq!(readiness.next(&lacking(1_001), milli(13_001)), Err(Unready::Backoff));
+    }
+
+    #[test]
+    fn a_lack_lasts_from_the_first_refusal_to_the_last_with_nobody_served_in_between() {
+        let mut lack = Lack::default();
+        // milliseconds, refused, served, and how long
+        let looks = [
+            (0, 0, 7, 0),
+            (100, 1, 7, 0),
+            (4_000, 1, 7, 0),
+            (4_100, 3, 7, 4_000),
+            (9_100, 3, 7, 4_000),
+            (9_101, 3, 7, 0),
+            (9_200, 4, 7, 0),
+            (9_300, 5, 7, 100),
+            (9_400, 6, 8, 0),
+            (9_500, 7, 8, 0),
+            (9_600, 8, 8, 100),
+        ];
+        for (millis, refused, served, expected) in looks {
+            let lasted = lack.next(refused, served, Duration::from_millis(millis));
+            assert_eq!(lasted.as_millis(), expected, "at {millis} ms");
+        }
     }
 }

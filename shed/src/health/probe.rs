@@ -13,19 +13,22 @@ use std::{
 
 use tokio::{net::TcpSocket, time};
 
-use crate::shared::Shared;
+use crate::{accept::is_without_descriptors, shared::Shared};
 
 /// One that nobody accepts is given up after so long; until then there is no second one, which
 /// would be queued behind it.
 const GIVE_UP: Duration = Duration::from_secs(30);
 
-/// Which connection is a probe, and how many were accepted.
+/// Which connection is a probe, how many were accepted, and how many were not even sent.
 #[derive(Debug, Default)]
 pub(crate) struct Probe {
     /// The port of the one below; 0: there is none. All that other connections are asked for.
     port: AtomicU32,
     from: Mutex<Option<SocketAddr>>,
     accepted: AtomicU64,
+    unsent: AtomicU64,
+    /// Those of them for which there was no descriptor.
+    refused: AtomicU64,
 }
 
 impl Probe {
@@ -45,6 +48,26 @@ impl Probe {
 
     pub(crate) fn accepted(&self) -> u64 {
         self.accepted.load(Ordering::Relaxed)
+    }
+
+    /// Probes that could not be sent, for want of something that the accept loop has no part in.
+    pub(super) fn unsent(&self) -> u64 {
+        self.unsent.load(Ordering::Relaxed)
+    }
+
+    /// Probes for which there was no descriptor.
+    pub(super) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Counts a probe that failed by `err`, where that says nothing of the accept loop.
+    fn failed(&self, err: &io::Error) {
+        if wants(err) {
+            self.unsent.fetch_add(1, Ordering::Relaxed);
+        }
+        if is_without_descriptors(err) {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     fn set(&self, from: Option<SocketAddr>) {
@@ -88,11 +111,22 @@ pub(super) async fn run(shared: &Shared, target: SocketAddr, every: Duration) {
             return future::pending().await;
         }
         if !shared.gate.words().others_listen() {
-            // what fails shows as silence
-            drop(time::timeout(GIVE_UP, once(&shared.probe, target)).await);
+            // any other failure shows as silence
+            if let Ok(Err(err)) = time::timeout(GIVE_UP, once(&shared.probe, target)).await {
+                shared.probe.failed(&err);
+            }
         }
         time::sleep(every).await;
     }
+}
+
+/// Whether `err` is want of a descriptor, memory or a port: nothing was sent then. bind(2) without a
+/// port says `EADDRINUSE` when none is left, connect(2) `EADDRNOTAVAIL`.
+fn wants(err: &io::Error) -> bool {
+    let of_ports = [libc::EADDRINUSE, libc::EADDRNOTAVAIL].map(Some);
+    let of_memory = [libc::ENOBUFS, libc::ENOMEM].map(Some);
+    let errno = err.raw_os_error();
+    is_without_descriptors(err) || of_memory.contains(&errno) || of_ports.contains(&errno)
 }
 
 /// Connects, and waits until it is ended.
