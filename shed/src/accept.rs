@@ -356,7 +356,7 @@ mod tests {
     async fn an_error_of_the_listener_ends_it() {
         for errno in [libc::EBADF, libc::ENOTSOCK, libc::EFAULT, libc::EINVAL] {
             let mut failing = Failing::new(1);
-            let handle = failing.listener.handle();
+            let (handle, address) = (failing.listener.handle(), failing.listener.local_addr());
             for failures in [&[errno][..], &[]] {
                 let (place, waited, stats) = failing.accept(failures.iter().copied()).await;
                 let counted = &[(errno, 1)].into();
@@ -364,6 +364,8 @@ mod tests {
             }
             assert_eq!(handle.fatal().await.raw_os_error(), Some(errno));
             assert!(!handle.is_ready());
+            let err = TcpStream::connect(address).expect_err("nobody listens");
+            assert_eq!(err.kind(), io::ErrorKind::ConnectionRefused);
         }
     }
 

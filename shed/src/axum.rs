@@ -66,10 +66,8 @@ impl Listener for ShedListener {
         // the listener's own accept, not this one
         match Self::accept(self).await {
             Ok(conn) => with_peer(conn),
-            Err(_) => {
-                self.stop_listening();
-                future::pending().await
-            }
+            // its socket is closed
+            Err(_) => future::pending().await,
         }
     }
 
@@ -129,10 +127,7 @@ mod tls {
             self.hide_requests();
             match Self::accept(self).await {
                 Ok(accepted) => accepted,
-                Err(_) => {
-                    self.stop_listening();
-                    future::pending().await
-                }
+                Err(_) => future::pending().await,
             }
         }
 

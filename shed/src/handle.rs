@@ -155,7 +155,10 @@ impl Handle {
     }
 
     /// Accepts nothing more: [`accept`](crate::ShedListener::accept) ends with
-    /// [`AcceptError::Closed`](crate::AcceptError::Closed). What is open stays open.
+    /// [`AcceptError::Closed`](crate::AcceptError::Closed), and closes the socket, unless another
+    /// process has it, too: clients are refused then, and who is queued is reset. Where nobody
+    /// awaits `accept`, the socket is open until the listener is dropped; that of a
+    /// [thread](crate::Builder::build_threaded) is closed by it. What is open stays open.
     pub fn close(&self) {
         self.shared.close();
     }

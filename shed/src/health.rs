@@ -6,8 +6,8 @@
 //! - `/healthz`: whether the accept loop accepts. The server asks itself, by a connection through
 //!   its own socket that takes no place in the limits; no answer for 5 s is a no, unless the loop
 //!   stands still at the hard limit, or for want of descriptors, or there is no descriptor, memory
-//!   or port to ask with, or another [generation](crate::Generation) has the socket, too, which
-//!   would be the one to answer.
+//!   or port to ask with, or it drains or was [closed](crate::Handle::close), or another
+//!   [generation](crate::Generation) has the socket, too, which would be the one to answer.
 //! - `/readyz`: that, and that it neither [drains](crate::Handle::drain), from the announcement on,
 //!   nor is closed, nor [said to](Health::drain) end, nor without descriptors for more than a
 //!   second, nor overloaded, where [`HealthConfig::fail_at`] says so. It comes back only after
@@ -363,14 +363,15 @@ impl Inner {
     fn answers(&self) -> Answers {
         let (shared, now) = (&self.shared, Instant::now());
         let paused = shared.counters.is_paused();
-        let is_draining = self.is_draining.load(Ordering::Relaxed)
-            || shared.is_closed()
-            || shared.life.stage() != Stage::Serving;
+        // one that failed is to be seen
+        let ends = self.is_draining.load(Ordering::Relaxed)
+            || shared.life.stage() != Stage::Serving
+            || (shared.is_closed() && shared.failure().is_none());
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let probed = shared.probe.accepted() + shared.probe.unsent();
         // who stands still for a reason that is known cannot answer, and need not
         let is_excused = paused.is_some()
-            || is_draining
+            || ends
             || shared.gate.words().others_listen()
             || self.config.probe.is_none();
         if is_excused || state.probed != probed {
@@ -386,7 +387,7 @@ impl Inner {
             soft: shared.gate.soft_in_force(),
             taken: shared.gate.hard_taken(),
             hard: shared.gate.hard_limit(),
-            is_draining,
+            is_draining: ends || shared.is_closed(),
             is_backing_off: paused == Some(Pause::Backoff),
             lacking,
             silent,

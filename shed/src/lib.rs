@@ -38,9 +38,10 @@
 //! a program that is [restarted](Generation) leaves its socket, and its limits, to the next one:
 //! those of [`Builder::build_in`], so neither a group's nor that of a thread that accepts.
 //! [`Handle::close`] ends it at once, and so does a failure of accept(2) that will not pass.
-//! `accept` says so by its error; elsewhere, [`Handle::ended`] and [`Handle::fatal`] wait for it,
-//! and [`Handle::is_ready`] is false. axum's listeners have no errors: one that ended closes its
-//! socket, so that clients are refused, and waits for ever, so axum has to be told to shut down by
+//! `accept` says so by its error, and closes the socket before that: clients are refused, and who
+//! is queued is reset. Elsewhere, [`Handle::ended`] and [`Handle::fatal`] wait for it, and
+//! [`Handle::is_ready`] is false. axum's listeners have no errors: one that ended waits for ever,
+//! so axum has to be told to shut down by
 //! `with_graceful_shutdown(async move { drop(handle.ended().await) })`. Streams end.
 //!
 //! # Features

@@ -79,7 +79,8 @@ impl ShedListener {
     /// The next connection that is admitted. It may be cancelled: nothing is lost.
     ///
     /// # Errors
-    /// The listener was closed, or can accept nothing more.
+    /// The listener was closed, or can accept nothing more; its socket is closed, so that clients
+    /// are refused and do not queue where nobody accepts.
     pub async fn accept(&mut self) -> Result<ShedStream, AcceptError> {
         let Self { listening, handshakes } = self;
         loop {
@@ -129,11 +130,5 @@ impl ShedListener {
     /// The accept loop itself; whose PROXY header it has to await, is for whoever takes them.
     pub(crate) fn into_listening(self) -> Listening {
         self.listening
-    }
-
-    /// Closes its socket, so that clients are refused and do not queue where nobody accepts.
-    #[cfg(feature = "axum")]
-    pub(crate) fn stop_listening(&mut self) {
-        self.listening.close();
     }
 }

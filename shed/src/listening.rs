@@ -48,8 +48,18 @@ impl Listening {
         self.socket.as_ref().map(AsyncFd::get_ref).ok_or(io::ErrorKind::NotConnected.into())
     }
 
-    /// The next connection that is admitted. It may be cancelled: nothing is lost.
+    /// The next connection that is admitted; with an error, the socket is closed. It may be
+    /// cancelled: nothing is lost.
     pub(crate) async fn next(&mut self) -> Result<Arrival, AcceptError> {
+        let next = self.accept().await;
+        if next.is_err() {
+            // clients are refused, and do not queue where nobody accepts
+            self.close();
+        }
+        next
+    }
+
+    async fn accept(&mut self) -> Result<Arrival, AcceptError> {
         loop {
             self.door.meter.runs();
             if BATCH <= self.in_a_row {
@@ -57,7 +67,7 @@ impl Listening {
                 self.rest().await;
             }
             let door = &mut self.door;
-            let Some(socket) = self.socket.as_ref() else { return Err(AcceptError::Closed) };
+            let Some(socket) = self.socket.as_ref() else { return Err(door.shared.end()) };
             if self.leave.is_some() || door.post.is_called() {
                 return self.leave().await;
             }

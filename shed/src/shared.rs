@@ -217,10 +217,15 @@ impl Shared {
 
     /// That it accepts, as far as is known.
     pub(crate) fn check_open(&self) -> Result<(), AcceptError> {
-        if self.is_closed() {
-            return Err(AcceptError::Closed);
+        if self.is_closed() || self.fatal.get().is_some() {
+            return Err(self.end());
         }
-        self.failure().map_or(Ok(()), |err| Err(AcceptError::Fatal(err)))
+        Ok(())
+    }
+
+    /// Why nothing more is accepted. One that failed is closed for that.
+    pub(crate) fn end(&self) -> AcceptError {
+        self.failure().map_or(AcceptError::Closed, AcceptError::Fatal)
     }
 
     /// Nothing more is accepted.

@@ -130,7 +130,7 @@ impl Accepted {
     /// is lost. Those who were admitted before the end come before its error.
     ///
     /// # Errors
-    /// The listener was closed, or can accept nothing more.
+    /// The listener was closed, or can accept nothing more; its thread has closed the socket.
     pub async fn accept(&mut self) -> Result<ShedStream, AcceptError> {
         future::poll_fn(|cx| self.poll_accept(cx)).await
     }
@@ -152,8 +152,7 @@ impl Accepted {
                 }
             } else {
                 ready!(self.poll_rest(cx));
-                let failed = self.shared.failure();
-                return Poll::Ready(Err(failed.map_or(AcceptError::Closed, AcceptError::Fatal)));
+                return Poll::Ready(Err(self.shared.end()));
             }
         }
     }

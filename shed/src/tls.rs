@@ -207,15 +207,6 @@ impl<S: Send + 'static> TlsListener<S> {
     pub(crate) fn hide_requests(&mut self) {
         self.tasks.hide_requests();
     }
-
-    #[cfg(feature = "axum")]
-    pub(crate) fn stop_listening(&mut self) {
-        match &mut self.listener {
-            AnyListener::Here(listener) => listener.stop_listening(),
-            // its thread has closed the socket
-            AnyListener::Threaded(_) => {}
-        }
-    }
 }
 
 impl<S> fmt::Debug for TlsListener<S> {
