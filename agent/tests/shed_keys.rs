@@ -105,6 +105,18 @@ fn who_waited_too_long_for_a_listener_that_stood_still_is_stale() {
 }
 
 #[test]
+fn the_log_says_that_it_stands_still_at_the_hard_limit_and_for_how_long() {
+    let shed = Shed::start(&echo(), "soft = 1\nhard = 2\nexempt = [\"127.0.0.0/8\"]");
+    let mut served = [shed.client(), shed.client()];
+    served.iter_mut().for_each(serves);
+    let line = shed.wait_for_line(" stands still: the hard limit is reached");
+    assert!(line.contains("listener=\"web\" cause=\"hard\" hard=2"), "{line}");
+    drop(served);
+    let line = shed.wait_for_line(" stands still no more");
+    assert!(line.contains("listener=\"web\" cause=\"hard\" paused="), "{line}");
+}
+
+#[test]
 fn silent_clients_are_ended_unless_that_is_off() {
     let shed = Shed::start(&echo(), "soft = 9");
     let said = "deadlines=\"first_byte 30s, idle 300s, write_stall 30s, half_close 60s\"";

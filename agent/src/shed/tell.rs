@@ -1,43 +1,86 @@
-//! What is logged of shedding: that it begins, how much there is of it, and that it is over; and how a
-//! drain ended. One line for each connection would be one more thing that an attack fills.
+//! What is logged of shedding, and of pauses in which nothing is accepted: that they begin, how much
+//! there is of them, and that they are over; and how a drain ended. One line for each connection
+//! would be one more thing that an attack fills.
 
 use std::time::{Duration, Instant};
 
-use backlogd_shed::{Bound, Cause, Drain, Handle, Reason, Stats};
+use backlogd_shed::{Bound, Cause, Drain, Handle, Pause, Reason, Stats};
 use tokio::time;
 
 /// How often the counters are looked at.
 const LOOK: Duration = Duration::from_secs(1);
-/// While it sheds, there is a line in so long; without a shed connection for so long, it is over.
+/// While it sheds, or stands still now and then, there is a line in so long; without that for so long,
+/// it is over.
 const EVERY: Duration = Duration::from_secs(10);
 
 /// Tells of `handle`, for ever.
 pub(super) async fn run(handle: Handle) {
     let mut looks = time::interval(LOOK);
-    let (mut shedding, mut bounds) = (Shedding::default(), (handle.bounds(), handle.bound()));
+    let mut shedding = Spells::new();
+    let mut pauses = Pause::ALL.map(|cause| (cause, Spells::new()));
+    let mut bounds = (handle.bounds(), handle.bound());
     loop {
         looks.tick().await;
-        let listener = handle.name();
-        match shedding.next(&counts(&handle.stats()), Instant::now()) {
-            Some(Line::Begins(reasons)) => tracing::warn!(listener, reasons, "sheds"),
-            Some(Line::GoesOn(reasons)) => tracing::warn!(listener, reasons, "goes on to shed"),
-            Some(Line::Over(n_shed)) => tracing::info!(listener, n_shed, "sheds no more"),
-            None => {}
+        let (stats, at) = (handle.stats(), Instant::now());
+        tell_shed(&handle, shedding.next(&n_shed(&stats), at));
+        for (cause, spells) in &mut pauses {
+            tell_paused(&handle, *cause, spells.next(&[paused(&stats, *cause)], at));
         }
         let new = (handle.bounds(), handle.bound());
-        let ((soft, hard), bound) = new;
-        // others are logged where they are asked for
-        if new != bounds && (bound == Bound::Descriptors || bounds.1 == Bound::Descriptors) {
-            let bound = bound.to_string();
-            tracing::warn!(
-                listener,
-                soft,
-                hard,
-                bound,
-                "RLIMIT_NOFILE makes other limits of these"
-            );
-        }
+        tell_bounds(&handle, bounds, new);
         bounds = new;
+    }
+}
+
+fn tell_shed(handle: &Handle, line: Option<Line<{ Reason::ALL.len() }>>) {
+    let listener = handle.name();
+    match line {
+        Some(Line::Begins(n)) => tracing::warn!(listener, reasons = by_reason(&n), "sheds"),
+        Some(Line::GoesOn(n)) => {
+            tracing::warn!(listener, reasons = by_reason(&n), "goes on to shed");
+        }
+        Some(Line::Over(n)) => {
+            let n_shed: u64 = n.iter().sum();
+            tracing::info!(listener, n_shed, "sheds no more");
+        }
+        None => {}
+    }
+}
+
+fn tell_paused(handle: &Handle, because: Pause, line: Option<Line<1>>) {
+    let (listener, cause) = (handle.name(), because.as_str());
+    let paused = |[micros]: [u64; 1]| Duration::from_micros(micros);
+    match (line, because) {
+        (Some(Line::Begins(_)), Pause::Hard) => tracing::warn!(
+            listener,
+            cause,
+            hard = handle.bounds().1,
+            "stands still: the hard limit is reached, who connects waits in the accept queue"
+        ),
+        (Some(Line::Begins(_)), Pause::Backoff) => tracing::warn!(
+            listener,
+            cause,
+            "stands still: accept(2) fails for want of descriptors or memory"
+        ),
+        (Some(Line::GoesOn(time)), _) => {
+            tracing::warn!(listener, cause, paused = ?paused(time), "goes on to stand still");
+        }
+        (Some(Line::Over(time)), _) => {
+            tracing::info!(listener, cause, paused = ?paused(time), "stands still no more");
+        }
+        (None, _) => {}
+    }
+}
+
+/// The soft and the hard limit, and what the hard one was taken from.
+type InForce = ((usize, usize), Bound);
+
+fn tell_bounds(handle: &Handle, old: InForce, new: InForce) {
+    let ((soft, hard), bound) = new;
+    // others are logged where they are asked for
+    if new != old && (bound == Bound::Descriptors || old.1 == Bound::Descriptors) {
+        let (listener, bound) = (handle.name(), bound.to_string());
+        tracing::warn!(listener, soft, hard, bound, "RLIMIT_NOFILE makes other limits of these");
     }
 }
 
@@ -55,76 +98,86 @@ fn n_finished(stats: &Stats) -> u64 {
     ended.filter(|(cause, _)| !matches!(cause, Cause::Shed | Cause::Drain)).map(|(_, n)| n).sum()
 }
 
-type Counts = [u64; Reason::ALL.len()];
-
-fn counts(stats: &Stats) -> Counts {
+fn n_shed(stats: &Stats) -> [u64; Reason::ALL.len()] {
     Reason::ALL.map(|reason| stats.shed_for(reason))
 }
 
-/// What there is to say.
+/// How long it stood still for `cause`, in microseconds.
+fn paused(stats: &Stats, cause: Pause) -> u64 {
+    let time = stats.paused.iter().find(|(it, _)| *it == cause).map(|(_, time)| time.as_micros());
+    // as many are half a million years
+    time.map_or(0, |micros| u64::try_from(micros).unwrap_or(u64::MAX))
+}
+
+/// What there is to say of counters.
 #[derive(Debug, PartialEq, Eq)]
-enum Line {
-    /// By reason.
-    Begins(String),
-    /// By reason, since the line before.
-    GoesOn(String),
-    /// Connections, since it began.
-    Over(u64),
+enum Line<const N: usize> {
+    /// They grow, so much so far.
+    Begins([u64; N]),
+    /// Since the line before.
+    GoesOn([u64; N]),
+    /// They are at rest, and grew so much since the beginning.
+    Over([u64; N]),
 }
 
-/// Whether it sheds, and what was said of that.
-#[derive(Debug, Default)]
-struct Shedding {
-    /// As of the last look.
-    seen: Counts,
-    spell: Option<Spell>,
-}
-
-/// A time in which connections are shed.
+/// Whether counters grow, and what was said of that.
 #[derive(Debug)]
-struct Spell {
-    before: Counts,
+struct Spells<const N: usize> {
+    /// As of the last look.
+    seen: [u64; N],
+    spell: Option<Spell<N>>,
+}
+
+/// A time in which they grow.
+#[derive(Debug)]
+struct Spell<const N: usize> {
+    before: [u64; N],
     /// The last line: when, and what was counted by then.
-    told: (Instant, Counts),
-    /// When more were seen to be shed.
+    told: (Instant, [u64; N]),
+    /// When they were seen to grow.
     last: Instant,
 }
 
-impl Shedding {
-    fn next(&mut self, counts: &Counts, at: Instant) -> Option<Line> {
+impl<const N: usize> Spells<N> {
+    fn new() -> Self {
+        Self { seen: [0; N], spell: None }
+    }
+
+    fn next(&mut self, counts: &[u64; N], at: Instant) -> Option<Line<N>> {
         let before = std::mem::replace(&mut self.seen, *counts);
-        let has_shed = before != *counts;
+        let grows = before != *counts;
         let Some(spell) = &mut self.spell else {
-            if has_shed {
+            if grows {
                 self.spell = Some(Spell { before, told: (at, *counts), last: at });
-                return Some(Line::Begins(by_reason(&before, counts)));
+                return Some(Line::Begins(growth(&before, counts)));
             }
             return None;
         };
-        if has_shed {
+        if grows {
             spell.last = at;
         }
         if spell.last + EVERY <= at {
-            let n: u64 = counts.iter().zip(spell.before).map(|(new, old)| new - old).sum();
+            let grown = growth(&spell.before, counts);
             self.spell = None;
-            return Some(Line::Over(n));
+            return Some(Line::Over(grown));
         }
         let (told, old) = spell.told;
         if told + EVERY <= at && old != *counts {
             spell.told = (at, *counts);
-            return Some(Line::GoesOn(by_reason(&old, counts)));
+            return Some(Line::GoesOn(growth(&old, counts)));
         }
         None
     }
 }
 
+fn growth<const N: usize>(old: &[u64; N], new: &[u64; N]) -> [u64; N] {
+    std::array::from_fn(|i| new[i] - old[i])
+}
+
 /// `soft 12, rate 3`.
-fn by_reason(old: &Counts, new: &Counts) -> String {
-    let of = |reason: Reason| {
-        let n = new[reason as usize] - old[reason as usize];
-        (n != 0).then(|| format!("{} {n}", reason.as_str()))
-    };
-    Reason::ALL.into_iter().filter_map(of).collect::<Vec<_>>().join(", ")
+fn by_reason(n: &[u64; Reason::ALL.len()]) -> String {
+    let of = |(reason, n): (Reason, &u64)| (*n != 0).then(|| format!("{} {n}", reason.as_str()));
+    Reason::ALL.into_iter().zip(n).filter_map(of).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -134,24 +187,29 @@ mod tests {
     #[test]
     fn a_spell_has_a_beginning_a_line_each_10_s_and_an_end() {
         let begun = Instant::now();
-        let mut shedding = Shedding::default();
-        let mut check = |second: u64, soft: u64, rate: u64, expected: Option<Line>| {
-            let mut counts = [0; Reason::ALL.len()];
-            counts[Reason::Soft as usize] = soft;
-            counts[Reason::Rate as usize] = rate;
-            let line = shedding.next(&counts, begun + Duration::from_secs(second));
+        let mut spells = Spells::new();
+        let mut check = |second: u64, counts: [u64; 2], expected: Option<Line<2>>| {
+            let line = spells.next(&counts, begun + Duration::from_secs(second));
             assert_eq!(line, expected, "after {second} s");
         };
-        check(0, 0, 0, None);
-        check(1, 12, 3, Some(Line::Begins("soft 12, rate 3".into())));
-        check(2, 20, 3, None);
-        check(10, 20, 3, None);
-        check(11, 25, 3, Some(Line::GoesOn("soft 13".into())));
-        check(20, 25, 3, None);
+        check(0, [0, 0], None);
+        check(1, [12, 3], Some(Line::Begins([12, 3])));
+        check(2, [20, 3], None);
+        check(10, [20, 3], None);
+        check(11, [25, 3], Some(Line::GoesOn([13, 0])));
+        check(20, [25, 3], None);
         // since the last one, not since the last line
-        check(21, 25, 3, Some(Line::Over(28)));
-        check(22, 25, 3, None);
-        check(60, 25, 4, Some(Line::Begins("rate 1".into())));
-        check(70, 25, 4, Some(Line::Over(1)));
+        check(21, [25, 3], Some(Line::Over([25, 3])));
+        check(22, [25, 3], None);
+        check(60, [25, 4], Some(Line::Begins([0, 1])));
+        check(70, [25, 4], Some(Line::Over([0, 1])));
+    }
+
+    #[test]
+    fn what_was_shed_is_told_by_reason() {
+        let mut n = [0; Reason::ALL.len()];
+        n[Reason::Soft as usize] = 12;
+        n[Reason::Rate as usize] = 3;
+        assert_eq!(by_reason(&n), "soft 12, rate 3");
     }
 }
