@@ -286,10 +286,11 @@ impl Loaded {
             }
             self.tables.push(Shown { table, value: entry.value(), from: entry.origin(), files });
         }
-        if table == "detect" {
-            detect::refuse_contradictions(&self.config.tuning, &entries)?;
+        match table {
+            "detect" => detect::refuse_contradictions(&self.config.tuning, &entries),
+            "shed" => shed::refuse_circles(&self.config.shed, &entries),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Takes in one element. Out: by what it is the same as an earlier one, and which; the files

@@ -18,7 +18,9 @@ use self::{
     read::{Keys, address, answer, bits, one_of, ranged, small, truth},
 };
 use super::{ConfigError, table::Entry};
-use crate::shed::{Accept, Backend, Front, Health, MAX_SOFT, SCRAPES, check_backend, check_limits};
+use crate::shed::{
+    Accept, Backend, Front, Health, MAX_SOFT, SCRAPES, check_backend, check_limits, leads_back,
+};
 
 /// What a connection moves is averaged over so long.
 const RATE_OVER: Duration = Duration::from_secs(10);
@@ -88,6 +90,20 @@ pub(super) fn front(entry: &Entry<'_>) -> Result<Front, ConfigError> {
 pub(super) fn addresses(front: &Front) -> impl Iterator<Item = (&'static str, SocketAddr)> {
     let checks = front.health.as_ref().map(|health| ("health_listen", health.listen));
     [("listen", front.listen)].into_iter().chain(checks)
+}
+
+/// Refuses listeners whose connections come back to them through each other, since one would fill them
+/// all; `fronts` are those of `entries`.
+pub(super) fn refuse_circles(fronts: &[Front], entries: &[Entry<'_>]) -> Result<(), ConfigError> {
+    let Some(way) = leads_back(fronts) else { return Ok(()) };
+    let (first, others) = way.split_first().expect("a way begins at the first");
+    let named = |&it: &usize| format!("{} ({})", fronts[it].name, entries[it].place());
+    let through = others.iter().map(named).collect::<Vec<_>>().join(", then ");
+    let listen = fronts[*first].listen;
+    let expected = format!(
+        "an address that does not lead back to listen, which is {listen}, through {through}"
+    );
+    Err(entries[*first].refuse("backend", &expected))
 }
 
 /// By it, the next generation of the program finds its socket, and its place among the limits.

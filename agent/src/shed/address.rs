@@ -1,9 +1,13 @@
 //! Addresses on which a process cannot listen at once, and backends that are no others. Pure: what
 //! other processes have is not looked at.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    collections::VecDeque,
+    mem,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
 
-use super::{Backend, Wrong};
+use super::{Backend, Front, Wrong};
 
 /// Whether one process cannot listen on both: they are the same, or one takes what is for the
 /// other. Port 0 stands for another one each time.
@@ -19,15 +23,42 @@ pub fn clash(one: SocketAddr, other: SocketAddr) -> bool {
 /// # Errors
 /// They are.
 pub fn check_backend(listen: SocketAddr, backend: &Backend) -> Result<(), Wrong> {
-    let leads_back = |target: SocketAddr| {
-        let is_ip = takes(listen.ip(), target.ip()) && target.ip().to_canonical().is_loopback();
-        (is_ip || is_same(listen, target)) && listen.port() == target.port()
-    };
-    if !targets(backend).into_iter().any(leads_back) {
+    if !targets(backend).into_iter().any(|target| gets(listen, target)) {
         return Ok(());
     }
     let expected = format!("an address that does not lead back to listen, which is {listen}");
     Err(Wrong { key: "backend", got: backend.to_string(), expected })
+}
+
+/// The shortest way by which connections to the first of `fronts` that has one come back to it through
+/// others, as far as addresses say: its place, and theirs.
+#[must_use]
+pub fn leads_back(fronts: &[Front]) -> Option<Vec<usize>> {
+    (0..fronts.len()).find_map(|first| way_back(fronts, first))
+}
+
+fn way_back(fronts: &[Front], first: usize) -> Option<Vec<usize>> {
+    let (mut ways, mut is_known) = (VecDeque::from([vec![first]]), vec![false; fronts.len()]);
+    while let Some(way) = ways.pop_front() {
+        let last = way.last().expect("a way begins at the first");
+        let targets = targets(&fronts[*last].backend);
+        let follows = |front: &Front| targets.iter().any(|&target| gets(front.listen, target));
+        for (next, _) in fronts.iter().enumerate().filter(|(_, front)| follows(front)) {
+            if next == first {
+                return Some(way);
+            }
+            if !mem::replace(&mut is_known[next], true) {
+                ways.push_back([&way[..], &[next]].concat());
+            }
+        }
+    }
+    None
+}
+
+/// Whether a listener on `listen` gets connections to `target`.
+fn gets(listen: SocketAddr, target: SocketAddr) -> bool {
+    let is_ip = takes(listen.ip(), target.ip()) && target.ip().to_canonical().is_loopback();
+    (is_ip || is_same(listen, target)) && listen.port() == target.port()
 }
 
 /// Where connections to a backend go, if that is known without asking anybody.
@@ -159,5 +190,31 @@ mod tests {
         ] {
             check_loop(listen, backend, false);
         }
+    }
+
+    #[track_caller]
+    fn check_way(fronts: &[(&str, &str)], expected: Option<&[usize]>) {
+        let front = |&(listen, backend): &(&str, &str)| {
+            Front::new(address(listen), backend.parse().expect("a backend"), 1)
+        };
+        let all: Vec<_> = fronts.iter().map(front).collect();
+        assert_eq!(leads_back(&all).as_deref(), expected, "{fronts:?}");
+    }
+
+    #[test]
+    fn listeners_are_not_each_others_backends() {
+        let (a, b) = (("127.0.0.1:80", "127.0.0.1:81"), ("127.0.0.1:81", "127.0.0.1:82"));
+        check_way(&[], None);
+        check_way(&[a, b], None);
+        check_way(&[a, ("0.0.0.0:81", "localhost:80")], Some(&[0, 1]));
+        check_way(&[a, b, ("127.0.0.1:82", "127.0.0.1:80")], Some(&[0, 1, 2]));
+        // not by the one that leads there
+        check_way(&[a, b, ("127.0.0.1:82", "127.0.0.1:81")], Some(&[1, 2]));
+        check_way(&[a, ("127.0.0.1:82", "127.0.0.1:81"), b], Some(&[1, 2]));
+        // two ways to one backend
+        let localhost = ("127.0.0.1:80", "localhost:81");
+        check_way(&[localhost, ("[::1]:81", "app:80"), b], None);
+        check_way(&[localhost, b, ("[::1]:81", "127.0.0.1:80")], Some(&[0, 2]));
+        check_way(&[a, ("127.0.0.1:81", "unix:/run/app.sock")], None);
     }
 }

@@ -24,7 +24,7 @@ use backlogd_shed::{
 };
 
 pub use self::{
-    address::{check_backend, clash},
+    address::{check_backend, clash, leads_back},
     change::Change,
     live::Live,
     restart::{Generations, GivenUp, Restart, SCRAPES},

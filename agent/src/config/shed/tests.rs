@@ -458,6 +458,34 @@ fn each_key_that_differs_is_named() {
 }
 
 #[test]
+fn listeners_whose_connections_come_back_through_others_are_named() {
+    let table = |port: u16, backend: u16| {
+        format!(
+            "[[shed]]\nlisten = \"127.0.0.1:{port}\"\nbackend = \"127.0.0.1:{backend}\"\nsoft = 9\n"
+        )
+    };
+    let file = |tables: &[(u16, u16)]| -> String {
+        tables.iter().map(|&(port, backend)| table(port, backend)).collect()
+    };
+    assert_eq!(load(&file(&[(80, 81), (81, 82), (83, 81)])).map(|fronts| fronts.len()), Ok(3));
+    for (tables, message) in [
+        (
+            &[(80, 81), (81, 80)][..],
+            "f.toml:3:11: shed.backend: got \"127.0.0.1:81\", expected an address that does not lead \
+             back to listen, which is 127.0.0.1:80, through 127.0.0.1:81 (f.toml:5:1)",
+        ),
+        (
+            &[(79, 80), (80, 81), (81, 82), (82, 80)],
+            "f.toml:7:11: shed.backend: got \"127.0.0.1:81\", expected an address that does not lead \
+             back to listen, which is 127.0.0.1:80, through 127.0.0.1:81 (f.toml:9:1), then \
+             127.0.0.1:82 (f.toml:13:1)",
+        ),
+    ] {
+        assert_eq!(load(&file(tables)), Err(message.to_owned()), "{tables:?}");
+    }
+}
+
+#[test]
 fn what_must_be_there_and_what_may_not_be_there_twice_is_named() {
     let refuses = |text: &str, message: &str| {
         assert_eq!(load(text), Err(format!("f.toml:{message}")), "{text}");
