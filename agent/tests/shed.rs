@@ -10,7 +10,10 @@ use std::{
     fs,
     io::{self, ErrorKind, Read as _, Write as _},
     net::{Shutdown, TcpStream},
-    os::unix::net::{UnixListener, UnixStream},
+    os::{
+        fd::OwnedFd,
+        unix::net::{UnixListener, UnixStream},
+    },
     process::{Child, Command, Output},
     thread,
     time::{Duration, Instant},
@@ -20,6 +23,7 @@ use front::{
     Shed, accept, check_identities, echo, listen, patient, reset, rest, serves, table, wait_for,
 };
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use socket2::{Domain, SockAddr, Socket, Type};
 use tempfile::TempDir;
 
 #[track_caller]
@@ -125,6 +129,50 @@ fn a_backend_may_be_a_unix_socket() {
     client.shutdown(Shutdown::Write).unwrap();
     assert_eq!(Ok(String::new()), rest(&mut client));
     shed.wait_until_counted("backlogd_shed_closed_total", &[], 1);
+}
+
+#[test]
+fn a_unix_backend_whose_queue_is_full_is_waited_for() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("app.sock");
+    let backend = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+    backend.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+    // two wait there, and others for a place
+    backend.listen(1).unwrap();
+    let addr = format!("unix:{}", path.display());
+    let clients = |shed: &Shed| {
+        let clients = [(); 6].map(|()| shed.client());
+        shed.wait_until_counted("backlogd_shed_admitted_total", &[], 6);
+        clients
+    };
+    let shed = Shed::start(&addr, "soft = 10\nconnect_timeout_seconds = 0.2");
+    let mut waiting = clients(&shed);
+    let down = ["reason=\"backend_down\""];
+    shed.wait_until_counted("backlogd_shed_connections_total", &down, 4);
+    let line = shed.wait_for_line("the backend cannot be reached");
+    assert!(line.contains("error=its accept queue is full"), "{line}");
+    let n_reset = |clients: &mut [TcpStream]| {
+        let is_reset = |client: &mut TcpStream| {
+            client.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
+            rest(client) == Err(ErrorKind::ConnectionReset)
+        };
+        clients.iter_mut().map(is_reset).filter(|is| *is).count()
+    };
+    assert_eq!(4, n_reset(&mut waiting));
+    drop((shed, waiting));
+    // those of the first one are gone
+    (0..2).for_each(|_| drop(backend.accept().unwrap()));
+    let shed = Shed::start(&addr, "soft = 10\nconnect_timeout_seconds = 60");
+    let mut waiting = clients(&shed);
+    thread::spawn(move || {
+        while let Ok((socket, _)) = backend.accept() {
+            let stream: UnixStream = OwnedFd::from(socket).into();
+            let mut reader = stream.try_clone().unwrap();
+            thread::spawn(move || io::copy(&mut reader, &mut &stream));
+        }
+    });
+    waiting.iter_mut().for_each(serves);
+    shed.wait_until_counted("backlogd_shed_connections_total", &down, 0);
 }
 
 #[test]

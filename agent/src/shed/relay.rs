@@ -3,6 +3,7 @@
 use std::{
     future, io,
     mem::MaybeUninit,
+    path::Path,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -12,6 +13,7 @@ use backlogd_shed::{Cause, Deadline, Reason, ShedStream};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream},
+    sync::Mutex,
     time,
 };
 
@@ -19,15 +21,21 @@ use super::{Backend, Front};
 
 /// So many bytes are read at once.
 const BUFFER: usize = 8 * 1024;
+/// A Unix backend whose accept queue is full is asked again after so long.
+const AGAIN: Duration = Duration::from_millis(2);
+
+/// Who waits for a place in the accept queue of a Unix backend, the first one first: one of them asks
+/// for it, however many wait.
+pub(super) type Line = Mutex<()>;
 
 /// Passes `conn` on, until both ends are closed.
 ///
 /// # Errors
 /// The backend cannot be reached; the connection is shed for that.
-pub(super) async fn serve(conn: ShedStream, front: &Front) -> io::Result<()> {
+pub(super) async fn serve(conn: ShedStream, front: &Front, line: &Line) -> io::Result<()> {
     let (limit, half_close) = (front.connect_timeout, front.half_close);
     match &front.backend {
-        Backend::Tcp(address) => match connected(limit, TcpStream::connect(address)).await {
+        Backend::Tcp(address) => match tcp(address, limit).await {
             Ok(backend) => {
                 // what one end sends at once goes on at once
                 drop((backend.set_nodelay(true), conn.get_ref().set_nodelay(true)));
@@ -36,7 +44,7 @@ pub(super) async fn serve(conn: ShedStream, front: &Front) -> io::Result<()> {
             }
             Err(err) => refuse(conn, err),
         },
-        Backend::Unix(path) => match connected(limit, UnixStream::connect(path)).await {
+        Backend::Unix(path) => match unix(path, limit, line).await {
             Ok(backend) => {
                 drop(conn.get_ref().set_nodelay(true));
                 pass(Pair::new(conn, backend), half_close, |_| ()).await;
@@ -47,11 +55,31 @@ pub(super) async fn serve(conn: ShedStream, front: &Front) -> io::Result<()> {
     }
 }
 
-async fn connected<S>(
-    limit: Duration,
-    connect: impl Future<Output = io::Result<S>>,
-) -> io::Result<S> {
-    time::timeout(limit, connect).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+async fn tcp(address: &str, limit: Duration) -> io::Result<TcpStream> {
+    let connected = time::timeout(limit, TcpStream::connect(address)).await;
+    connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// Waits for a place in the accept queue, as TCP does by itself: connect(2) of a Unix socket that may
+/// not block says EAGAIN when there is none (`unix_stream_connect`, net/unix/af_unix.c), and nothing
+/// tells when there is one.
+async fn unix(path: &Path, limit: Duration, line: &Line) -> io::Result<UnixStream> {
+    let is_full = |err: &io::Error| err.kind() == io::ErrorKind::WouldBlock;
+    match UnixStream::connect(path).await {
+        Err(err) if is_full(&err) => {}
+        connected => return connected,
+    }
+    let in_turn = async {
+        let _turn = line.lock().await;
+        loop {
+            match UnixStream::connect(path).await {
+                Err(err) if is_full(&err) => time::sleep(AGAIN).await,
+                connected => return connected,
+            }
+        }
+    };
+    let full = || io::Error::new(io::ErrorKind::TimedOut, "its accept queue is full");
+    time::timeout(limit, in_turn).await.unwrap_or_else(|_| Err(full()))
 }
 
 fn refuse(conn: ShedStream, err: io::Error) -> io::Result<()> {

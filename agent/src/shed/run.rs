@@ -314,12 +314,13 @@ async fn serve(
     // as it is for each connection: who comes after a change gets what changed
     let front = || Arc::clone(&fronts.borrow());
     let (mut trouble, mut tasks) = (Trouble::default(), JoinSet::new());
+    let line = Arc::new(relay::Line::default());
     loop {
         tokio::select! {
             accepted = door.accept() => match accepted {
                 Ok(conn) => {
-                    let front = front();
-                    tasks.spawn(async move { relay::serve(conn, &front).await });
+                    let (front, line) = (front(), Arc::clone(&line));
+                    tasks.spawn(async move { relay::serve(conn, &front, &line).await });
                 }
                 Err(AcceptError::Closed) => break,
                 Err(err) => {
