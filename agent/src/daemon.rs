@@ -144,7 +144,7 @@ pub fn run(
         Signals::take().map_err(failed("the signal handlers"))?
     };
     let (snapshots, seen) = watch::channel(None);
-    let sampler = Sampler::start(&config, snapshots, watchdog)?;
+    let sampler = Sampler::start(&config, purpose, snapshots, watchdog)?;
     let end = runtime.block_on(serve(
         config,
         reload,

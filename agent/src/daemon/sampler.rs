@@ -10,7 +10,7 @@ use std::{
 use tokio::sync::watch;
 
 use super::{
-    DaemonError, failed,
+    DaemonError, Purpose, failed,
     log::{log_changes, log_idle},
     options, settings,
 };
@@ -22,7 +22,7 @@ use crate::{
     },
     model::{Model, Settings},
     notify::Watchdog,
-    sources::Sources,
+    sources::{Options, Sources},
 };
 
 /// The sampler's thread, as the daemon holds it.
@@ -35,12 +35,14 @@ impl Sampler {
     /// Opens the sources on a thread of their own and starts sampling.
     pub(super) fn start(
         config: &Config,
+        purpose: Purpose,
         snapshots: watch::Sender<Option<Judged>>,
         watchdog: Watchdog,
     ) -> Result<Self, DaemonError> {
         let (commands, orders) = mpsc::channel();
         let (opened, result) = mpsc::channel();
-        let options = options(config);
+        // who sheds alone asked for no programs
+        let options = Options { tells_cost: purpose == Purpose::Watch, ..options(config) };
         let (settings, interval) = (settings(config), config.sample_interval);
         let tuning = config.tuning.clone();
         let thread = thread::Builder::new()

@@ -77,6 +77,8 @@ use crate::{
 pub struct Options {
     /// Whether to load the eBPF programs.
     pub ebpf: bool,
+    /// Whether the log says what is missed without them.
+    pub tells_cost: bool,
     /// How many listening sockets the programs can follow.
     pub slots: u32,
     /// The best kind of hook that may be tried. [`Tier::Sampled`]: no programs.
@@ -107,6 +109,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             ebpf: true,
+            tells_cost: true,
             slots: backlogd_abi::SLOTS,
             tier: Tier::Fentry,
             accept_tracepoints: false,
@@ -361,7 +364,7 @@ fn makers(
     records.filter(|record| cookies.contains(&record.cookie)).filter_map(|it| it.pid).collect()
 }
 
-/// Loads the programs, or says on one line what is missing and what that costs.
+/// Loads the programs, or says on one line what is missing and what that costs, where that is wanted.
 fn open_programs(options: &Options, netns: NetnsId) -> (Known<Programs>, Arc<[Hook]>) {
     const COST: &str = "sampled only: no established, accepted, closed or SYN-queue numbers, and \
                         peaks between samples are missed";
@@ -392,7 +395,9 @@ fn open_programs(options: &Options, netns: NetnsId) -> (Known<Programs>, Arc<[Ho
             Err(err) => error::chain(&err),
         }
     };
-    tracing::warn!(missing = %why, cost = COST, "no eBPF");
+    if options.tells_cost {
+        tracing::warn!(missing = %why, cost = COST, "no eBPF");
+    }
     (Err(Absent::NoEbpf), ebpf::load::hooks_without(&why))
 }
 
