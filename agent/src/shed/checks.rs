@@ -3,14 +3,21 @@
 use std::{io, net::SocketAddr, time::Duration};
 
 use backlogd_shed::{Handle, health::HealthServer};
+use rustix::{
+    io::Errno,
+    net::{self, AddressFamily, SocketType, sockopt},
+};
 use tokio::time::{self, Instant};
 
 use super::Health;
 
-/// How often the address is asked for, while the generation before has it.
-const RETRY: Duration = Duration::from_millis(50);
+/// How often the address is asked for, while the generation before has it. From when that one leaves
+/// it, checks are refused for so long.
+const RETRY: Duration = Duration::from_millis(2);
 /// That one has left it by then.
 const LONGEST: Duration = Duration::from_secs(5);
+/// How often it is asked for after that.
+const SELDOM: Duration = Duration::from_millis(50);
 
 /// Health checks, and who answers them.
 pub(super) struct Checks {
@@ -61,9 +68,13 @@ impl Checks {
             if let Some(server) = self.server.take() {
                 return server.run().await;
             }
-            time::sleep(RETRY).await;
+            time::sleep(if is_told { SELDOM } else { RETRY }).await;
+            let is_late = !is_told && LONGEST < begun.elapsed();
+            if !is_late && is_taken(self.health.listen) {
+                continue;
+            }
             match self.take_address() {
-                Err(err) if !is_told && LONGEST < begun.elapsed() => {
+                Err(err) if is_late => {
                     is_told = true;
                     let (listener, listen) = (self.handle.name(), self.health.listen);
                     tracing::error!(
@@ -75,4 +86,15 @@ impl Checks {
             }
         }
     }
+}
+
+/// Whether somebody listens there. An attempt to listen tells, too, but looks for who that is, which
+/// costs too much to be done so often.
+fn is_taken(address: SocketAddr) -> bool {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let bound = net::socket(family, SocketType::STREAM, None).and_then(|it| {
+        sockopt::set_socket_reuseaddr(&it, true)?;
+        net::bind(&it, &address)
+    });
+    bound == Err(Errno::ADDRINUSE)
 }

@@ -206,7 +206,7 @@ impl Fronts {
     }
 
     /// As [`stop`](Self::stop), for the next generation, which accepts already: nobody has to learn
-    /// of it before. Health checks are that one's at once.
+    /// of it before. Health checks are that one's as soon as it sees that their address is free.
     pub async fn leave(self) {
         self.aside.iter().for_each(JoinHandle::abort);
         self.drain(|_| Duration::ZERO).await;
