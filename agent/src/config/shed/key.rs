@@ -22,7 +22,8 @@ const RATE: &str = "connections per second, 1 to 1000000";
 const BURST: &str = "connections, 1 to 1000000";
 const DEADLINE: &str = "a number of seconds, 0.1 to 604800, or 0 for never";
 const RANGES: &str = "an array of IP ranges, such as [\"10.0.0.0/8\", \"2001:db8::/32\"]";
-const ANSWER: &str = "\"rst\", \"fin\", \"http-503\", \"http-429\", or { bytes = \"TEXT\" }";
+const ANSWER: &str = "\"rst\", \"fin\", \"http-503\", \"http-429\", or { bytes = \"TEXT\" } of 1 to 4096 \
+                      bytes";
 const ADDRESS: &str = "IP:PORT, such as [::]:8080";
 
 /// All, in the order of the example file.
@@ -45,7 +46,7 @@ pub(in crate::config) const KEYS: [Key; 45] = [
         name: "backend",
         takes: Backend::EXPECTED,
         unsaid: "",
-        help: "Where its connections go",
+        help: "Where its connections go; a name is looked up for each of them",
         example: "\"127.0.0.1:9000\"",
     },
     Key {
@@ -104,8 +105,8 @@ pub(in crate::config) const KEYS: [Key; 45] = [
         name: "queue_max_wait_seconds",
         takes: "a number of seconds, 0.01 to 3600",
         unsaid: "1",
-        help: "Who waited longer in the accept queue while nothing was accepted is shed, for the \
-               reason stale",
+        help: "After a pause, at hard or for want of descriptors, who waited longer in the accept \
+               queue is shed, for the reason stale",
         example: "1",
     },
     Key {
