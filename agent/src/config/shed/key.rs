@@ -60,8 +60,9 @@ pub(in crate::config) const KEYS: [Key; 45] = [
         name: "hard",
         takes: LIMIT,
         unsaid: "25 % above soft, at least 16, or as many as there are descriptors for",
-        help: "At so many nothing is accepted, the last resort. At least 20 % above soft; each \
-               takes two descriptors of RLIMIT_NOFILE less fd_reserve, which all listeners share",
+        help: "At so many nothing is accepted, the last resort, until 8 or 2 % of them have ended, \
+               whichever is more, or soft are left. At least 20 % above soft; each takes two \
+               descriptors of RLIMIT_NOFILE less fd_reserve, which all listeners share",
         example: "12500",
     },
     Key {

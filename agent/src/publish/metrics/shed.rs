@@ -268,7 +268,8 @@ pub(super) const FAMILIES: &[Family] = &[
         "backlogd_shed_ready",
         Kind::Gauge,
         &["listener"],
-        "1 while more connections are welcome; 0 in a drain, and where accept(2) failed for ever",
+        "1 while more connections are welcome, also in a pause (backlogd_shed_paused); 0 in a drain, \
+         and where accept(2) failed for ever",
         |scrape, sink| each(scrape, sink, |it| it.is_ready.into()),
     ),
     family(
