@@ -22,7 +22,7 @@ pub(super) async fn run(handle: Handle) {
     loop {
         looks.tick().await;
         let (stats, at) = (handle.stats(), Instant::now());
-        tell_shed(&handle, shedding.next(&n_shed(&stats), at));
+        tell_shed(&handle, shedding.next(&n_shed(&stats), at).as_ref());
         for (cause, spells) in &mut pauses {
             tell_paused(&handle, *cause, spells.next(&[paused(&stats, *cause)], at));
         }
@@ -32,12 +32,12 @@ pub(super) async fn run(handle: Handle) {
     }
 }
 
-fn tell_shed(handle: &Handle, line: Option<Line<{ Reason::ALL.len() }>>) {
+fn tell_shed(handle: &Handle, line: Option<&Line<{ Reason::ALL.len() }>>) {
     let listener = handle.name();
     match line {
-        Some(Line::Begins(n)) => tracing::warn!(listener, reasons = by_reason(&n), "sheds"),
+        Some(Line::Begins(n)) => tracing::warn!(listener, reasons = by_reason(n), "sheds"),
         Some(Line::GoesOn(n)) => {
-            tracing::warn!(listener, reasons = by_reason(&n), "goes on to shed");
+            tracing::warn!(listener, reasons = by_reason(n), "goes on to shed");
         }
         Some(Line::Over(n)) => {
             let n_shed: u64 = n.iter().sum();
