@@ -58,7 +58,7 @@ pub enum Purpose {
 #[derive(Debug, Error)]
 pub enum DaemonError {
     /// The address for scrapes is taken, or not ours.
-    #[error("cannot listen on {addr}{}", in_use(owner.as_ref()))]
+    #[error("cannot listen on {addr}{}", why(owner.as_ref(), source))]
     Listen {
         /// As configured.
         addr: SocketAddr,
@@ -112,9 +112,15 @@ impl DaemonError {
     }
 }
 
-/// What is said of an address that is in use.
-fn in_use(owner: Option<&Owner>) -> String {
-    owner.map(|it| format!(": the address is in use, by {it}")).unwrap_or_default()
+/// What is said of an address that is in use, or a port that not everybody may have.
+fn why(owner: Option<&Owner>, source: &io::Error) -> String {
+    match owner {
+        Some(owner) => format!(": the address is in use, by {owner}"),
+        None if source.kind() == io::ErrorKind::PermissionDenied => {
+            ", which takes CAP_NET_BIND_SERVICE for this port".to_owned()
+        }
+        None => String::new(),
+    }
 }
 
 /// Runs until SIGTERM or SIGINT, or until the next generation serves and what is open here has

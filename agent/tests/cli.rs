@@ -489,7 +489,9 @@ fn shed_names_what_cannot_be_before_anything_listens() {
     );
     let nothing =
         "backlogd: nothing to shed for, expected --listen, or a file with [[shed]] tables\n";
-    check(&["--config", "/dev/null"], 64, nothing);
+    check(&[], 64, nothing);
+    let none = "backlogd: /dev/null: no table [[shed]], expected at least one\n";
+    check(&["--config", "/dev/null"], 78, none);
     check(
         &["--listen", "[::1]:0", "--backend", "here", "--soft", "1"],
         64,

@@ -454,12 +454,13 @@ fn sighup_refuses_what_the_next_start_would() {
     fs::write(shed.config(), "sample_interval_seconds = 0.1\n").unwrap();
     shed.signal("HUP");
     let line = shed.wait_for_line("reloaded");
-    let nothing = "nothing to shed for, expected --listen, or a file with [[shed]] tables";
+    let path = shed.config().display().to_string();
+    let nothing = format!("{path}: no table [[shed]], expected at least one");
     let expected = format!("not reloaded: the configuration stays as it was error={nothing}");
     assert!(line.contains(&expected), "{line}");
     let output = backlogd(&["shed", "--config"], &shed.config());
-    assert_eq!(output.status.code(), Some(64));
-    assert!(String::from_utf8(output.stderr).unwrap().contains(nothing));
+    assert_eq!(output.status.code(), Some(78));
+    assert!(String::from_utf8(output.stderr).unwrap().contains(&nothing));
     // what it has is what a good one is compared to
     fs::write(shed.config(), table(&backend, "soft = 5")).unwrap();
     shed.signal("HUP");

@@ -150,8 +150,13 @@ impl fmt::Display for BuildError {
             }
             Self::Page(err) => err.fmt(f),
             Self::NoRuntime => f.write_str("there is no tokio runtime, expected one to be entered"),
-            Self::Call { call, address: Some(address), .. } => {
-                write!(f, "listener {address}: {call} failed")
+            Self::Call { call, address: Some(address), source } => {
+                write!(f, "listener {address}: {call} failed")?;
+                // of a port below ip_unprivileged_port_start (`__inet_bind`, net/ipv4/af_inet.c)
+                if *call == "bind" && source.kind() == io::ErrorKind::PermissionDenied {
+                    f.write_str(", which takes CAP_NET_BIND_SERVICE for this port")?;
+                }
+                Ok(())
             }
             Self::Call { call, address: None, .. } => write!(f, "{call} failed"),
         }
@@ -180,5 +185,24 @@ impl Error for BuildError {
             | Self::Inherited { .. }
             | Self::NoRuntime => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_not_everybody_may_have_is_told() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 80));
+        let check = |call, errno, expected| {
+            let err = BuildError::at(address, call, io::Error::from_raw_os_error(errno));
+            assert_eq!(err.to_string(), expected);
+        };
+        let privileged = "listener 127.0.0.1:80: bind failed, which takes CAP_NET_BIND_SERVICE for \
+                          this port";
+        check("bind", libc::EACCES, privileged);
+        check("bind", libc::EADDRNOTAVAIL, "listener 127.0.0.1:80: bind failed");
+        check("listen", libc::EACCES, "listener 127.0.0.1:80: listen failed");
     }
 }

@@ -88,7 +88,8 @@ impl Shed {
         };
         loaded.check_files()?;
         if loaded.config.shed.is_empty() {
-            return Err(ConfigError::NothingToShed);
+            let named = self.config.clone();
+            return Err(named.map_or(ConfigError::NothingToShed, ConfigError::NoShed));
         }
         loaded.listens(self.metrics, "--metrics".to_owned())?;
         Ok(Config {

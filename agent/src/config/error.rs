@@ -60,6 +60,9 @@ pub enum ConfigError {
     /// It has no listener that sheds, and is for nothing else.
     #[error("nothing to shed for, expected --listen, or a file with [[shed]] tables")]
     NothingToShed,
+    /// The file that was named for its listeners has none.
+    #[error("{}: no table [[shed]], expected at least one", .0.display())]
+    NoShed(PathBuf),
     /// A wrong type, or a value out of range.
     #[error("{place}: got {got}, expected {expected}")]
     Value {

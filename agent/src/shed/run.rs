@@ -314,13 +314,13 @@ async fn serve(
     // as it is for each connection: who comes after a change gets what changed
     let front = || Arc::clone(&fronts.borrow());
     let (mut trouble, mut tasks) = (Trouble::default(), JoinSet::new());
-    let line = Arc::new(relay::Line::default());
+    let waiting = Arc::new(relay::Waiting::default());
     loop {
         tokio::select! {
             accepted = door.accept() => match accepted {
                 Ok(conn) => {
-                    let (front, line) = (front(), Arc::clone(&line));
-                    tasks.spawn(async move { relay::serve(conn, &front, &line).await });
+                    let (front, waiting) = (front(), Arc::clone(&waiting));
+                    tasks.spawn(async move { relay::serve(conn, &front, &waiting).await });
                 }
                 Err(AcceptError::Closed) => break,
                 Err(err) => {

@@ -92,7 +92,8 @@ pub(super) const FAMILIES: &[Family] = &[
         "backlogd_shed_open_connections",
         Kind::Gauge,
         &["listener", "state"],
-        "Admitted connections that are open: handshaking (their PROXY header is awaited), or serving",
+        "Admitted connections of this generation that are open: handshaking (their PROXY header is \
+         awaited), or serving; limits count those of a generation that drains, too",
         |scrape, sink| {
             labelled(scrape, sink, |stats, add| {
                 let serving = stats.open.saturating_sub(stats.handshaking);
