@@ -1,21 +1,30 @@
 //! The `backlogd` binary: reads the command line, calls the verb, gives the exit code.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use backlogd::cli::{Cli, Exit, out};
 
+/// Who reads the last line of a daemon may take so long.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 fn main() -> ExitCode {
     match Cli::parse() {
-        Ok(cli) => cli.run().unwrap_or_else(|err| failed(&err)).into(),
+        Ok(cli) => {
+            let is_daemon = cli.is_daemon();
+            cli.run().unwrap_or_else(|err| failed(&err, is_daemon)).into()
+        }
         Err(err) => explained(&err).into(),
     }
 }
 
 /// Tells why a verb failed, with all causes on one line.
-fn failed(err: &anyhow::Error) -> Exit {
-    let exit = Exit::of(err);
-    if exit != Exit::Fine {
-        out::note(&format!("{err:#}"));
+fn failed(err: &anyhow::Error, is_daemon: bool) -> Exit {
+    let (exit, text) = (Exit::of(err), format!("{err:#}"));
+    match exit {
+        Exit::Fine => {}
+        // who starts it again must not wait for who reads
+        _ if is_daemon => out::note_within(text, PATIENCE),
+        _ => out::note(&text),
     }
     exit
 }

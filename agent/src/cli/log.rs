@@ -1,36 +1,53 @@
 //! Logging to standard error: the tracing subscriber, the one piece of global state.
 
-use std::io::{self, IsTerminal as _};
+mod lines;
+
+use std::{
+    fs::File,
+    io::{self, IsTerminal as _},
+    os::fd::AsFd as _,
+    time::Duration,
+};
 
 use anyhow::Context as _;
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{EnvFilter, fmt, fmt::MakeWriter};
 
+use self::lines::Lines;
 use super::out::Color;
 use crate::config::{Config, LogFormat};
 
 /// So many lines wait for a reader of standard error.
 const QUEUE: usize = 4_096;
+/// At the end, who reads standard error may take so long for what is left.
+const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Writes what waits, as far as somebody reads it within a second, when it is dropped.
+/// Writes what is left, as far as somebody reads it, when it is dropped.
 #[must_use]
-pub struct Log(#[expect(dead_code, reason = "its end matters")] WorkerGuard);
+pub struct Log(Lines);
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.0.end(PATIENCE);
+    }
+}
 
 /// Starts logging for a daemon: what `filter` lets through, or more for each `-v`. A thread writes
 /// it. Where nobody reads, lines are lost beyond [`QUEUE`], and nobody waits for them.
 ///
 /// # Errors
-/// A filter that is none, or logging that has been started already.
+/// A filter that is none, logging that has been started already, or no descriptor or thread.
 pub fn for_daemon(config: &Config, verbose: u8, color: Color) -> anyhow::Result<Log> {
     let filter = match verbose {
         0 => &config.log,
-        1 => "info,backlogd=debug,backlogd_shed=debug",
-        _ => "info,backlogd=trace,backlogd_shed=trace",
+        1 => "info,backlogd=debug",
+        _ => "debug",
     };
-    let queue = NonBlockingBuilder::default().thread_name("log").buffered_lines_limit(QUEUE);
-    let (writer, guard) = queue.finish(io::stderr());
-    start(filter, config.log_format, color, writer)?;
-    Ok(Log(guard))
+    // a descriptor of its own: whoever waits for a reader does not hold the lock of std's
+    let stderr = io::stderr().as_fd().try_clone_to_owned().context("standard error")?;
+    let lines = Lines::start(QUEUE, File::from(stderr)).context("the thread of the log")?;
+    let writer = lines.clone();
+    start(filter, config.log_format, color, move || writer.clone())?;
+    Ok(Log(lines))
 }
 
 /// Starts logging for a verb that answers and ends: errors, and more for each `-v`.

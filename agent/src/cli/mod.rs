@@ -93,6 +93,12 @@ impl Cli {
         Self::from_arg_matches(&Self::command().version(version).try_get_matches()?)
     }
 
+    /// Whether it runs until it is told to end.
+    #[must_use]
+    pub fn is_daemon(&self) -> bool {
+        matches!(self.verb, Verb::Run(_) | Verb::Shed(_))
+    }
+
     /// Does what was asked for.
     ///
     /// # Errors

@@ -6,6 +6,9 @@ mod wrap;
 use std::{
     env,
     io::{self, IsTerminal as _, Write as _},
+    sync::mpsc,
+    thread,
+    time::Duration,
 };
 
 use clap::ValueEnum;
@@ -116,6 +119,19 @@ pub fn print(text: &str) -> Result<(), WriteError> {
 pub fn note(text: &str) {
     // Nobody is left to be told when standard error is closed.
     let _ = writeln!(io::stderr().lock(), "backlogd: {text}");
+}
+
+/// As [`note`], but it waits no longer than `patience` where nobody reads.
+pub fn note_within(text: String, patience: Duration) {
+    let (done, is_done) = mpsc::channel();
+    let writes = thread::Builder::new().spawn(move || {
+        note(&text);
+        let _ = done.send(());
+    });
+    if writes.is_ok() {
+        // it is late, or it is written
+        let _ = is_done.recv_timeout(patience);
+    }
 }
 
 /// As indented JSON.
