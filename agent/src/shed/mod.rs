@@ -9,6 +9,7 @@
 mod address;
 mod change;
 mod checks;
+mod dial;
 mod live;
 mod relay;
 mod restart;

@@ -17,6 +17,7 @@ use tokio::{
 use super::{
     Front, Generations, Live,
     checks::Checks,
+    dial::Dialer,
     relay,
     settings::{self, Door},
     tell,
@@ -176,7 +177,11 @@ impl Fronts {
         let (dies, deaths) = mpsc::unbounded_channel();
         let (mut lives, mut tasks, mut aside) = (Vec::new(), Vec::new(), Vec::new());
         for Opened { live, doors, checks } in opened {
-            let serve = |door| runtime.spawn(serve(door, live.watch(), dies.clone()));
+            let dialer = Arc::new(Dialer::default());
+            let serve = |door| {
+                let (fronts, dialer) = (live.watch(), Arc::clone(&dialer));
+                runtime.spawn(serve(door, fronts, dialer, dies.clone()))
+            };
             tasks.extend(doors.into_iter().map(serve));
             aside.push(runtime.spawn(tell::run(live.handle().clone())));
             aside.extend(checks.map(|checks| runtime.spawn(checks.answer())));
@@ -226,10 +231,14 @@ impl Fronts {
         };
         let mut drains: JoinSet<_> = mem::take(&mut self.lives).into_iter().map(drain).collect();
         while drains.join_next().await.is_some() {}
-        for task in mem::take(&mut self.tasks) {
-            // only what was reset is left, which ends at once
-            drop(time::timeout(GRACE, task).await);
-        }
+        // only what was reset is left, which ends at once, unless it awaits its backend
+        let tasks = mem::take(&mut self.tasks);
+        let rest = async {
+            for task in tasks {
+                drop(task.await);
+            }
+        };
+        drop(time::timeout(GRACE, rest).await);
         self.aside.iter().for_each(JoinHandle::abort);
     }
 }
@@ -309,18 +318,18 @@ fn open(front: &Front, generation: &mut Generation) -> Result<Opened, StartError
 async fn serve(
     mut door: Door,
     fronts: watch::Receiver<Arc<Front>>,
+    dialer: Arc<Dialer>,
     dies: mpsc::UnboundedSender<Dead>,
 ) {
     // as it is for each connection: who comes after a change gets what changed
     let front = || Arc::clone(&fronts.borrow());
     let (mut trouble, mut tasks) = (Trouble::default(), JoinSet::new());
-    let waiting = Arc::new(relay::Waiting::default());
     loop {
         tokio::select! {
             accepted = door.accept() => match accepted {
                 Ok(conn) => {
-                    let (front, waiting) = (front(), Arc::clone(&waiting));
-                    tasks.spawn(async move { relay::serve(conn, &front, &waiting).await });
+                    let (front, dialer) = (front(), Arc::clone(&dialer));
+                    tasks.spawn(async move { relay::serve(conn, &front, &dialer).await });
                 }
                 Err(AcceptError::Closed) => break,
                 Err(err) => {
@@ -334,7 +343,9 @@ async fn serve(
                 }
             },
             Some(ended) = tasks.join_next() => if let Ok(Err(err)) = ended {
-                trouble.tell(&front(), &err);
+                let front = front();
+                tracing::debug!(listener = front.name, error = %err, "shed: no backend");
+                trouble.tell(&front, &err);
             },
         }
     }
