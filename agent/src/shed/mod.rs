@@ -17,7 +17,13 @@ mod run;
 mod settings;
 mod tell;
 
-use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    fmt,
+    net::{SocketAddr, SocketAddrV6},
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
 
 use backlogd_shed::{
     Bounds, Cidr, Deadline, Deadlines, LimitError, Limits, Linger, MAX_LIMIT, OnShed, PerIp,
@@ -193,9 +199,12 @@ impl FromStr for Backend {
             return if is_path { Ok(Self::Unix(path.into())) } else { Err(Self::EXPECTED) };
         }
         let (host, port) = text.rsplit_once(':').ok_or(Self::EXPECTED)?;
-        let is_bare_ipv6 = host.contains(':') && !(host.starts_with('[') && host.ends_with(']'));
+        // a name for getaddrinfo(3), which takes more than DNS does
+        let is_of_name = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+        let is_name = !host.is_empty() && host.chars().all(is_of_name);
+        let is_host = is_name || text.parse::<SocketAddrV6>().is_ok();
         match port.parse::<u16>() {
-            Ok(1..) if !host.is_empty() && !is_bare_ipv6 => Ok(Self::Tcp(text.to_owned())),
+            Ok(1..) if is_host => Ok(Self::Tcp(text.to_owned())),
             _ => Err(Self::EXPECTED),
         }
     }
@@ -236,11 +245,18 @@ mod tests {
 
     #[test]
     fn a_backend_is_a_host_with_a_port_or_a_path() {
-        for text in ["127.0.0.1:9000", "[::1]:80", "app.svc:8080", "unix:/run/app.sock"] {
+        let ipv6 = ["[::1]:80", "[fe80::1%2]:80"];
+        let names = ["127.0.0.1:9000", "app.svc:8080", "my_app-1:8080", "unix:/run/app.sock"];
+        for text in ipv6.into_iter().chain(names) {
             let backend: Backend = text.parse().expect("a backend");
             assert_eq!(backend.to_string(), text);
         }
         for text in ["", ":80", "app", "app:", "app:0", "app:70000", "::1:80", "unix:app.sock"] {
+            assert_eq!(text.parse::<Backend>(), Err(Backend::EXPECTED), "{text}");
+        }
+        for host in ["a b", "[app]", "[::1", "[127.0.0.1]", "[::1%lo]", "http://app", "a\tb", "é"]
+        {
+            let text = format!("{host}:80");
             assert_eq!(text.parse::<Backend>(), Err(Backend::EXPECTED), "{text}");
         }
     }
