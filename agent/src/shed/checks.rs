@@ -14,8 +14,8 @@ use super::Health;
 /// How often the address is asked for, while the generation before has it. From when that one leaves
 /// it, checks are refused for so long.
 const RETRY: Duration = Duration::from_millis(2);
-/// That one has left it by then.
-const LONGEST: Duration = Duration::from_secs(5);
+/// That one has left it by then: a generation may take 30 s until it is ready, and then it leaves.
+const LONGEST: Duration = Duration::from_secs(35);
 /// How often it is asked for after that.
 const SELDOM: Duration = Duration::from_millis(50);
 
@@ -77,10 +77,7 @@ impl Checks {
                 Err(err) if is_late => {
                     is_told = true;
                     let (listener, listen) = (self.handle.name(), self.health.listen);
-                    tracing::error!(
-                        listener, %listen, error = %err,
-                        "health checks are not answered: somebody else has the address"
-                    );
+                    tracing::error!(listener, %listen, error = %err, "health checks are not answered");
                 }
                 Ok(()) | Err(_) => {}
             }
