@@ -418,6 +418,27 @@ fn whoever_accepts_queues_by_another_limit_at_sighup() {
 }
 
 #[test]
+fn at_sighup_who_leaves_descriptors_does_so_before_who_takes_them() {
+    let backend = echo();
+    let lines = |one: &str, other: &str| {
+        format!(
+            "{one}\n[[shed]]\nname = \"api\"\nlisten = \"127.0.0.1:0\"\nbackend = \"{backend}\"\n\
+             {other}\n"
+        )
+    };
+    let few = "soft = 11\nhard = 20";
+    let shed = Shed::within(200, &backend, &lines("soft = 10\nhard = 60", few));
+    fs::write(shed.config(), table(&backend, &lines(few, "soft = 11\nhard = 60"))).unwrap();
+    shed.signal("HUP");
+    shed.wait_for_line("reloaded");
+    let hard = |listener: &str| {
+        let labels = [&*format!("listener=\"{listener}\""), "kind=\"hard\""];
+        shed.counted("backlogd_shed_limit", &labels)
+    };
+    assert_eq!([hard("web"), hard("api")], [Some(20), Some(60)]);
+}
+
+#[test]
 fn sighup_takes_what_it_can_and_names_the_rest() {
     let (first, second) = (listen(), listen());
     let shed = Shed::start(&first.1, "soft = 9\nhalf_close_seconds = 60\ndrain_seconds = 600");

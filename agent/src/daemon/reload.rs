@@ -1,10 +1,12 @@
 //! What a new configuration changes while the daemon runs, and what takes effect at the next start.
 
+use backlogd_shed::Bounds;
+
 use super::{log::log_muted, sampler::Sampler};
 use crate::{
     config::{Config, ConfigError},
     error,
-    shed::{Front, Live, Wrong, bounds, check_backend},
+    shed::{Front, Live, Wrong, bounds, leads_back},
 };
 
 /// The configuration in force after SIGHUP: a bad file keeps the old one. `lives` are those of
@@ -22,10 +24,13 @@ pub(super) fn reloaded(
             return old;
         }
     };
-    if let Some((listener, error)) = refused(&old.shed, &new.shed) {
-        tracing::error!(listener, %error, "not reloaded: the configuration stays as it was");
-        return old;
-    }
+    let bounds = match checked(&old.shed, &new.shed) {
+        Ok(bounds) => bounds,
+        Err((listener, error)) => {
+            tracing::error!(listener, %error, "not reloaded: the configuration stays as it was");
+            return old;
+        }
+    };
     let fixed = [
         ("listen", new.listen != old.listen),
         ("socket", new.socket != old.socket),
@@ -44,7 +49,7 @@ pub(super) fn reloaded(
     for (key, _) in fixed.iter().filter(|(_, differs)| *differs) {
         tracing::warn!(key, "changed in the file: takes effect at the next start");
     }
-    let shed = fronts_reloaded(&old.shed, &new.shed, lives);
+    let shed = fronts_reloaded(&old.shed, &new.shed, &bounds, lives);
     sampler.configure(&new);
     log_muted(&new.tuning);
     tracing::info!("reloaded");
@@ -67,22 +72,36 @@ pub(super) fn reloaded(
     }
 }
 
-/// A listener that cannot be as in `new`, and why not.
-fn refused<'a>(old: &[Front], new: &'a [Front]) -> Option<(&'a str, String)> {
-    if let Err((place, err)) = bounds(new) {
-        return Some((&new[place].name, error::chain(&err)));
+/// What listeners as in `new` can hold; or one that cannot be, and why not.
+fn checked(old: &[Front], new: &[Front]) -> Result<Vec<Bounds>, (String, String)> {
+    let bounds = bounds(new).map_err(|(at, err)| (new[at].name.clone(), error::chain(&err)))?;
+    match own_backend(old, new) {
+        Some((listener, Wrong { key, got, expected })) => {
+            Err((listener, format!("{key}: got {got}, expected {expected}")))
+        }
+        None => Ok(bounds),
     }
-    let (listener, Wrong { key, got, expected }) = own_backend(old, new)?;
-    Some((listener, format!("{key}: got {got}, expected {expected}")))
 }
 
-/// A listener that would be its own backend: that changes at once, and its address stays until the
-/// next start, whatever the file says.
-fn own_backend<'a>(old: &[Front], new: &'a [Front]) -> Option<(&'a str, Wrong)> {
-    new.iter().find_map(|new| {
-        let front = old.iter().find(|old| old.name == new.name)?;
-        Some((&*new.name, check_backend(front.listen, &new.backend).err()?))
-    })
+/// A listener that would be its own backend, by itself or through others: backends change at once,
+/// and until the next start each listener stays where it is, whatever the file says.
+fn own_backend(old: &[Front], new: &[Front]) -> Option<(String, Wrong)> {
+    let changed = |front: &Front| match new.iter().find(|new| new.name == front.name) {
+        Some(new) => front.changed(new),
+        None => front.clone(),
+    };
+    let fronts: Vec<_> = old.iter().map(changed).collect();
+    let way = leads_back(&fronts)?;
+    let (first, others) = way.split_first()?;
+    let Front { name, listen, backend, .. } = &fronts[*first];
+    let through: Vec<_> = others.iter().map(|&it| fronts[it].name.as_str()).collect();
+    let through = match &through[..] {
+        [] => String::new(),
+        others => format!(", through {}", others.join(", then ")),
+    };
+    let expected =
+        format!("an address that does not lead back to listen, which is {listen}{through}");
+    Some((name.clone(), Wrong { key: "backend", got: backend.to_string(), expected }))
 }
 
 /// What the configuration has for listeners that shed, beside what is in force.
@@ -121,11 +140,17 @@ impl<'a> Changes<'a> {
     }
 }
 
+/// The keys that hold together or not at all.
+const LIMITS: [&str; 3] = ["soft", "hard", "fd_reserve"];
+
 /// What is in force of `new`: what listeners that stay take while they run.
-fn fronts_reloaded(old: &[Front], new: &[Front], lives: &[Live]) -> Vec<Front> {
+fn fronts_reloaded(old: &[Front], new: &[Front], bounds: &[Bounds], lives: &[Live]) -> Vec<Front> {
     let mut changes = Changes::between(old, new);
     // they share descriptors: who leaves some first
-    changes.live.sort_by_key(|(i, new, _)| old[*i].limits.soft < new.limits.soft);
+    changes.live.sort_by_key(|(i, front, _)| {
+        let at = new.iter().position(|new| new.name == front.name);
+        at.is_some_and(|at| lives[*i].handle().bounds().1 < bounds[at].hard())
+    });
     for (listener, keys) in changes.later {
         // without keys it is all of them: the listener comes or goes
         let keys = (!keys.is_empty()).then(|| keys.join(", "));
@@ -136,25 +161,30 @@ fn fronts_reloaded(old: &[Front], new: &[Front], lives: &[Live]) -> Vec<Front> {
             "changed in the file: takes effect at the next start"
         );
     }
-    for (i, new, keys) in changes.live {
-        let (live, keys) = (&lives[i], keys.join(", "));
-        tracing::info!(listener = new.name, keys, "changed");
-        live.change(new);
-        if old[i].limits != new.limits {
-            limit(live, new);
+    for (i, new, mut keys) in changes.live {
+        let live = &lives[i];
+        if old[i].limits != new.limits && !limit(live, new) {
+            keys.retain(|key| !LIMITS.contains(key));
         }
+        if !keys.is_empty() {
+            tracing::info!(listener = new.name, keys = keys.join(", "), "changed");
+        }
+        live.change(new);
     }
     lives.iter().map(|live| Front::clone(&live.front())).collect()
 }
 
-fn limit(live: &Live, new: &Front) {
+/// Whether it has the limits of `new`.
+fn limit(live: &Live, new: &Front) -> bool {
     match live.limit(new.limits) {
         Ok((soft, hard)) => {
             tracing::info!(listener = new.name, soft, hard, "sheds by other limits");
+            true
         }
         Err(err) => {
             let error = error::chain(&err);
             tracing::error!(listener = new.name, %error, "its limits stay as they were");
+            false
         }
     }
 }
@@ -214,21 +244,30 @@ mod tests {
 
     #[test]
     fn a_listener_that_keeps_its_address_is_not_given_it_as_backend() {
-        let old = [front("web", 10), front("api", 10)];
-        let moved = |name, backend: &str| Front {
-            listen: "127.0.0.1:81".parse().expect("an address"),
-            backend: backend.parse().expect("a backend"),
-            ..front(name, 10)
-        };
-        let found = |new: Front| {
-            let new = [new];
-            own_backend(&old, &new).map(|(name, wrong)| (name.to_owned(), wrong.got))
-        };
-        assert_eq!(
-            found(moved("web", "localhost:80")),
-            Some(("web".into(), "localhost:80".into()))
-        );
-        assert_eq!(found(moved("web", "127.0.0.1:1")), None);
-        assert_eq!(found(moved("other", "127.0.0.1:80")), None, "it is not there so far");
+        let old = [front("web", 10), at("api", 81, "127.0.0.1:1")];
+        #[track_caller]
+        fn check(old: &[Front], new: &[Front], expected: Option<(&str, &str, &str)>) {
+            let got = own_backend(old, new);
+            let got = got.as_ref().map(|(name, it)| (&**name, &*it.got, &*it.expected));
+            assert_eq!(got, expected);
+        }
+        let itself = "an address that does not lead back to listen, which is 127.0.0.1:80";
+        let moved = at("web", 90, "localhost:80");
+        check(&old, &[moved], Some(("web", "localhost:80", itself)));
+        check(&old, &[at("web", 90, "127.0.0.1:1")], None);
+        // it is not there so far
+        check(&old, &[at("other", 90, "127.0.0.1:80")], None);
+        let through = format!("{itself}, through api");
+        let circle = Some(("web", "127.0.0.1:81", &*through));
+        check(&old, &[at("web", 80, "127.0.0.1:81"), at("api", 90, "127.0.0.1:80")], circle);
+        // that one stays until the next start
+        let api = [front("web", 10), at("api", 81, "127.0.0.1:80")];
+        check(&api, &[at("web", 80, "127.0.0.1:81")], circle);
+        check(&old, &[at("web", 80, "127.0.0.1:81")], None);
+    }
+
+    fn at(name: &str, port: u16, backend: &str) -> Front {
+        let listen = ([127, 0, 0, 1], port).into();
+        Front { listen, backend: backend.parse().expect("a backend"), ..front(name, 10) }
     }
 }
