@@ -200,13 +200,14 @@ async fn serve(
     let handles = fronts.as_ref().map_or(Vec::new(), Fronts::watch);
     let generations = restart.as_ref().map(Restart::watch);
     let is_first = generations.as_ref().is_none_or(|it| it.number == 0);
+    let shed = Watch { handles, generations };
     let router = http::router(http::App {
         snapshots: snapshots.clone(),
         now: clock::monotonic,
         histograms: config.histograms,
         series_limit: config.series_limit,
         deliveries,
-        shed: Watch { handles, generations },
+        shed: shed.clone(),
     });
     let (ending, seen) = watch::channel(Ending::default());
     let (listen, servers) = listeners.serve(router, seen)?;
@@ -229,6 +230,7 @@ async fn serve(
         manager: &mut manager,
         fronts: fronts.as_mut(),
         restart: restart.as_mut(),
+        shed,
     };
     let result = tokio::select! {
         ended = &mut servers => return ended.map(|()| End::Stopped).map_err(failed("the server")),

@@ -20,7 +20,8 @@ use std::{
 };
 
 use front::{
-    Shed, accept, check_identities, echo, listen, patient, reset, rest, serves, table, wait_for,
+    Shed, accept, check_identities, echo, listen, patient, reset, rest, serves, sum, table,
+    wait_for,
 };
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -193,6 +194,19 @@ fn without_a_backend_clients_are_reset_and_it_is_logged_now_and_then() {
     shed.wait_until_counted("backlogd_shed_open_connections", &[], 0);
 }
 
+#[test]
+fn the_textfile_has_what_it_counts() {
+    let backend = echo();
+    let dir = TempDir::new().unwrap();
+    let textfile = dir.path().to_str().unwrap();
+    let verb = ["run", "--no-ebpf", "--listen", "127.0.0.1:0", "--textfile", textfile];
+    let _shed = Shed::by(&verb, &backend, "soft = 7");
+    wait_for(|| match fs::read_to_string(dir.path().join("backlogd.prom")) {
+        Ok(text) if sum(&text, "backlogd_shed_limit", &["soft"]) == Some(7) => Ok(()),
+        got => Err(format!("{got:?}")),
+    });
+}
+
 /// It ends, however the test ends.
 struct Ends(Child);
 
@@ -203,13 +217,43 @@ impl Drop for Ends {
     }
 }
 
+impl Ends {
+    fn code(&mut self) -> Option<i32> {
+        let mut code = None;
+        wait_for(|| {
+            code = self.0.try_wait().unwrap().map(|status| status.code());
+            code.map(|_| ()).ok_or_else(|| "it runs".to_owned())
+        });
+        code.unwrap()
+    }
+}
+
+/// A pipe that takes nothing.
+fn full() -> (io::PipeReader, io::PipeWriter) {
+    let (reader, mut writer) = io::pipe().unwrap();
+    let flags = fcntl_getfl(&writer).unwrap();
+    fcntl_setfl(&writer, flags | OFlags::NONBLOCK).unwrap();
+    while writer.write(b"-").is_ok() {}
+    fcntl_setfl(&writer, flags).unwrap();
+    (reader, writer)
+}
+
+#[test]
+fn nobody_has_to_read_why_it_ends() {
+    let (_reader, log) = full();
+    let (_taken, at) = listen();
+    let child = Command::new(env!("CARGO_BIN_EXE_backlogd"))
+        .args(["shed", "--listen", &at, "--backend", "127.0.0.1:1", "--soft", "1"])
+        .args(["--metrics", "127.0.0.1:0"])
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    assert_eq!(Ends(child).code(), Some(3));
+}
+
 #[test]
 fn a_log_that_nobody_reads_stops_nothing() {
-    let (reader, mut log) = io::pipe().unwrap();
-    let flags = fcntl_getfl(&log).unwrap();
-    fcntl_setfl(&log, flags | OFlags::NONBLOCK).unwrap();
-    while log.write(&[b'-'; 4_096]).is_ok() {}
-    fcntl_setfl(&log, flags).unwrap();
+    let (reader, log) = full();
     let (free, at) = listen();
     drop(free);
     let child = Command::new(env!("CARGO_BIN_EXE_backlogd"))
@@ -235,12 +279,7 @@ fn a_log_that_nobody_reads_stops_nothing() {
     let pid = child.0.id().to_string();
     assert!(Command::new("kill").args(["-s", "TERM", &pid]).status().unwrap().success());
     drop(open);
-    let mut code = None;
-    wait_for(|| {
-        code = child.0.try_wait().unwrap().map(|status| status.code());
-        code.map(|_| ()).ok_or_else(|| "it runs".to_owned())
-    });
-    assert_eq!(Some(Some(0)), code);
+    assert_eq!(child.code(), Some(0));
     drop(reader);
 }
 

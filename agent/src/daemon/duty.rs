@@ -17,7 +17,7 @@ use crate::{
     error,
     notify::Manager,
     publish::{fold::Caps, outlet::Outlets},
-    shed::{Dead, Fronts, GivenUp, Live, Restart, StartError},
+    shed::{Dead, Fronts, GivenUp, Live, Restart, StartError, Watch},
 };
 
 /// Who is told of alerts, and by which channel.
@@ -34,6 +34,7 @@ pub(super) struct Parts<'a> {
     pub(super) manager: &'a mut Manager,
     pub(super) fronts: Option<&'a mut Fronts>,
     pub(super) restart: Option<&'a mut Restart>,
+    pub(super) shed: Watch,
 }
 
 /// Why nothing is left to watch over.
@@ -70,7 +71,7 @@ async fn until_told(
     mut snapshots: watch::Receiver<Option<Judged>>,
     parts: &mut Parts<'_>,
 ) -> Result<Why, DaemonError> {
-    let Parts { sampler, lives, receivers, manager, fronts, restart } = parts;
+    let Parts { sampler, lives, receivers, manager, fronts, restart, shed } = parts;
     let newest = snapshots.clone();
     let mut textfile_due = tokio::time::interval(textfile::EVERY);
     let mut caps = Caps::new(config.series_limit);
@@ -110,7 +111,7 @@ async fn until_told(
             // others go on, and so does the agent
             dead = dead(fronts.as_deref_mut()), if restart.is_some() => return Err(dead.into()),
             _ = textfile_due.tick() => match (&config.textfile, newest.borrow().clone()) {
-                (Some(dir), Some(newest)) => textfile::write(dir, newest, &mut caps),
+                (Some(dir), Some(newest)) => textfile::write(dir, newest, &mut caps, shed),
                 // before the first sample
                 (Some(_), None) => textfile_due.reset_after(Duration::from_millis(100)),
                 (None, _) => {}

@@ -9,6 +9,7 @@ use crate::{
         fold::Caps,
         metrics::Scrape,
     },
+    shed::Watch,
 };
 
 /// How often it is written.
@@ -16,9 +17,9 @@ pub(super) const EVERY: Duration = Duration::from_secs(10);
 
 /// Writes the metrics where node_exporter's textfile collector reads them: whole, or not at all.
 /// Without `process_*`, which would stand beside node_exporter's own.
-pub(super) fn write(dir: &Path, newest: Judged, caps: &mut Caps) {
+pub(super) fn write(dir: &Path, newest: Judged, caps: &mut Caps, shed: &Watch) {
     let (path, unfinished) = (dir.join("backlogd.prom"), dir.join("backlogd.prom.tmp"));
-    let scrape = Scrape::capped(newest, None, caps);
+    let scrape = Scrape::capped(newest, None, caps).with_shed(shed.counted());
     let written = exposition::encode(scrape, Format::Prometheus)
         .map_err(io::Error::other)
         .and_then(|bytes| fs::write(&unfinished, bytes))
