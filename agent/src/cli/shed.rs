@@ -23,11 +23,11 @@ use crate::{
     backlogd shed --config /etc/backlogd/shed.toml      its [[shed]] tables\n  \
     backlogd shed --config /etc/backlogd/shed.toml --check\n\n\
     Above the soft limit a connection is accepted and reset at once. At the hard limit, the last\n\
-    resort, nothing is accepted; unsaid, it is a quarter above the soft one. Deadlines hold unless\n\
-    the file says otherwise: 30 s for the first byte, 300 s without any, 30 s without an\n\
-    acknowledgement, 60 s after the end of one direction. SIGTERM accepts nothing more and waits for\n\
-    what is open; SIGUSR2 hands the listeners over to the same command, started again. systemd may\n\
-    open them. `backlogd run` hosts the same tables.")]
+    resort, nothing is accepted; unsaid, it is a quarter above the soft one, at least 16. Deadlines\n\
+    hold unless the file says otherwise: 30 s for the first byte, 300 s without any, 30 s without an\n\
+    acknowledgement, 60 s after the end of one direction. SIGTERM accepts nothing more (after\n\
+    drain_delay_seconds of the file) and waits for what is open; SIGUSR2 hands the listeners over to\n\
+    the same command, started again. systemd may open them. `backlogd run` hosts the same tables.")]
 pub(super) struct Shed {
     /// Where to listen
     #[arg(long, value_name = "ADDR:PORT", requires = "backend", requires = "soft")]

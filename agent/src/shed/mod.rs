@@ -178,7 +178,7 @@ pub fn check_limits(limits: Limits) -> Result<(), Wrong> {
 /// Where connections go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Backend {
-    /// HOST:PORT; a name is looked up for each connection.
+    /// HOST:PORT; a name is looked up for each connection, for those that come together once.
     Tcp(String),
     /// A Unix socket.
     Unix(PathBuf),

@@ -120,7 +120,7 @@ mod tests {
         let flags = fcntl_getfl(&writer).expect("a pipe");
         fcntl_setfl(&writer, flags | OFlags::NONBLOCK).expect("a pipe");
         let mut n = 0;
-        while writer.write(&[b'-']).is_ok() {
+        while writer.write(b"-").is_ok() {
             n += 1;
         }
         fcntl_setfl(&writer, flags).expect("a pipe");
