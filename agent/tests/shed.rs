@@ -177,6 +177,24 @@ fn a_unix_backend_whose_queue_is_full_is_waited_for() {
 }
 
 #[test]
+fn who_waits_for_a_backend_holds_up_the_end_once_however_many_accept() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("app.sock");
+    let backend = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+    backend.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+    backend.listen(1).unwrap();
+    let lines =
+        "soft = 500\nconnect_timeout_seconds = 60\ndrain_seconds = 0.1\naccept_sockets = 16";
+    let mut shed = Shed::start(&format!("unix:{}", path.display()), lines);
+    let clients: Vec<_> = (0..150).map(|_| shed.client()).collect();
+    shed.wait_until_counted("backlogd_shed_admitted_total", &[], 150);
+    shed.signal("TERM");
+    // a second for each accept loop would be sixteen
+    assert_eq!(shed.ended(Duration::from_secs(10)), Some(0));
+    drop(clients);
+}
+
+#[test]
 fn without_a_backend_clients_are_reset_and_it_is_logged_now_and_then() {
     let (backend, addr) = listen();
     drop(backend);
