@@ -364,6 +364,24 @@ async fn who_sends_while_the_process_stands_still_is_not_idle() {
     drop(clients);
 }
 
+/// Its arrival wakes the wheel, which has not turned before the process stands still.
+#[tokio::test]
+async fn who_is_the_only_one_when_the_process_stands_still_has_its_time() {
+    let deadlines = Deadlines { first_byte: millis(3_000), ..OFF };
+    let mut listener =
+        ShedListener::bind("127.0.0.1:0").deadlines(deadlines).build().expect("a listener");
+    let handle = listener.handle();
+    // the wheel has nobody
+    time::sleep(TICK * 3).await;
+    let mut client = connect(listener.local_addr());
+    let mut conn = listener.accept().await.expect("it is queued");
+    thread::sleep(Duration::from_secs(5));
+    time::sleep(TICK * 3).await;
+    assert_eq!(handle.stats().timeouts_of(Deadline::FirstByte), 0);
+    client.write_all(b"x").expect("nobody ended it");
+    assert_eq!(conn.read_u8().await.expect("nobody ended it"), b'x');
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_does_not_read_its_answer_is_ended() {
     // as much as the window and its growth hold, then nothing, or one byte a second

@@ -1,9 +1,11 @@
 //! How long a connection may take, and for what.
 //!
 //! One [wheel] per listener looks at its connections; reads and writes only note that they happened
-//! ([`cell`]). What is judged when is pure ([`plan`]), and one task turns the wheel ([`ticker`]).
+//! ([`cell`]). What is judged when is pure ([`plan`]), so is the time that counts ([`clock`]), and
+//! one task turns the wheel ([`ticker`]).
 
 pub(crate) mod cell;
+mod clock;
 mod plan;
 pub(crate) mod ticker;
 mod wheel;

@@ -19,6 +19,7 @@ use tokio::{
 use super::{
     Deadline, Deadlines, TimedOut,
     cell::{Cell, Loan},
+    clock::Clock,
     plan::{Look, Phase, Plan, TICK},
     wheel::{Tick, Wheel},
 };
@@ -26,27 +27,22 @@ use crate::shared::Shared;
 
 /// So many connections are looked at before other tasks have their turn.
 const BATCH: usize = 256;
-/// Time that nobody looked at counts as so many ticks at most: where the whole process stood still,
-/// what its peers sent meanwhile waits to be read.
-const LONGEST_STEP: Tick = 5;
 
 /// The deadlines of one listener.
 #[derive(Debug)]
 pub(crate) struct Watcher {
     deadlines: Deadlines,
     plan: Plan,
-    since: Instant,
-    /// The tick, as far as the wheel was turned.
+    /// The tick of the last turn, or of who came since: for those who read and write.
     now: AtomicU64,
-    /// Ticks that do not count.
-    lost: AtomicU64,
     arrivals: Mutex<Arrivals>,
     wake: Arc<Notify>,
 }
 
-/// Connections that are not on the wheel so far.
+/// The time, and connections that are not on the wheel so far.
 #[derive(Debug)]
 struct Arrivals {
+    clock: Clock,
     list: Vec<Watched>,
     /// The wheel stands still, for want of connections.
     is_parked: bool,
@@ -60,43 +56,40 @@ struct Watched {
 
 impl Watcher {
     pub(crate) fn new(deadlines: Deadlines) -> Self {
+        let clock = Clock::new(Instant::now());
         Self {
             deadlines,
             plan: Plan::new(&deadlines),
-            since: Instant::now(),
             now: AtomicU64::new(0),
-            lost: AtomicU64::new(0),
-            arrivals: Mutex::new(Arrivals { list: Vec::new(), is_parked: true }),
+            arrivals: Mutex::new(Arrivals { clock, list: Vec::new(), is_parked: true }),
             wake: Arc::default(),
         }
     }
 
     /// Has the wheel look at a connection.
     pub(crate) fn watch(&self, stream: &TcpStream, admitted: Instant) -> (Arc<Cell>, Loan) {
-        let cell = self.take(self.tick(admitted));
+        let cell = self.take(admitted, Instant::now());
         let loan = cell.lend(stream);
         (cell, loan)
     }
 
-    /// A connection that is served from now on, on the wheel at its next turn.
-    fn take(&self, admitted: Tick) -> Arc<Cell> {
+    /// A connection that is served from `at` on: on the wheel at its next turn.
+    fn take(&self, admitted: Instant, at: Instant) -> Arc<Cell> {
         let phase = match self.deadlines.handshake {
             Some(_) => Phase::Handshake,
             None => Phase::Header,
         };
         let mut arrivals = self.arrivals();
-        let at = if arrivals.is_parked {
-            self.clock()
-        } else {
-            self.clock().min(self.now() + LONGEST_STEP)
-        };
-        self.now.fetch_max(at, Ordering::Relaxed);
-        let cell = Arc::new(Cell::new(phase, at));
-        let look = Look::new(admitted.min(at), at);
-        arrivals.list.push(Watched { cell: Arc::clone(&cell), look });
         if mem::take(&mut arrivals.is_parked) {
+            arrivals.clock.wake(at);
             self.wake.notify_one();
         }
+        let begun = arrivals.clock.tick(at);
+        let age = at.saturating_duration_since(admitted);
+        let look = Look::new(arrivals.clock.tick_before(at, age), begun);
+        self.now.fetch_max(begun, Ordering::Relaxed);
+        let cell = Arc::new(Cell::new(phase, begun));
+        arrivals.list.push(Watched { cell: Arc::clone(&cell), look });
         cell
     }
 
@@ -142,23 +135,13 @@ impl Watcher {
         self.deadlines.lifetime
     }
 
-    fn clock(&self) -> Tick {
-        self.tick(Instant::now())
-    }
-
-    fn tick(&self, at: Instant) -> Tick {
-        let since = at.saturating_duration_since(self.since);
-        let ticks = u64::try_from(since.as_nanos() / TICK.as_nanos()).unwrap_or(u64::MAX / 8);
-        ticks.saturating_sub(self.lost.load(Ordering::Relaxed))
-    }
-
-    /// The tick of a turn after that of `last`.
-    fn turn(&self, last: Tick) -> Tick {
-        let at = self.clock().max(last);
-        let lost = (at - last).saturating_sub(LONGEST_STEP);
-        self.lost.fetch_add(lost, Ordering::Relaxed);
-        self.now.store(at - lost, Ordering::Relaxed);
-        at - lost
+    /// The wheel turns at `at`: the tick, and who came since the last turn in `came`.
+    fn turn(&self, at: Instant, came: &mut Vec<Watched>) -> Tick {
+        let mut arrivals = self.arrivals();
+        came.append(&mut arrivals.list);
+        let tick = arrivals.clock.turn(at);
+        self.now.fetch_max(tick, Ordering::Relaxed);
+        tick
     }
 
     fn arrivals(&self) -> MutexGuard<'_, Arrivals> {
@@ -182,15 +165,13 @@ impl Drop for Watcher {
 async fn run(shared: Weak<Shared>, wake: Arc<Notify>) {
     let mut ticks = time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut wheel, mut due, mut last) = (Wheel::new(0), Vec::new(), None);
+    let (mut wheel, mut due) = (Wheel::new(0), Vec::new());
     loop {
         ticks.tick().await;
         let Some(shared) = shared.upgrade() else { return };
         let Some(watcher) = &shared.watcher else { return };
-        let at = watcher.turn(last.unwrap_or_else(|| watcher.clock()));
-        last = Some(at);
+        let at = watcher.turn(Instant::now(), &mut due);
         wheel.advance(at, &mut due);
-        due.append(&mut watcher.arrivals().list);
         for (n, mut watched) in due.drain(..).enumerate() {
             if let Some(next) = watched.judge(watcher, &shared, at) {
                 wheel.insert(next, watched);
@@ -202,7 +183,6 @@ async fn run(shared: Weak<Shared>, wake: Arc<Notify>) {
         if wheel.is_empty() && watcher.parks() {
             drop(shared);
             wake.notified().await;
-            last = None;
         }
     }
 }
@@ -243,6 +223,36 @@ mod tests {
     use super::*;
     use crate::ShedListener;
 
+    /// When a connection is served that comes at `at`.
+    fn begun(watcher: &Watcher, at: Instant) -> Tick {
+        watcher.take(at, at).see(0).since
+    }
+
+    #[test]
+    fn who_comes_before_a_standstill_loses_half_a_second_to_it() {
+        let (watcher, start) = (Watcher::new(Deadlines::default()), Instant::now());
+        let after = |seconds| start + Duration::from_secs(seconds);
+        // the first one wakes the wheel, which did not turn so far; the other finds it turning
+        for (came, turned) in [(2, 8), (8, 14)] {
+            let begun = begun(&watcher, after(came));
+            assert_eq!(watcher.turn(after(turned), &mut Vec::new()), begun + 5);
+            assert_eq!(watcher.now(), begun + 5);
+        }
+    }
+
+    #[test]
+    fn all_who_come_after_a_standstill_begin_with_the_next_turn() {
+        let (watcher, start) = (Watcher::new(Deadlines::default()), Instant::now());
+        let first = begun(&watcher, start);
+        let ends = start + Duration::from_secs(8);
+        let begun: Vec<_> = (0..60).map(|_| begun(&watcher, ends)).collect();
+        assert_eq!(begun, [first + 5; 60]);
+        let mut came = Vec::new();
+        assert_eq!(watcher.turn(ends + TICK / 2, &mut came), first + 5);
+        assert_eq!(came.len(), 61);
+        assert_eq!(watcher.turn(ends + TICK * 2, &mut came), first + 6);
+    }
+
     /// What this process used of the processor; fields 14 and 15 of proc(5), in 10 ms each.
     fn used() -> Duration {
         let stat = fs::read_to_string("/proc/self/stat").expect("procfs");
@@ -281,7 +291,7 @@ mod tests {
             // as they come, some at a time
             thread::sleep(TICK);
             for _ in 0..1_000 {
-                cells.push(watcher.take(watcher.clock()));
+                cells.push(watcher.take(Instant::now(), Instant::now()));
             }
         }
         let (before, begun) = (used(), Instant::now());
