@@ -18,6 +18,7 @@ use crate::{
         Deadline, TimedOut,
         cell::{Cell, Loan},
         ticker::Watcher,
+        wheel::Tick,
     },
     decide::{Closed, Refusal},
     peer_map::Place,
@@ -43,6 +44,8 @@ pub struct Permit {
     bytes: Moved,
     /// As much as was added to the listener's counters.
     folded: Moved,
+    /// When its lifetime began; `None`: the listener has no deadlines.
+    admitted: Option<Tick>,
     /// What its deadlines see of it.
     cell: Option<Arc<Cell>>,
 }
@@ -66,14 +69,17 @@ impl Permit {
     /// exempt, one of the soft limit.
     pub(crate) fn new(shared: Arc<Shared>, is_exempt: bool) -> Self {
         shared.counters.admitted(is_exempt);
+        let since = Instant::now();
+        let admitted = shared.watcher.as_ref().map(|watcher| watcher.admit(since));
         Self {
             shared,
-            since: Instant::now(),
+            since,
             is_exempt,
             cause: Cause::Handler,
             peer: None,
             bytes: Moved::default(),
             folded: Moved::default(),
+            admitted,
             cell: None,
         }
     }
@@ -169,7 +175,7 @@ impl Permit {
     /// Puts the connection under the listener's deadlines, if it has some. Its lifetime goes on
     /// since its admission; all others begin.
     pub(crate) fn watch(&mut self, stream: &TcpStream) -> Option<Loan> {
-        let (cell, loan) = self.shared.watcher.as_ref()?.watch(stream, self.since);
+        let (cell, loan) = self.shared.watcher.as_ref()?.watch(stream, self.admitted?);
         self.cell = Some(cell);
         Some(loan)
     }

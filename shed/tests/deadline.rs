@@ -382,6 +382,29 @@ async fn who_is_the_only_one_when_the_process_stands_still_has_its_time() {
     assert_eq!(conn.read_u8().await.expect("nobody ended it"), b'x');
 }
 
+#[tokio::test]
+async fn a_standstill_in_the_wait_for_a_proxy_header_is_none_of_the_lifetime() {
+    let deadlines = Deadlines { lifetime: millis(3_000), ..OFF };
+    let proxies = ProxyProtocol::from(["127.0.0.0/8".parse().expect("a range")]);
+    let builder = ShedListener::bind("127.0.0.1:0").deadlines(deadlines).proxy_protocol(proxies);
+    let mut listener = builder.build().expect("a listener");
+    let (address, handle) = (listener.local_addr(), listener.handle());
+    let mut client = connect(address);
+    let accepts = tokio::spawn(async move { listener.accept().await.expect("named") });
+    let end = Instant::now() + Duration::from_secs(5);
+    while handle.stats().admitted == 0 {
+        assert!(Instant::now() < end, "{:?}", handle.stats());
+        time::sleep(Duration::from_millis(1)).await;
+    }
+    thread::sleep(Duration::from_secs(5));
+    client.write_all(b"PROXY TCP4 192.0.2.1 192.0.2.2 8080 80\r\n").expect("room");
+    let mut conn = accepts.await.expect("no panic");
+    time::sleep(TICK * 3).await;
+    assert_eq!(handle.stats().timeouts_of(Deadline::Lifetime), 0);
+    client.write_all(b"x").expect("nobody ended it");
+    assert_eq!(conn.read_u8().await.expect("nobody ended it"), b'x');
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_does_not_read_its_answer_is_ended() {
     // as much as the window and its growth hold, then nothing, or one byte a second

@@ -32,21 +32,15 @@ impl Clock {
         tick(self.counted(at))
     }
 
-    /// The tick of what began `age` before `at`.
-    pub(super) fn tick_before(&self, at: Instant, age: Duration) -> Tick {
-        tick(self.counted(at).saturating_sub(age))
-    }
-
     /// The wheel turns at `at`: the tick.
     pub(super) fn turn(&mut self, at: Instant) -> Tick {
         *self = Self { turned: at.max(self.turned), counted: self.counted(at) };
         tick(self.counted)
     }
 
-    /// The wheel goes on at `at`, after it stood still for want of connections: all counts.
+    /// The wheel goes on at `at`, after it stood still for want of connections: so did the time.
     pub(super) fn wake(&mut self, at: Instant) {
-        let parked = at.saturating_duration_since(self.turned);
-        *self = Self { turned: at.max(self.turned), counted: self.counted + parked };
+        self.turned = at.max(self.turned);
     }
 
     fn counted(&self, at: Instant) -> Duration {

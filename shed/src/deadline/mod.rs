@@ -8,7 +8,7 @@ pub(crate) mod cell;
 mod clock;
 mod plan;
 pub(crate) mod ticker;
-mod wheel;
+pub(crate) mod wheel;
 
 use std::{error::Error, fmt, time::Duration};
 

@@ -66,28 +66,34 @@ impl Watcher {
         }
     }
 
+    /// The tick of a connection that is admitted at `at`, and has its place already. The wheel
+    /// turns from here on: a standstill is none of its lifetime even while nobody serves it.
+    pub(crate) fn admit(&self, at: Instant) -> Tick {
+        let mut arrivals = self.arrivals();
+        if mem::take(&mut arrivals.is_parked) {
+            arrivals.clock.wake(at);
+            self.wake.notify_one();
+        }
+        arrivals.clock.tick(at)
+    }
+
     /// Has the wheel look at a connection.
-    pub(crate) fn watch(&self, stream: &TcpStream, admitted: Instant) -> (Arc<Cell>, Loan) {
+    pub(crate) fn watch(&self, stream: &TcpStream, admitted: Tick) -> (Arc<Cell>, Loan) {
         let cell = self.take(admitted, Instant::now());
         let loan = cell.lend(stream);
         (cell, loan)
     }
 
     /// A connection that is served from `at` on: on the wheel at its next turn.
-    fn take(&self, admitted: Instant, at: Instant) -> Arc<Cell> {
+    fn take(&self, admitted: Tick, at: Instant) -> Arc<Cell> {
         let phase = match self.deadlines.handshake {
             Some(_) => Phase::Handshake,
             None => Phase::Header,
         };
         let mut arrivals = self.arrivals();
-        if mem::take(&mut arrivals.is_parked) {
-            arrivals.clock.wake(at);
-            self.wake.notify_one();
-        }
         let begun = arrivals.clock.tick(at);
-        let age = at.saturating_duration_since(admitted);
-        let look = Look::new(arrivals.clock.tick_before(at, age), begun);
         self.now.fetch_max(begun, Ordering::Relaxed);
+        let look = Look::new(admitted, begun);
         let cell = Arc::new(Cell::new(phase, begun));
         arrivals.list.push(Watched { cell: Arc::clone(&cell), look });
         cell
@@ -180,7 +186,7 @@ async fn run(shared: Weak<Shared>, wake: Arc<Notify>) {
                 task::yield_now().await;
             }
         }
-        if wheel.is_empty() && watcher.parks() {
+        if wheel.is_empty() && watcher.parks(&shared) {
             drop(shared);
             wake.notified().await;
         }
@@ -189,9 +195,10 @@ async fn run(shared: Weak<Shared>, wake: Arc<Notify>) {
 
 impl Watcher {
     /// Whether there is nothing to turn the wheel for; who comes next wakes it.
-    fn parks(&self) -> bool {
+    fn parks(&self, shared: &Shared) -> bool {
         let mut arrivals = self.arrivals();
-        arrivals.is_parked = arrivals.list.is_empty();
+        // whoever is admitted later took a place later, and finds it parked
+        arrivals.is_parked = arrivals.list.is_empty() && shared.gate.own_taken() == 0;
         arrivals.is_parked
     }
 }
@@ -225,7 +232,7 @@ mod tests {
 
     /// When a connection is served that comes at `at`.
     fn begun(watcher: &Watcher, at: Instant) -> Tick {
-        watcher.take(at, at).see(0).since
+        watcher.take(watcher.admit(at), at).see(0).since
     }
 
     #[test]
@@ -251,6 +258,28 @@ mod tests {
         assert_eq!(watcher.turn(ends + TICK / 2, &mut came), first + 5);
         assert_eq!(came.len(), 61);
         assert_eq!(watcher.turn(ends + TICK * 2, &mut came), first + 6);
+    }
+
+    #[test]
+    fn a_standstill_before_somebody_serves_is_none_of_the_lifetime() {
+        let lifetime = Some(Duration::from_secs(4));
+        let watcher = Watcher::new(Deadlines { lifetime, ..Deadlines::default() });
+        let (mut start, mut came) = (Instant::now(), Vec::new());
+        for _ in 0..100 {
+            start += TICK;
+            watcher.turn(start, &mut came);
+        }
+        let admitted = watcher.admit(start);
+        let stands_still = Duration::from_secs(6);
+        watcher.turn(start + stands_still, &mut came);
+        let _cell = watcher.take(admitted, start + stands_still);
+        let ends = (0..100).find(|n| {
+            let at = watcher.turn(start + stands_still + TICK * *n, &mut came);
+            let Watched { cell, look } = &mut came[0];
+            look.judge(&watcher.plan, &cell.see(at), || 0) == Err(Deadline::Lifetime)
+        });
+        // 0.5 s count before, and it is a tick late
+        assert_eq!(ends, Some(36));
     }
 
     /// What this process used of the processor; fields 14 and 15 of proc(5), in 10 ms each.
@@ -291,7 +320,8 @@ mod tests {
             // as they come, some at a time
             thread::sleep(TICK);
             for _ in 0..1_000 {
-                cells.push(watcher.take(Instant::now(), Instant::now()));
+                let at = Instant::now();
+                cells.push(watcher.take(watcher.admit(at), at));
             }
         }
         let (before, begun) = (used(), Instant::now());
