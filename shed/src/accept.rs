@@ -193,7 +193,7 @@ mod tests {
     use tokio::time::Instant as Clock;
 
     use super::*;
-    use crate::{Reason, ShedListener, Stats};
+    use crate::{Generation, Reason, ShedListener, Stats};
 
     thread_local! {
         /// How the next calls of accept(2) on this thread fail.
@@ -266,7 +266,10 @@ mod tests {
 
     impl Failing {
         fn new(n_clients: usize) -> Self {
-            let listener = ShedListener::bind("127.0.0.1:0").build().expect("a listener");
+            Self::of(ShedListener::bind("127.0.0.1:0").build().expect("a listener"), n_clients)
+        }
+
+        fn of(listener: ShedListener, n_clients: usize) -> Self {
             let connect = |_| TcpStream::connect(listener.local_addr()).expect("queued");
             let queue = (0..n_clients).map(connect).collect();
             Self { listener, queue }
@@ -350,6 +353,16 @@ mod tests {
             assert!((3_023..=3_035).contains(&waited), "{waited} ms");
             assert_eq!((stats.accepted, stats.admitted), (2, 2), "{stats:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn generations_that_share_limits_wait_as_long() {
+        let mut generation = Generation::take().expect("the first");
+        let builder = ShedListener::bind("127.0.0.1:0").name("web");
+        let listener = builder.build_in(&mut generation).expect("a listener");
+        let (place, waited, _) = Failing::of(listener, 1).accept([libc::ENOBUFS; 12]).await;
+        assert_eq!(place, Ok(0));
+        assert!((3_023..=3_035).contains(&waited), "{waited} ms");
     }
 
     #[tokio::test(start_paused = true)]

@@ -367,13 +367,13 @@ impl Door {
         batch
     }
 
-    /// Waits for descriptors or memory, at most until a connection gives some back.
+    /// Waits for descriptors or memory, at most until a connection of this process gives some back.
     pub(crate) async fn back_off(&mut self) {
         self.is_recovering = true;
         let delay = self.backoff.next();
         let _paused = self.shared.counters.pause(Pause::Backoff);
         let given_back =
-            self.shared.gate.changed(|| self.shared.check_open().is_err() || self.post.is_called());
+            self.shared.gate.told(|| self.shared.check_open().is_err() || self.post.is_called());
         // which of the two came first does not matter
         drop(time::timeout(delay, given_back).await);
         self.spare.refill();

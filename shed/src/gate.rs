@@ -126,13 +126,19 @@ impl Gate {
     /// once, if `is_over` is true already. Where generations share the limit, it may end for
     /// nothing.
     pub(crate) async fn changed(&self, is_over: impl Fn() -> bool) {
+        self.words.wait(self.told(is_over)).await;
+    }
+
+    /// As [`changed`](Self::changed), but for what other generations give back: it never ends for
+    /// nothing.
+    pub(crate) async fn told(&self, is_over: impl Fn() -> bool) {
         let _waiting = Waiting::new(&self.waits);
         // has all that is told from here on, even before it is polled
         let told = self.wake.notified();
         if is_over() {
             return;
         }
-        self.words.wait(told).await;
+        told.await;
     }
 }
 
