@@ -327,8 +327,9 @@ impl Process {
 
 /// When a process began, in clock ticks since boot; `None`: it ended, and nobody waited for it.
 fn start_of(pid: u32) -> io::Result<Option<u64>> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    parse_stat(&text).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    // names are bytes, and cut to 15 of them
+    let text = fs::read(format!("/proc/{pid}/stat"))?;
+    parse_stat(&String::from_utf8_lossy(&text)).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// Field 22 of /proc/PID/stat (proc_pid_stat(5)), and field 3, the state.
@@ -352,7 +353,7 @@ fn hash(name: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::{panic, thread, time::Instant};
+    use std::{panic, path::Path, thread, time::Instant};
 
     use tokio::runtime;
 
@@ -522,6 +523,19 @@ mod tests {
         }
         assert_eq!(parse_stat("5 (a"), None);
         assert_eq!(parse_stat("5 (a) S 1 2"), None);
+    }
+
+    #[test]
+    fn a_name_may_be_cut_within_a_character() {
+        // the kernel has the first 15 bytes
+        let thread = thread::Builder::new().name("é".repeat(10)).spawn(|| {
+            let id = fs::read_link("/proc/thread-self").unwrap();
+            let comm = fs::read(Path::new("/proc").join(&id).join("comm")).unwrap();
+            assert!(String::from_utf8(comm).is_err(), "the name is whole");
+            start_of(id.file_name().unwrap().to_str().unwrap().parse().unwrap())
+        });
+        let started = thread.unwrap().join().unwrap().unwrap();
+        assert!(started.is_some(), "it runs");
     }
 
     #[test]
