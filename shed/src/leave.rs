@@ -97,12 +97,9 @@ impl Leave {
         it
     }
 
-    /// Lets others come again, for somebody else who has the socket.
-    pub(crate) fn undo(&self, socket: &Socket) {
-        if let Exit::Filter { .. } = self.exit {
-            // where it fails, there is none
-            drop(socket.detach_filter());
-        }
+    /// Whether it has the socket answer no SYN, until that is [undone](answer).
+    pub(crate) fn refuses(&self) -> bool {
+        matches!(self.exit, Exit::Filter { .. })
     }
 
     /// Whether those that are still accepted are shed.
@@ -185,6 +182,12 @@ fn settle() {
 /// Has `socket` answer no SYN.
 fn refuse(socket: &Socket) -> io::Result<()> {
     socket.attach_filter(&SYN_FILTER.map(|it| SockFilter::new(it.code, it.jt, it.jf, it.k)))
+}
+
+/// Has `socket` answer again, for somebody else who has it.
+pub(crate) fn answer(socket: &Socket) {
+    // where it fails, there is no filter
+    drop(socket.detach_filter());
 }
 
 /// Has the first `members` of the group of `member` get what comes, evenly, by chance: not every

@@ -9,7 +9,7 @@ use crate::{
     accept::AcceptError,
     arrival::Arrival,
     door::{BATCH, Batch, Door},
-    leave::Leave,
+    leave::{self, Leave},
     page::Held,
     shared::Shared,
 };
@@ -22,6 +22,8 @@ pub(crate) struct Listening {
     pub(crate) local: SocketAddr,
     door: Door,
     leave: Option<Leave>,
+    /// Its filter is on the socket, be it of an order before.
+    is_deaf: bool,
     /// What other generations see of the socket, where there may be some.
     held: Option<Held>,
     /// Connections that were admitted since others had their turn.
@@ -32,7 +34,7 @@ impl Listening {
     pub(crate) fn new(socket: AsyncFd<Socket>, local: SocketAddr, door: Door) -> Self {
         door.post.socket.lend(&socket);
         let held = door.shared.gate.words().hold();
-        Self { socket: Some(socket), local, door, leave: None, held, in_a_row: 0 }
+        Self { socket: Some(socket), local, door, leave: None, is_deaf: false, held, in_a_row: 0 }
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -123,6 +125,7 @@ impl Listening {
                 let exit = exit.settle(self.held.as_mut());
                 let leave = Leave::begin(exit, socket, Instant::now());
                 door.is_draining = leave.sheds();
+                self.is_deaf |= leave.refuses();
                 self.leave = Some(leave);
             }
             let may_close = match &mut self.leave {
@@ -153,10 +156,8 @@ impl Listening {
             self.door.meter.ends_turn();
             let Door { shared, post, .. } = &self.door;
             // a filter is of the socket, not of our descriptor
-            if let Some(leave) = &self.leave
-                && shared.life.is_borrowed()
-            {
-                leave.undo(socket.get_ref());
+            if self.is_deaf && shared.life.is_borrowed() {
+                leave::answer(socket.get_ref());
             }
             // first: nobody is to leave to this one what is reset by the close
             self.held = None;

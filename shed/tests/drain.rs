@@ -5,6 +5,7 @@ mod load;
 use std::{
     env,
     io::{self, Write as _},
+    net::SocketAddr,
     process::Command,
     sync::{
         Arc,
@@ -15,7 +16,7 @@ use std::{
 
 use backlogd_shed::{AcceptError, Cause, Drain, DrainStage, Queued, Reason, ShedListener};
 use load::{Load, check_identities, serve, until};
-use socket2::{SockFilter, SockRef};
+use socket2::{Domain, SockFilter, SockRef, Socket, Type};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -209,6 +210,45 @@ async fn a_socket_of_somebody_else_is_left_as_it_was() {
     served.await.expect("it ends");
     let connected = time::timeout(Duration::from_millis(500), TcpStream::connect(address)).await;
     connected.expect("a SYN is answered").expect("queued, for the one who has it");
+}
+
+/// Whether a SYN is answered soon.
+async fn is_answered(address: SocketAddr) -> bool {
+    let connected = time::timeout(Duration::from_millis(100), TcpStream::connect(address)).await;
+    connected.is_ok_and(|it| it.is_ok())
+}
+
+/// A client that gets no SYN-ACK: the listener's side of the handshake goes on for seconds.
+fn half_open(address: SocketAddr) -> Socket {
+    let client = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), None).expect("a socket");
+    client.attach_filter(&[SockFilter::new(6, 0, 0, 0)]).expect("a filter");
+    // its SYN is sent
+    drop(client.connect(&address.into()));
+    client
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_socket_of_somebody_else_answers_though_its_drain_was_hurried() {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a socket");
+    let address = socket.local_addr().expect("an address");
+    let _client = half_open(address);
+    let copy = socket.try_clone().expect("a copy");
+    let listener = ShedListener::adopt(copy).build().expect("a listener");
+    let handle = listener.handle();
+    let served = tokio::spawn(serve(listener));
+    let first = tokio::spawn({
+        let handle = handle.clone();
+        async move { handle.drain(AT_ONCE).await }
+    });
+    // then it waits for the handshake
+    let begun = Instant::now();
+    while is_answered(address).await {
+        assert!(begun.elapsed() < Duration::from_secs(10), "no SYN is refused");
+    }
+    handle.drain(AT_ONCE).await;
+    first.await.expect("a drain");
+    served.await.expect("it ends");
+    assert!(is_answered(address).await, "by the one who has it");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
