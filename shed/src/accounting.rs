@@ -1,8 +1,9 @@
 //! A model of the accounting. Up to three generations of a server, with one socket and one page of
-//! limits, accept, shed, serve, lose handlers to panics, drain, hand over, leave and are killed, in
-//! any order. After each step each has counted what a plain reference says, both identities hold,
-//! and the words of the page are what all of them have together: never above a limit, and nothing
-//! negative. Of those that have the socket, the last one leaves it to nobody.
+//! limits, accept, shed, serve, lose handlers to panics, drain, start, hand over, leave and are
+//! killed, in any order. After each step each has counted what a plain reference says, both
+//! identities hold, and the words of the page are what all of them have together: never above a
+//! limit, and nothing negative. Whoever drains leaves the socket to another that has it, but to
+//! nobody while one starts that may never accept; the last one leaves it to nobody, too.
 //!
 //! The door, its decisions, what lingers, permits, the drain and the page are the real ones, and so
 //! are the sockets. Not here: tasks and threads that wait (tests/loom.rs has their atomics).
@@ -70,6 +71,8 @@ enum Step {
     /// It is to drain, or to have done with it.
     Drain(usize, Queued),
     /// A next generation is started.
+    Start(usize),
+    /// The one that it started accepts.
     HandOver(usize),
     /// It ends.
     Leave(usize),
@@ -94,7 +97,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (who.clone(), 1_usize..=8).prop_map(|(who, soft)| Step::Limit(who, soft)),
         1 => (who.clone(), prop::sample::select(vec![Queued::Serve, Queued::Shed]))
             .prop_map(|(who, queued)| Step::Drain(who, queued)),
-        2 => who.clone().prop_map(Step::HandOver),
+        2 => who.clone().prop_map(Step::Start),
+        1 => who.clone().prop_map(Step::HandOver),
         1 => who.clone().prop_map(Step::Leave),
         1 => who.clone().prop_map(Step::Kill),
         1 => who.prop_map(Step::Look),
@@ -137,15 +141,16 @@ impl World {
         if let Step::Come(address) = step {
             return self.come(address);
         }
-        if let Step::HandOver(who) = step {
-            return self.hand_over(who);
+        if let Step::Start(who) = step {
+            return self.start(who);
         }
         if self.alive.is_empty() {
             return;
         }
         let n_alive = self.alive.len();
         match step {
-            Step::Come(_) | Step::HandOver(_) => {}
+            Step::Come(_) | Step::Start(_) => {}
+            Step::HandOver(who) => self.hand_over(who % n_alive),
             Step::Accept(who, is_late) => self.accept(who % n_alive, is_late),
             Step::Close(who, place, cause) => self.alive[who % n_alive].close(place, cause),
             Step::Panic(who, place) => self.alive[who % n_alive].panic(place),
@@ -159,11 +164,18 @@ impl World {
                     self.dead.clear();
                 }
             }
-            Step::Leave(who) => drop(self.alive.swap_remove(who % n_alive)),
+            Step::Leave(who) => {
+                let left = self.alive.swap_remove(who % n_alive);
+                let lane = left.lane();
+                drop(left);
+                self.is_gone(lane);
+            }
             Step::Kill(who) => {
                 let killed = self.alive.swap_remove(who % n_alive);
-                self.dead.push((killed.lane(), killed.expected.clone(), killed.listens));
+                let lane = killed.lane();
+                self.dead.push((lane, killed.expected.clone(), killed.listens));
                 killed.kill();
+                self.is_gone(lane);
             }
             Step::Look(who) => {
                 self.alive[who % n_alive].page.looks();
@@ -186,7 +198,7 @@ impl World {
     }
 
     /// A next generation takes the first lane that is free, or whose owner is dead.
-    fn hand_over(&mut self, who: usize) {
+    fn start(&mut self, who: usize) {
         let is_taken = |lane: &Lane| self.alive.iter().any(|it| it.lane() == *lane);
         let lane = Lane::ALL.into_iter().find(|lane| !is_taken(lane));
         match (Generation::next(&self.memory), lane) {
@@ -194,14 +206,35 @@ impl World {
                 assert_eq!(next.lane(), lane);
                 self.dead.retain(|(dead, ..)| *dead != lane);
                 let n_alive = self.alive.len();
-                if let Some(it) = who.checked_rem(n_alive).map(|it| &mut self.alive[it]) {
-                    it.shared.life.hand_over();
-                    it.is_handed_over = true;
+                let before = who.checked_rem(n_alive).map(|it| &mut self.alive[it]);
+                // of one at a time, and of none that closes; the others are without a parent
+                if let Some(it) = before.filter(|it| it.lends_to.is_none() && !it.has_begun) {
+                    it.lend(lane);
                 }
                 self.alive.push(next);
             }
             (Err(PageError::Lanes), None) => {}
             (next, lane) => panic!("{:?} for {lane:?}", next.map(|_| ())),
+        }
+    }
+
+    /// Where a next generation of this one starts, it accepts; one that is overtaken by a drain is
+    /// killed instead.
+    fn hand_over(&mut self, who: usize) {
+        let it = &mut self.alive[who];
+        let Some(lane) = it.lends_to else { return };
+        if it.has_begun {
+            let next = self.alive.iter().position(|it| it.lane() == lane).expect("it starts");
+            return self.take(Step::Kill(next));
+        }
+        it.has_lent(true, &self.socket);
+    }
+
+    /// The generation of `lane` is gone; whoever started it goes on alone.
+    fn is_gone(&mut self, lane: Lane) {
+        let lender = self.alive.iter_mut().find(|it| it.lends_to == Some(lane));
+        if let Some(it) = lender {
+            it.has_lent(false, &self.socket);
         }
     }
 

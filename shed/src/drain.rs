@@ -211,18 +211,6 @@ fn tell_end(shared: &Shared, ends: Option<Instant>) {
     });
 }
 
-/// How the listener closes.
-fn exit(shared: &Shared, drain: &Drain, is_hurried: bool) -> Exit {
-    let queued = drain.queued;
-    if is_hurried {
-        Exit::Now
-    } else if shared.life.is_handed_over() {
-        Exit::Hand { queued }
-    } else {
-        Exit::Filter { queued }
-    }
-}
-
 /// Does what belongs to the beginning of a stage.
 fn enter(shared: &Shared, drain: &Drain, stage: Stage, is_hurried: bool) -> Option<Drained> {
     match stage {
@@ -230,7 +218,8 @@ fn enter(shared: &Shared, drain: &Drain, stage: Stage, is_hurried: bool) -> Opti
         Stage::Closing => {
             // first: a handover looks at it after it said that it is one
             shared.life.progress.send_modify(|it| it.stage = stage);
-            shared.leave(exit(shared, drain, is_hurried));
+            let queued = drain.queued;
+            shared.leave(if is_hurried { Exit::Now } else { Exit::Filter { queued } });
             return None;
         }
         Stage::Draining => {

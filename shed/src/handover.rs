@@ -23,15 +23,15 @@ use std::{
 };
 
 use socket2::Socket;
-use tokio::{net, time};
+use tokio::time;
 
 use crate::{
-    drain::Stage,
     inherit::{
         self, GenerationError, LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, SHED_GENERATION, VARIABLES,
     },
     page::{self, Page, PageError},
     shared::Shared,
+    starting::{Lent, READY, Starting, says_ready},
     sys,
     words::Words,
 };
@@ -291,107 +291,96 @@ impl Generation {
     }
 
     async fn try_hand_over(&self, command: Command) -> Result<Child, HandoverError> {
-        let listeners: Vec<_> = self
-            .listeners
-            .iter()
-            .filter_map(|(name, it)| {
-                let shared = it.upgrade()?;
-                Some((name, shared.life.kept()?, shared))
-            })
-            .collect();
-        if listeners.is_empty() {
-            return Err(HandoverError::Closed);
-        }
+        let lent = self.listeners.values().filter_map(|it| Lent::new(it.upgrade()?)).collect();
+        let mut starting = Starting::new(lent).ok_or(HandoverError::Closed)?;
         let (ours, theirs) = UnixStream::pair().map_err(HandoverError::Start)?;
-        let names = listeners.iter().map(|(name, ..)| *name);
-        let names = names.chain(self.passed.iter().map(|(name, _)| name));
-        let names: Vec<_> = names.map(|name| inherit::encode(name)).collect();
-        let child = {
-            let mut fds: Vec<&dyn AsFd> = Vec::new();
-            fds.extend(listeners.iter().map(|(_, socket, _)| -> &dyn AsFd { socket }));
-            fds.extend(self.passed.iter().map(|(_, fd)| -> &dyn AsFd { fd }));
-            fds.extend([&self.memory as &dyn AsFd, &theirs]);
-            start(command, self.number + 1 + self.handovers.ok, &names, &fds)
-                .map_err(HandoverError::Start)?
-        };
-        let mut child = Starting(Some(child));
+        let command = self.inherited_by(command, starting.lent(), &theirs);
+        starting.start(command.map_err(HandoverError::Start)?).map_err(HandoverError::Start)?;
         drop(theirs);
         match time::timeout(self.longest, says_ready(ours)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => return Err(HandoverError::Ended(child.ended().await)),
-            Err(_) => return Err(HandoverError::Hung { after: self.longest }),
+            Ok(Ok(())) => starting.hand_over(),
+            Ok(Err(_)) => Err(HandoverError::Ended(starting.ended().await)),
+            Err(_) => Err(HandoverError::Hung { after: self.longest }),
         }
-        for (_, _, shared) in &listeners {
-            shared.life.hand_over();
-        }
-        // a drain that did not know of it has the socket refuse who is new, for the child, too
-        if listeners.iter().any(|(_, _, shared)| Stage::Closing <= shared.life.stage()) {
-            return Err(HandoverError::Closed);
-        }
-        child.0.take().ok_or(HandoverError::Ended(None))
+    }
+
+    /// Has `command` inherit what the next generation is to have; by `theirs` it says that it
+    /// accepts.
+    fn inherited_by(
+        &self,
+        mut command: Command,
+        lent: &[Lent],
+        theirs: &UnixStream,
+    ) -> io::Result<Command> {
+        let names = lent.iter().map(Lent::name);
+        let names = names.chain(self.passed.iter().map(|(name, _)| &**name));
+        let names: Vec<_> = names.map(inherit::encode).collect();
+        let mut fds: Vec<&dyn AsFd> = Vec::new();
+        fds.extend(lent.iter().map(|it| -> &dyn AsFd { it.socket() }));
+        fds.extend(self.passed.iter().map(|(_, fd)| -> &dyn AsFd { fd }));
+        fds.extend([&self.memory as &dyn AsFd, theirs]);
+        command
+            .env_remove(LISTEN_PID)
+            .env(LISTEN_FDS, names.len().to_string())
+            .env(LISTEN_FDNAMES, names.join(":"))
+            .env(SHED_GENERATION, (self.number + 1 + self.handovers.ok).to_string());
+        sys::pass(&mut command, &fds)?;
+        Ok(command)
     }
 }
 
-/// What a child says.
-const READY: u8 = b'R';
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
 
-/// A child that is killed, unless it is taken.
-struct Starting(Option<Child>);
+    use socket2::{Domain, SockFilter, Type};
 
-impl Starting {
-    /// How it ended, after its descriptors were closed: its exit is soon, or it is killed.
-    async fn ended(&mut self) -> Option<ExitStatus> {
-        for _ in 0..100 {
-            if let Some(status) = self.0.as_mut()?.try_wait().ok()? {
-                self.0 = None;
-                return Some(status);
+    use super::*;
+    use crate::{Drain, Queued, ShedListener, page::Held};
+
+    /// A client that gets no SYN-ACK: the listener's side of the handshake goes on for seconds.
+    fn half_open(address: SocketAddr) -> Socket {
+        let client = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), None).expect("a socket");
+        client.attach_filter(&[SockFilter::new(6, 0, 0, 0)]).expect("a filter");
+        // its SYN is sent
+        drop(client.connect(&address.into()));
+        client
+    }
+
+    fn is_answered(address: SocketAddr) -> bool {
+        TcpStream::connect_timeout(&address, Duration::from_millis(100)).is_ok()
+    }
+
+    #[tokio::test]
+    async fn who_drains_while_the_next_one_starts_leaves_no_filter_to_who_goes_on() {
+        for is_gone in [true, false] {
+            let mut generation = Generation::take().expect("the first");
+            let builder = ShedListener::bind("127.0.0.1:0").name("web");
+            let mut listener = builder.build_in(&mut generation).expect("a listener");
+            let (address, handle) = (listener.local_addr(), listener.handle());
+            let shared = Arc::clone(listener.shared());
+            let lent = Lent::new(Arc::clone(&shared)).expect("it is open");
+            let socket = lent.socket().try_clone().expect("descriptors");
+            // another one has the socket, and accepts
+            let other = Arc::new(Page::open(&generation.memory).expect("a lane"));
+            let entry = other.entry("web").expect("it is there");
+            let held = Held::new(other, entry);
+            let starting = Starting::new(vec![lent]).expect("it is open");
+            let _client = half_open(address);
+            let drain = Drain { delay: Duration::ZERO, queued: Queued::Serve, ..Drain::default() };
+            let mut draining = std::pin::pin!(handle.drain(drain));
+            let begun = time::Instant::now();
+            while is_answered(address) {
+                assert!(begun.elapsed() < Duration::from_secs(10), "no SYN is refused");
+                // cancelled: nothing is lost
+                let turn = async { tokio::join!(draining.as_mut(), listener.accept()) };
+                drop(time::timeout(Duration::from_millis(1), turn).await);
             }
-            time::sleep(Duration::from_millis(5)).await;
-        }
-        self.kill()
-    }
-
-    fn kill(&mut self) -> Option<ExitStatus> {
-        let mut child = self.0.take()?;
-        // where it fails, it ended
-        drop(child.kill());
-        child.wait().ok()
-    }
-}
-
-impl Drop for Starting {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-/// Starts `command` as the generation `number`.
-fn start(
-    mut command: Command,
-    number: u64,
-    names: &[String],
-    fds: &[&dyn AsFd],
-) -> io::Result<Child> {
-    command
-        .env_remove(LISTEN_PID)
-        .env(LISTEN_FDS, names.len().to_string())
-        .env(LISTEN_FDNAMES, names.join(":"))
-        .env(SHED_GENERATION, number.to_string());
-    sys::pass(&mut command, fds)?;
-    command.spawn()
-}
-
-async fn says_ready(child: UnixStream) -> io::Result<()> {
-    child.set_nonblocking(true)?;
-    let child = net::UnixStream::from_std(child)?;
-    loop {
-        child.readable().await?;
-        let mut byte = [0];
-        match child.try_read(&mut byte) {
-            Ok(1) if byte == [READY] => return Ok(()),
-            Ok(_) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Err(err) if err.kind() == io::ErrorKind::WouldBlock => {}
-            Err(err) => return Err(err),
+            let kept = (!is_gone).then_some(starting);
+            assert!(!is_answered(address), "it closes yet");
+            drop(listener);
+            assert_eq!(is_answered(address), is_gone);
+            drop((socket, held, kept));
         }
     }
 }

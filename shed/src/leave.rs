@@ -15,7 +15,7 @@ use std::{
 use socket2::{SockFilter, Socket};
 use tokio::time;
 
-use crate::{diag, drain::Queued, page::Held, sys};
+use crate::{diag, drain::Queued, life::Life, page::Held, sys};
 
 /// A handshake that takes longer is not waited for.
 pub(crate) const LONGEST: Duration = Duration::from_millis(500);
@@ -38,20 +38,21 @@ pub(crate) enum Exit {
     Filter { queued: Queued },
     /// They go to the first members of the SO_REUSEPORT group, so many.
     Steer { members: u32 },
-    /// They are left to another generation that has the socket, too; where none has it, they are not
-    /// answered.
-    Hand { queued: Queued },
+    /// They are left to another generation that has the socket, too.
+    Hand,
     /// It does not matter any more.
     Now,
 }
 
 impl Exit {
-    /// As it is at the moment of the exit, for who has `held` of the socket: of a generation that
-    /// died meanwhile nothing is left, and what it was left would be reset.
-    pub(crate) fn settle(self, held: Option<&mut Held>) -> Self {
+    /// As it is at the moment of the exit, for who has `held` of the socket: where another
+    /// generation goes on with it, it is left as it is, be that one the next, the one before, which
+    /// does not hand over after all, or one that is about to end later. A next one that starts may
+    /// never accept: it is left nothing.
+    pub(crate) fn settle(self, life: &Life, held: Option<&mut Held>) -> Self {
         match self {
-            Self::Hand { queued } if !held.is_some_and(Held::leave) => Self::Filter { queued },
-            Self::Hand { .. } | Self::Filter { .. } | Self::Steer { .. } | Self::Now => self,
+            Self::Filter { .. } if !life.is_lent() && held.is_some_and(Held::leave) => Self::Hand,
+            Self::Filter { .. } | Self::Steer { .. } | Self::Hand | Self::Now => self,
         }
     }
 }
@@ -78,7 +79,7 @@ impl Leave {
         drop(match exit {
             Exit::Filter { .. } => refuse(socket),
             Exit::Steer { members } => steer(socket, members),
-            Exit::Hand { .. } | Exit::Now => Ok(()),
+            Exit::Hand | Exit::Now => Ok(()),
         });
         let mut it = Self {
             exit,
@@ -109,7 +110,7 @@ impl Leave {
 
     /// Whether the socket may be closed at once, whatever is queued.
     pub(crate) fn is_free(&self) -> bool {
-        matches!(self.exit, Exit::Hand { .. } | Exit::Now)
+        matches!(self.exit, Exit::Hand | Exit::Now)
     }
 
     /// Waits for the time of the next look. It may be cancelled: that does not bring it forward.
@@ -143,7 +144,7 @@ impl Leave {
             (Exit::Steer { .. }, Some(awaited)) => {
                 !rows.iter().any(|row| awaited.contains(&row.id))
             }
-            (Exit::Filter { .. } | Exit::Hand { .. } | Exit::Now, _) => rows.is_empty(),
+            (Exit::Filter { .. } | Exit::Hand | Exit::Now, _) => rows.is_empty(),
         };
         self.quiet_looks = if is_quiet { self.quiet_looks + 1 } else { 0 };
         QUIET_LOOKS <= self.quiet_looks

@@ -110,6 +110,7 @@ mod slots;
 mod socket;
 #[cfg(feature = "tls")]
 mod stage;
+mod starting;
 mod stats;
 #[cfg(feature = "stream")]
 mod stream;

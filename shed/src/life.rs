@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use crate::{
     drain::{Drained, Stage},
-    leave::Exit,
+    leave::{self, Exit},
     registry::Registry,
     sys::{self, Slot},
 };
@@ -108,7 +108,7 @@ pub(crate) struct Life {
     has_left: watch::Sender<usize>,
     /// The drain's deadline passed.
     is_over: AtomicBool,
-    is_handed_over: AtomicBool,
+    is_lent: AtomicBool,
     is_borrowed: AtomicBool,
     /// The listening socket, where it may be handed over.
     kept: Mutex<Option<Socket>>,
@@ -130,7 +130,7 @@ impl Life {
             exit: Mutex::default(),
             has_left: watch::Sender::new(0),
             is_over: AtomicBool::new(false),
-            is_handed_over: AtomicBool::new(false),
+            is_lent: AtomicBool::new(false),
             is_borrowed: AtomicBool::new(false),
             kept: Mutex::default(),
         }
@@ -273,12 +273,32 @@ impl Life {
         self.is_over.load(Ordering::SeqCst)
     }
 
-    pub(crate) fn hand_over(&self) {
-        self.is_handed_over.store(true, Ordering::SeqCst);
+    /// A next generation is about to have the listening socket, and may never accept.
+    pub(crate) fn lend(&self) {
+        self.is_lent.store(true, Ordering::SeqCst);
     }
 
-    pub(crate) fn is_handed_over(&self) -> bool {
-        self.is_handed_over.load(Ordering::SeqCst)
+    /// Whether one starts that does not accept so far.
+    pub(crate) fn is_lent(&self) -> bool {
+        self.is_lent.load(Ordering::SeqCst)
+    }
+
+    /// The next generation accepts.
+    pub(crate) fn hand_over(&self) {
+        self.is_lent.store(false, Ordering::SeqCst);
+    }
+
+    /// The next generation is gone; unless it accepted before, what it did to `socket` is undone.
+    pub(crate) fn take_back(&self, socket: &Socket) {
+        if !self.is_lent() {
+            return;
+        }
+        // held, so that it is not undone what a drain begins meanwhile
+        let progress = self.progress.borrow();
+        if progress.stage < Stage::Closing {
+            leave::answer(socket);
+        }
+        self.is_lent.store(false, Ordering::SeqCst);
     }
 
     /// Somebody else has the listening socket, too, for later.

@@ -122,7 +122,7 @@ impl Listening {
             };
             let door = &mut self.door;
             if let Some(exit) = door.post.order() {
-                let exit = exit.settle(self.held.as_mut());
+                let exit = exit.settle(&door.shared.life, self.held.as_mut());
                 let leave = Leave::begin(exit, socket, Instant::now());
                 door.is_draining = leave.sheds();
                 self.is_deaf |= leave.refuses();
@@ -156,7 +156,11 @@ impl Listening {
             self.door.meter.ends_turn();
             let Door { shared, post, .. } = &self.door;
             // a filter is of the socket, not of our descriptor
-            if self.is_deaf && shared.life.is_borrowed() {
+            let others_go_on = || {
+                let is_shared = || self.held.as_ref().is_some_and(Held::is_shared);
+                shared.life.is_borrowed() || (!shared.life.is_lent() && is_shared())
+            };
+            if self.is_deaf && others_go_on() {
                 leave::answer(socket.get_ref());
             }
             // first: nobody is to leave to this one what is reset by the close

@@ -223,6 +223,12 @@ impl Held {
         Self { page, entry, is_left: false }
     }
 
+    /// Whether another generation that lives has the socket, too.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.page.reap();
+        self.page.others_listen(self.entry)
+    }
+
     /// Leaves the socket, and who is queued, to another generation; `false`: none that lives has
     /// it.
     pub(crate) fn leave(&mut self) -> bool {

@@ -18,6 +18,7 @@ use std::{
 
 use backlogd_shed::{Drain, DrainStage, Generation, OnShed, Queued, ShedListener};
 use load::{Load, serve};
+use socket2::{SockFilter, SockRef};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -29,8 +30,9 @@ use tokio::{
 const ADDRESS: &str = "SHED_TEST_ADDRESS";
 /// Its soft limit.
 const SOFT: &str = "SHED_TEST_SOFT";
-/// What becomes of its first child: it "dies", "hangs", is "late" (accepts nobody until it is
-/// told to end, whatever it handed over), or serves.
+/// What becomes of its first child: it "dies", "hangs", "deafens" the socket and ends, "drains"
+/// before it is ready, is "late" (accepts nobody until it is told to end, whatever it handed
+/// over), or serves.
 const CHILD: &str = "SHED_TEST_CHILD";
 
 fn program() -> Command {
@@ -56,6 +58,11 @@ async fn server() {
         match env::var(CHILD).as_deref() {
             Ok("dies") => return,
             Ok("hangs") => return end.await,
+            Ok("deafens") => {
+                let socket = generation.take_fd("web:1").expect("the listener's");
+                let nothing = [SockFilter::new(6, 0, 0, 0)];
+                return SockRef::from(&socket).attach_filter(&nothing).expect("a filter");
+            }
             _ => {}
         }
     }
@@ -71,7 +78,14 @@ async fn server() {
     let (address, handle) = (listener.local_addr(), listener.handle());
     let mut restart = signal(SignalKind::user_defined2()).expect("a signal");
     let mut terminate = signal(SignalKind::terminate()).expect("a signal");
-    let is_late = generation.number() == 1 && env::var(CHILD).as_deref() == Ok("late");
+    let is_child = |kind| generation.number() == 1 && env::var(CHILD).as_deref() == Ok(kind);
+    let deadline = Duration::from_secs(10);
+    let drain = Drain { delay: Duration::ZERO, deadline, queued: Queued::Serve };
+    if is_child("drains") {
+        tokio::join!(serve(listener), handle.drain(drain));
+        return;
+    }
+    let is_late = is_child("late");
     tokio::spawn(async move {
         let handle = listener.handle();
         while is_late && handle.stage() < DrainStage::Closing {
@@ -102,8 +116,7 @@ async fn server() {
             Err(err) => say(&format!("alone {err}")),
         }
     }
-    let deadline = Duration::from_secs(10);
-    handle.drain(Drain { delay: Duration::ZERO, deadline, queued: Queued::Serve }).await;
+    handle.drain(drain).await;
     let stats = handle.stats();
     load::check_identities(&stats);
     say(&format!("ends {} {}", generation.number(), stats.open));
@@ -278,10 +291,13 @@ async fn twenty_restarts_lose_nobody_and_keep_the_limit() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_child_that_dies_or_hangs_changes_nothing() {
+async fn a_child_that_does_not_serve_changes_nothing() {
+    let ended = "the next generation ended before it accepted: exit status: 0";
     for (child, expected) in [
-        ("dies", "the next generation ended before it accepted: exit status: 0"),
+        ("dies", ended),
         ("hangs", "the next generation did not accept within 2s, and was killed"),
+        ("deafens", ended),
+        ("drains", ended),
     ] {
         let server = task::spawn_blocking(move || Server::start(100, child)).await.expect("it");
         let load = Load::start(server.address, 8, Duration::from_millis(5));

@@ -91,7 +91,8 @@ pub(super) struct Generation {
     pub(super) bounds: Bounds,
     pub(super) expected: Count,
     pub(super) is_paused: bool,
-    pub(super) is_handed_over: bool,
+    /// The lane of a next one, which has the socket and does not accept so far.
+    pub(super) lends_to: Option<Lane>,
     /// As an accept loop has it, and what it should say.
     held: Option<Held>,
     pub(super) listens: bool,
@@ -144,7 +145,7 @@ impl Generation {
             bounds,
             expected: Count::default(),
             is_paused: false,
-            is_handed_over: false,
+            lends_to: None,
             has_begun: false,
             drained: None,
             is_closed: false,
@@ -226,15 +227,30 @@ impl Generation {
         self.bounds = self.shared.claim.set(limits(soft).0).expect("they hold");
     }
 
+    /// It is about to hand over to the next one, of `lane`.
+    pub(super) fn lend(&mut self, lane: Lane) {
+        self.shared.life.lend();
+        self.lends_to = Some(lane);
+    }
+
+    /// The next one accepts, or else it is gone.
+    pub(super) fn has_lent(&mut self, accepts: bool, socket: &Socket) {
+        match accepts {
+            true => self.shared.life.hand_over(),
+            false => self.shared.life.take_back(socket),
+        }
+        self.lends_to = None;
+    }
+
     /// It is told to drain; told once more, its drain is over. Whether it looks for those that were
     /// killed: nothing is left to them.
     pub(super) fn drain(&mut self, queued: Queued, others_listen: bool) -> bool {
         let drain = Drain { delay: Duration::ZERO, deadline: Duration::from_secs(3_600), queued };
         let told =
             pin!(drain::run(&self.shared, &drain)).poll(&mut Context::from_waker(Waker::noop()));
-        let looks = self.is_handed_over && !self.has_begun;
+        let looks = self.lends_to.is_none() && !self.has_begun;
         let (exit, drained) = match (self.has_begun, self.drained) {
-            (false, _) if looks && others_listen => (Some(Exit::Hand { queued }), None),
+            (false, _) if looks && others_listen => (Some(Exit::Hand), None),
             (false, _) => (Some(Exit::Filter { queued }), None),
             (true, None) => (Some(Exit::Now), Some(self.expected.open)),
             (true, drained) => (None, drained),
@@ -243,10 +259,10 @@ impl Generation {
         (self.has_begun, self.drained) = (true, drained);
         // as the accept loop does, but for the filter: the socket is everybody's
         let order = self.door.post.order();
-        assert_eq!(order.map(|it| it.settle(self.held.as_mut())), exit);
+        assert_eq!(order.map(|it| it.settle(&self.shared.life, self.held.as_mut())), exit);
         match exit {
             Some(Exit::Filter { queued }) => self.door.is_draining = queued == Queued::Shed,
-            Some(Exit::Hand { .. } | Exit::Now) => {
+            Some(Exit::Hand | Exit::Now) => {
                 (self.held, self.listens) = (None, false);
                 self.shared.close();
                 self.is_closed = true;
