@@ -240,6 +240,16 @@ fn a_next_generation_that_fails_changes_nothing() {
     server.signal("USR2");
     server.line("not handed over");
     assert_eq!(Some(2), server.counted("backlogd_shed_handovers_total", &failed));
+    // nor has the live one the queue of one that cannot listen elsewhere
+    let limit = server.counted("backlogd_shed_accept_queue_limit", &[]);
+    let (_taken, at) = bind();
+    let other = self::table("other", &at.to_string(), "");
+    fs::write(server.start.config(), format!("{table}backlog = 3\n{other}")).unwrap();
+    server.signal("USR2");
+    server.line("not handed over");
+    assert_eq!(Some(3), server.counted("backlogd_shed_handovers_total", &failed));
+    assert!(Some(3) < limit, "{limit:?}");
+    assert_eq!(limit, server.counted("backlogd_shed_accept_queue_limit", &[]));
     // the next attempt is as good as the first
     fs::write(server.start.config(), &table).unwrap();
     server.restart();

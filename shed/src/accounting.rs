@@ -209,7 +209,7 @@ impl World {
                 let before = who.checked_rem(n_alive).map(|it| &mut self.alive[it]);
                 // of one at a time, and of none that closes; the others are without a parent
                 if let Some(it) = before.filter(|it| it.lends_to.is_none() && !it.has_begun) {
-                    it.lend(lane);
+                    it.lend(lane, &self.socket);
                 }
                 self.alive.push(next);
             }

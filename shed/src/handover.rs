@@ -383,4 +383,20 @@ mod tests {
             drop((socket, held, kept));
         }
     }
+
+    #[tokio::test]
+    async fn a_limit_of_the_queue_that_is_set_while_the_next_one_starts_outlives_it() {
+        let mut generation = Generation::take().expect("the first");
+        let builder = ShedListener::bind("127.0.0.1:0").name("web");
+        let listener = builder.build_in(&mut generation).expect("a listener");
+        let limits: [&dyn Fn() -> io::Result<u32>; 2] =
+            [&|| listener.handle().set_backlog(7), &|| listener.set_backlog(9)];
+        for set in limits {
+            let lent = Lent::new(Arc::clone(listener.shared())).expect("it is open");
+            let limit = set().expect("it listens");
+            lent.socket().listen(3).expect("as the next one does");
+            drop(Starting::new(vec![lent]).expect("it is open"));
+            assert_eq!(listener.accept_queue().expect("it is open").1, limit);
+        }
+    }
 }

@@ -108,7 +108,9 @@ pub(crate) struct Life {
     has_left: watch::Sender<usize>,
     /// The drain's deadline passed.
     is_over: AtomicBool,
-    is_lent: AtomicBool,
+    /// The limit of the socket's accept queue, as it is to be where a next generation does not
+    /// accept after all; `None`: none starts.
+    lent: Mutex<Option<u32>>,
     is_borrowed: AtomicBool,
     /// The listening socket, where it may be handed over.
     kept: Mutex<Option<Socket>>,
@@ -130,7 +132,7 @@ impl Life {
             exit: Mutex::default(),
             has_left: watch::Sender::new(0),
             is_over: AtomicBool::new(false),
-            is_lent: AtomicBool::new(false),
+            lent: Mutex::default(),
             is_borrowed: AtomicBool::new(false),
             kept: Mutex::default(),
         }
@@ -231,8 +233,20 @@ impl Life {
     /// Asks for another limit of the accept queue of each accept loop.
     pub(crate) fn listen(&self, backlog: Option<u16>) -> io::Result<()> {
         let members = self.members();
-        let listen = |socket: &Socket| sys::listen(socket, backlog);
+        let listen = |socket: &Socket| self.listen_on(socket, backlog).map(drop);
         members.iter().filter_map(|it| it.socket.borrow(listen)).collect()
+    }
+
+    /// Asks for another limit of the accept queue of one of them; gives what was granted.
+    pub(crate) fn listen_on(&self, socket: &Socket, backlog: Option<u16>) -> io::Result<u32> {
+        // held, so that it is not taken for what a next generation asked for
+        let mut lent = self.lent();
+        sys::listen(socket, backlog)?;
+        let (_, limit) = sys::queue(socket)?;
+        if let Some(lent) = &mut *lent {
+            *lent = limit;
+        }
+        Ok(limit)
     }
 
     /// Hurries the drain, where it has begun.
@@ -273,32 +287,39 @@ impl Life {
         self.is_over.load(Ordering::SeqCst)
     }
 
-    /// A next generation is about to have the listening socket, and may never accept.
-    pub(crate) fn lend(&self) {
-        self.is_lent.store(true, Ordering::SeqCst);
+    fn lent(&self) -> MutexGuard<'_, Option<u32>> {
+        self.lent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A next generation is about to have `socket`, which listens, and may never accept.
+    pub(crate) fn lend(&self, socket: &Socket) -> io::Result<()> {
+        let mut lent = self.lent();
+        *lent = Some(sys::queue(socket)?.1);
+        Ok(())
     }
 
     /// Whether one starts that does not accept so far.
     pub(crate) fn is_lent(&self) -> bool {
-        self.is_lent.load(Ordering::SeqCst)
+        self.lent().is_some()
     }
 
     /// The next generation accepts.
     pub(crate) fn hand_over(&self) {
-        self.is_lent.store(false, Ordering::SeqCst);
+        *self.lent() = None;
     }
 
     /// The next generation is gone; unless it accepted before, what it did to `socket` is undone.
     pub(crate) fn take_back(&self, socket: &Socket) {
-        if !self.is_lent() {
-            return;
-        }
         // held, so that it is not undone what a drain begins meanwhile
         let progress = self.progress.borrow();
-        if progress.stage < Stage::Closing {
+        let mut lent = self.lent();
+        if let Some(limit) = lent.take()
+            && progress.stage < Stage::Closing
+        {
             leave::answer(socket);
+            // where it fails, the child's is in force
+            drop(socket.listen(i32::try_from(limit).unwrap_or(i32::MAX)));
         }
-        self.is_lent.store(false, Ordering::SeqCst);
     }
 
     /// Somebody else has the listening socket, too, for later.

@@ -72,8 +72,7 @@ impl ShedListener {
     /// # Errors
     /// listen(2) or TCP_INFO fails, or the listener is closed.
     pub fn set_backlog(&self, backlog: impl Into<Option<u16>>) -> io::Result<u32> {
-        sys::listen(self.socket()?, backlog.into())?;
-        Ok(self.accept_queue()?.1)
+        self.shared().life.listen_on(self.socket()?, backlog.into())
     }
 
     /// The next connection that is admitted. It may be cancelled: nothing is lost.

@@ -36,7 +36,8 @@ pub(crate) async fn says_ready(child: UnixStream) -> io::Result<()> {
     }
 }
 
-/// An open listener, and its socket for a child.
+/// An open listener, and its socket for a child. Whatever the child did to the socket is undone
+/// when this is dropped, unless it was handed over.
 pub(crate) struct Lent {
     shared: Arc<Shared>,
     socket: Socket,
@@ -46,6 +47,7 @@ impl Lent {
     /// `None`: it is closed.
     pub(crate) fn new(shared: Arc<Shared>) -> Option<Self> {
         let socket = shared.life.kept()?;
+        shared.life.lend(&socket).ok()?;
         Some(Self { shared, socket })
     }
 
@@ -58,20 +60,25 @@ impl Lent {
     }
 }
 
-/// A child that is killed unless it is taken, and whatever it did to the sockets is undone then.
+impl Drop for Lent {
+    fn drop(&mut self) {
+        self.shared.life.take_back(&self.socket);
+    }
+}
+
+/// A child that is killed, unless it is taken.
 pub(crate) struct Starting {
     child: Option<Child>,
+    /// Taken back when the child is gone.
     lent: Vec<Lent>,
 }
 
 impl Starting {
     /// For a child that is to have `lent`; `None`: there is none, or one is about to close.
     pub(crate) fn new(lent: Vec<Lent>) -> Option<Self> {
-        let it = Self { child: None, lent };
-        // first: a drain that is not seen here sees that
-        it.lent.iter().for_each(|lent| lent.shared.life.lend());
-        let closes = it.lent.iter().any(|lent| Stage::Closing <= lent.shared.life.stage());
-        (!closes && !it.lent.is_empty()).then_some(it)
+        // a drain that is not seen here sees that they are lent
+        let closes = lent.iter().any(|it| Stage::Closing <= it.shared.life.stage());
+        (!closes && !lent.is_empty()).then_some(Self { child: None, lent })
     }
 
     pub(crate) fn lent(&self) -> &[Lent] {
@@ -122,8 +129,5 @@ impl Starting {
 impl Drop for Starting {
     fn drop(&mut self) {
         self.kill();
-        for Lent { shared, socket } in &self.lent {
-            shared.life.take_back(socket);
-        }
     }
 }

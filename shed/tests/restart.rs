@@ -30,7 +30,7 @@ use tokio::{
 const ADDRESS: &str = "SHED_TEST_ADDRESS";
 /// Its soft limit.
 const SOFT: &str = "SHED_TEST_SOFT";
-/// What becomes of its first child: it "dies", "hangs", "deafens" the socket and ends, "drains"
+/// What becomes of its first child: it "dies", "hangs", "spoils" the socket and ends, "drains"
 /// before it is ready, is "late" (accepts nobody until it is told to end, whatever it handed
 /// over), or serves.
 const CHILD: &str = "SHED_TEST_CHILD";
@@ -58,10 +58,11 @@ async fn server() {
         match env::var(CHILD).as_deref() {
             Ok("dies") => return,
             Ok("hangs") => return end.await,
-            Ok("deafens") => {
+            Ok("spoils") => {
                 let socket = generation.take_fd("web:1").expect("the listener's");
-                let nothing = [SockFilter::new(6, 0, 0, 0)];
-                return SockRef::from(&socket).attach_filter(&nothing).expect("a filter");
+                let (socket, nothing) = (SockRef::from(&socket), [SockFilter::new(6, 0, 0, 0)]);
+                socket.attach_filter(&nothing).expect("a filter");
+                return socket.listen(1).expect("a limit");
             }
             _ => {}
         }
@@ -76,6 +77,7 @@ async fn server() {
         .build_in(&mut generation)
         .expect("a listener");
     let (address, handle) = (listener.local_addr(), listener.handle());
+    let (_, limit) = handle.accept_queue().expect("it is open");
     let mut restart = signal(SignalKind::user_defined2()).expect("a signal");
     let mut terminate = signal(SignalKind::terminate()).expect("a signal");
     let is_child = |kind| generation.number() == 1 && env::var(CHILD).as_deref() == Ok(kind);
@@ -113,7 +115,10 @@ async fn server() {
                 break;
             }
             Ok(_) => break,
-            Err(err) => say(&format!("alone {err}")),
+            Err(err) => {
+                assert_eq!(handle.accept_queue().expect("it is open").1, limit);
+                say(&format!("alone {err}"));
+            }
         }
     }
     handle.drain(drain).await;
@@ -296,7 +301,7 @@ async fn a_child_that_does_not_serve_changes_nothing() {
     for (child, expected) in [
         ("dies", ended),
         ("hangs", "the next generation did not accept within 2s, and was killed"),
-        ("deafens", ended),
+        ("spoils", ended),
         ("drains", ended),
     ] {
         let server = task::spawn_blocking(move || Server::start(100, child)).await.expect("it");

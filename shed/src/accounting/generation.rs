@@ -228,8 +228,8 @@ impl Generation {
     }
 
     /// It is about to hand over to the next one, of `lane`.
-    pub(super) fn lend(&mut self, lane: Lane) {
-        self.shared.life.lend();
+    pub(super) fn lend(&mut self, lane: Lane, socket: &Socket) {
+        self.shared.life.lend(socket).expect("it listens");
         self.lends_to = Some(lane);
     }
 
