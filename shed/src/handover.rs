@@ -54,7 +54,8 @@ pub struct Generation {
     longest: Duration,
 }
 
-/// How handovers ended.
+/// How handovers ended. One that found listeners [closed](HandoverError::Closed), or about to be,
+/// is none of them: nothing is wrong with the child.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Handovers {
@@ -285,7 +286,10 @@ impl Generation {
         match &result {
             Ok(_) => self.handovers.ok += 1,
             Err(HandoverError::Hung { .. }) => self.handovers.timeout += 1,
-            Err(_) => self.handovers.child_failed += 1,
+            Err(HandoverError::Closed) => {}
+            Err(HandoverError::Start(_) | HandoverError::Ended(_)) => {
+                self.handovers.child_failed += 1;
+            }
         }
         result
     }

@@ -4,7 +4,7 @@ mod load;
 
 use std::{process::Command, time::Duration};
 
-use backlogd_shed::{Drain, Generation, Queued, ShedListener};
+use backlogd_shed::{Drain, Generation, Handovers, Queued, ShedListener};
 use load::serve;
 use tokio::time;
 
@@ -24,13 +24,20 @@ async fn a_drain_that_overtakes_a_handover_has_it_fail() {
     let handle = listener.handle();
     let serving = tokio::spawn(serve(listener));
     let handover = tokio::spawn(async move {
-        generation.hand_over(child()).await.map(drop).map_err(|err| err.to_string())
+        let mut attempts = Vec::new();
+        // the second one finds nothing to hand over, and starts nobody
+        for _ in 0..2 {
+            let result = generation.hand_over(child()).await;
+            attempts.push(result.map(drop).map_err(|err| err.to_string()));
+        }
+        (attempts, generation.handovers())
     });
     time::sleep(Duration::from_millis(100)).await;
     let drain =
         Drain { delay: Duration::ZERO, deadline: Duration::from_secs(5), queued: Queued::Serve };
     assert_eq!(handle.drain(drain).await.reset, 0);
     serving.await.expect("it ends");
-    let handover = handover.await.expect("no panic");
-    assert_eq!(handover, Err("there is no open listener to hand over".into()));
+    let (attempts, counted) = handover.await.expect("no panic");
+    assert_eq!(attempts, [(); 2].map(|()| Err("there is no open listener to hand over".into())));
+    assert_eq!(counted, Handovers::default(), "no child failed");
 }
