@@ -352,7 +352,7 @@ mod tests {
     }
 
     fn is_answered(address: SocketAddr) -> bool {
-        TcpStream::connect_timeout(&address, Duration::from_millis(100)).is_ok()
+        TcpStream::connect_timeout(&address, Duration::from_millis(500)).is_ok()
     }
 
     #[tokio::test]
