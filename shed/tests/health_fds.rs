@@ -1,10 +1,10 @@
 //! Health checks when the process has no descriptor left. A program of its own: others need theirs.
 
+mod fds;
+
 use std::{
-    fs::File,
     io::{self, Read as _, Write as _},
     net::TcpStream,
-    process::{self, Command},
     time::Duration,
 };
 
@@ -16,11 +16,7 @@ use tokio::time;
 
 #[tokio::test]
 async fn checks_are_answered_without_a_descriptor() {
-    let limit = Command::new("prlimit")
-        .args([&format!("--pid={}", process::id()), "--nofile=128:128"])
-        .status()
-        .expect("prlimit, of util-linux");
-    assert!(limit.success());
+    fds::limit(128);
     let limits = Limits { fd_reserve: Some(16), ..Limits::soft(10) };
     let listener = ShedListener::bind("127.0.0.1:0").limits(limits).build().expect("a listener");
     let server = HealthServer::bind(
@@ -40,14 +36,7 @@ async fn checks_are_answered_without_a_descriptor() {
             client
         })
         .collect();
-    let mut files = Vec::new();
-    let full = loop {
-        match File::open("/dev/null") {
-            Ok(file) => files.push(file),
-            Err(err) => break err,
-        }
-    };
-    assert_eq!(full.raw_os_error(), Some(libc::EMFILE));
+    let _files = fds::fill();
     let answering = tokio::spawn(server.run());
     for client in &mut clients {
         let mut answer = [0; 15];

@@ -1,12 +1,9 @@
 //! What the probe says when the process has no descriptor left. A program of its own: others need
 //! theirs.
 
-use std::{
-    fs::File,
-    net::SocketAddr,
-    process::{self, Command},
-    time::Duration,
-};
+mod fds;
+
+use std::{net::SocketAddr, time::Duration};
 
 use backlogd_shed::{
     Limits, Reason, ShedListener,
@@ -15,29 +12,11 @@ use backlogd_shed::{
 use socket2::{Domain, Socket, Type};
 use tokio::time;
 
-/// Opens files until there is no descriptor for another one.
-fn fill() -> Vec<File> {
-    let mut files = Vec::new();
-    loop {
-        match File::open("/dev/null") {
-            Ok(file) => files.push(file),
-            Err(err) => {
-                assert_eq!(err.raw_os_error(), Some(libc::EMFILE));
-                return files;
-            }
-        }
-    }
-}
-
 /// Each client is reset at once, in the place of the spare descriptor: nobody is served, and the
 /// accept loop runs.
 #[tokio::test(start_paused = true)]
 async fn without_a_descriptor_the_accept_loop_is_alive_and_not_ready() {
-    let limit = Command::new("prlimit")
-        .args([&format!("--pid={}", process::id()), "--nofile=128:128"])
-        .status()
-        .expect("prlimit, of util-linux");
-    assert!(limit.success());
+    fds::limit(128);
     let limits = Limits { fd_reserve: Some(16), ..Limits::soft(10) };
     let mut listener =
         ShedListener::bind("127.0.0.1:0").limits(limits).build().expect("a listener");
@@ -48,7 +27,7 @@ async fn without_a_descriptor_the_accept_loop_is_alive_and_not_ready() {
     let accepting = tokio::spawn(async move { while listener.accept().await.is_ok() {} });
     let open = || Socket::new(Domain::IPV4, Type::STREAM, None).expect("a client");
     let clients: Vec<_> = (0..40).map(|_| open()).collect();
-    let mut files = fill();
+    let mut files = fds::fill();
 
     for (client, n) in clients.iter().zip(1..) {
         client.connect(&address.into()).expect("queued");
