@@ -14,14 +14,14 @@ use std::{
         fd::OwnedFd,
         unix::net::{UnixListener, UnixStream},
     },
-    process::{Child, Command, Output},
+    process::{Command, Output},
     thread,
     time::{Duration, Instant},
 };
 
 use front::{
-    Shed, accept, check_identities, echo, listen, patient, reset, rest, serves, sum, table,
-    wait_for,
+    PATIENCE, Running, Shed, accept, check_identities, echo, listen, patient, reset, rest, serves,
+    sum, table, wait_for,
 };
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -132,15 +132,20 @@ fn a_backend_may_be_a_unix_socket() {
     shed.wait_until_counted("backlogd_shed_closed_total", &[], 1);
 }
 
-#[test]
-fn a_unix_backend_whose_queue_is_full_is_waited_for() {
-    let dir = TempDir::new().unwrap();
+/// A backend in `dir` whose accept queue has that limit, and its address.
+fn unix_backend(dir: &TempDir, limit: i32) -> (Socket, String) {
     let path = dir.path().join("app.sock");
     let backend = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
     backend.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+    backend.listen(limit).unwrap();
+    (backend, format!("unix:{}", path.display()))
+}
+
+#[test]
+fn a_unix_backend_whose_queue_is_full_is_waited_for() {
+    let dir = TempDir::new().unwrap();
     // two wait there, and others for a place
-    backend.listen(1).unwrap();
-    let addr = format!("unix:{}", path.display());
+    let (backend, addr) = unix_backend(&dir, 1);
     let clients = |shed: &Shed| {
         let clients = [(); 6].map(|()| shed.client());
         shed.wait_until_counted("backlogd_shed_admitted_total", &[], 6);
@@ -179,13 +184,10 @@ fn a_unix_backend_whose_queue_is_full_is_waited_for() {
 #[test]
 fn who_waits_for_a_backend_holds_up_the_end_once_however_many_accept() {
     let dir = TempDir::new().unwrap();
-    let path = dir.path().join("app.sock");
-    let backend = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
-    backend.bind(&SockAddr::unix(&path).unwrap()).unwrap();
-    backend.listen(1).unwrap();
+    let (_backend, addr) = unix_backend(&dir, 1);
     let lines =
         "soft = 500\nconnect_timeout_seconds = 60\ndrain_seconds = 0.1\naccept_sockets = 16";
-    let mut shed = Shed::start(&format!("unix:{}", path.display()), lines);
+    let mut shed = Shed::start(&addr, lines);
     let clients: Vec<_> = (0..150).map(|_| shed.client()).collect();
     shed.wait_until_counted("backlogd_shed_admitted_total", &[], 150);
     shed.signal("TERM");
@@ -225,27 +227,6 @@ fn the_textfile_has_what_it_counts() {
     });
 }
 
-/// It ends, however the test ends.
-struct Ends(Child);
-
-impl Drop for Ends {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Ends {
-    fn code(&mut self) -> Option<i32> {
-        let mut code = None;
-        wait_for(|| {
-            code = self.0.try_wait().unwrap().map(|status| status.code());
-            code.map(|_| ()).ok_or_else(|| "it runs".to_owned())
-        });
-        code.unwrap()
-    }
-}
-
 /// A pipe that takes nothing.
 fn full() -> (io::PipeReader, io::PipeWriter) {
     let (reader, mut writer) = io::pipe().unwrap();
@@ -266,7 +247,7 @@ fn nobody_has_to_read_why_it_ends() {
         .stderr(log)
         .spawn()
         .unwrap();
-    assert_eq!(Ends(child).code(), Some(3));
+    assert_eq!(Running(child).ended(PATIENCE), Some(3));
 }
 
 #[test]
@@ -280,7 +261,7 @@ fn a_log_that_nobody_reads_stops_nothing() {
         .stderr(log)
         .spawn()
         .unwrap();
-    let mut child = Ends(child);
+    let mut child = Running(child);
     let mut open = None;
     wait_for(|| {
         open = Some(TcpStream::connect(&at).map(patient).map_err(|err| err.to_string())?);
@@ -294,10 +275,9 @@ fn a_log_that_nobody_reads_stops_nothing() {
     // there is a look each second at what there is to tell
     thread::sleep(Duration::from_millis(1_500));
     serves(&mut open);
-    let pid = child.0.id().to_string();
-    assert!(Command::new("kill").args(["-s", "TERM", &pid]).status().unwrap().success());
+    child.signal("TERM");
     drop(open);
-    assert_eq!(child.code(), Some(0));
+    assert_eq!(child.ended(PATIENCE), Some(0));
     drop(reader);
 }
 

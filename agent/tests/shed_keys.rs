@@ -15,8 +15,8 @@ use std::{
 };
 
 use front::{
-    Shed, accept, check_identities, echo, field, get, listen, patient, rest, serves, table,
-    wait_for,
+    Shed, accept, check_identities, echo, field, get, limited, listen, patient, rest, serves,
+    table, wait_for,
 };
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
@@ -262,7 +262,7 @@ fn several_sockets_have_one_limit() {
 #[test]
 fn a_thread_may_accept() {
     let has_thread = |shed: &Shed| {
-        let tasks = fs::read_dir(format!("/proc/{}/task", shed.child.id())).unwrap();
+        let tasks = fs::read_dir(format!("/proc/{}/task", shed.child.0.id())).unwrap();
         let name = |task: fs::DirEntry| fs::read_to_string(task.path().join("comm"));
         tasks.filter_map(|task| name(task.ok()?).ok()).any(|name| name.trim() == "shed-accept")
     };
@@ -505,9 +505,8 @@ fn check_says(nofile: usize, lines: &str, code: i32, expected: &[&str]) {
     let config = dir.path().join("f.toml");
     let text = table("127.0.0.1:1", lines).replace("127.0.0.1:0", &listen.to_string());
     fs::write(&config, text).unwrap();
-    let binary = env!("CARGO_BIN_EXE_backlogd");
-    let output = Command::new("sh")
-        .args(["-c", &format!("ulimit -n {nofile}; exec {binary} shed --check --config \"$0\"")])
+    let output = limited(nofile)
+        .args(["shed", "--check", "--config"])
         .arg(&config)
         .env("NO_COLOR", "1")
         .output()
