@@ -19,7 +19,8 @@ use self::{
 };
 use super::{ConfigError, table::Entry};
 use crate::shed::{
-    Accept, Backend, Front, Health, MAX_SOFT, SCRAPES, check_backend, check_limits, leads_back,
+    Accept, Backend, Front, Health, MAX_SOFT, SCRAPES, check_backend, check_limits, elsewhere,
+    leads_back,
 };
 
 /// What a connection moves is averaged over so long.
@@ -98,11 +99,8 @@ pub(super) fn refuse_circles(fronts: &[Front], entries: &[Entry<'_>]) -> Result<
     let Some(way) = leads_back(fronts) else { return Ok(()) };
     let (first, others) = way.split_first().expect("a way begins at the first");
     let named = |&it: &usize| format!("{} ({})", fronts[it].name, entries[it].place());
-    let through = others.iter().map(named).collect::<Vec<_>>().join(", then ");
-    let listen = fronts[*first].listen;
-    let expected = format!(
-        "an address that does not lead back to listen, which is {listen}, through {through}"
-    );
+    let others: Vec<_> = others.iter().map(named).collect();
+    let expected = elsewhere(fronts[*first].listen, &others);
     Err(entries[*first].refuse("backend", &expected))
 }
 

@@ -6,7 +6,7 @@ use super::{log::log_muted, sampler::Sampler};
 use crate::{
     config::{Config, ConfigError},
     error,
-    shed::{Front, Live, Wrong, bounds, leads_back},
+    shed::{Front, Live, Wrong, bounds, elsewhere, leads_back},
 };
 
 /// The configuration in force after SIGHUP: a bad file keeps the old one. `lives` are those of
@@ -94,13 +94,8 @@ fn own_backend(old: &[Front], new: &[Front]) -> Option<(String, Wrong)> {
     let way = leads_back(&fronts)?;
     let (first, others) = way.split_first()?;
     let Front { name, listen, backend, .. } = &fronts[*first];
-    let through: Vec<_> = others.iter().map(|&it| fronts[it].name.as_str()).collect();
-    let through = match &through[..] {
-        [] => String::new(),
-        others => format!(", through {}", others.join(", then ")),
-    };
-    let expected =
-        format!("an address that does not lead back to listen, which is {listen}{through}");
+    let others: Vec<_> = others.iter().map(|&it| fronts[it].name.clone()).collect();
+    let expected = elsewhere(*listen, &others);
     Some((name.clone(), Wrong { key: "backend", got: backend.to_string(), expected }))
 }
 

@@ -26,7 +26,7 @@ pub fn check_backend(listen: SocketAddr, backend: &Backend) -> Result<(), Wrong>
     if !targets(backend).into_iter().any(|target| gets(listen, target)) {
         return Ok(());
     }
-    let expected = format!("an address that does not lead back to listen, which is {listen}");
+    let expected = elsewhere(listen, &[]);
     Err(Wrong { key: "backend", got: backend.to_string(), expected })
 }
 
@@ -35,6 +35,17 @@ pub fn check_backend(listen: SocketAddr, backend: &Backend) -> Result<(), Wrong>
 #[must_use]
 pub fn leads_back(fronts: &[Front]) -> Option<Vec<usize>> {
     (0..fronts.len()).find_map(|first| way_back(fronts, first))
+}
+
+/// What is expected of a backend whose connections come back to `listen`, through others if there are
+/// some.
+#[must_use]
+pub fn elsewhere(listen: SocketAddr, others: &[String]) -> String {
+    let through = match others {
+        [] => String::new(),
+        _ => format!(", through {}", others.join(", then ")),
+    };
+    format!("an address that does not lead back to listen, which is {listen}{through}")
 }
 
 fn way_back(fronts: &[Front], first: usize) -> Option<Vec<usize>> {

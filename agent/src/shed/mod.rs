@@ -31,7 +31,7 @@ use backlogd_shed::{
 };
 
 pub use self::{
-    address::{check_backend, clash, leads_back},
+    address::{check_backend, clash, elsewhere, leads_back},
     change::Change,
     live::Live,
     restart::{Generations, GivenUp, Restart, SCRAPES},
