@@ -1,11 +1,8 @@
 //! The `backlogd` binary: reads the command line, calls the verb, gives the exit code.
 
-use std::{process::ExitCode, time::Duration};
+use std::process::ExitCode;
 
 use backlogd::cli::{Cli, Exit, out};
-
-/// Who reads the last line of a daemon may take so long.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     match Cli::parse() {
@@ -23,7 +20,7 @@ fn failed(err: &anyhow::Error, is_daemon: bool) -> Exit {
     match exit {
         Exit::Fine => {}
         // who starts it again must not wait for who reads
-        _ if is_daemon => out::note_within(text, PATIENCE),
+        _ if is_daemon => out::last_note(text),
         _ => out::note(&text),
     }
     exit

@@ -6,20 +6,17 @@ use std::{
     fs::File,
     io::{self, IsTerminal as _},
     os::fd::AsFd as _,
-    time::Duration,
 };
 
 use anyhow::Context as _;
 use tracing_subscriber::{EnvFilter, fmt, fmt::MakeWriter};
 
 use self::lines::Lines;
-use super::out::Color;
+use super::out::{self, Color};
 use crate::config::{Config, LogFormat};
 
 /// So many lines wait for a reader of standard error.
 const QUEUE: usize = 4_096;
-/// At the end, who reads standard error may take so long for what is left.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Writes what is left, as far as somebody reads it, when it is dropped.
 #[must_use]
@@ -27,7 +24,7 @@ pub struct Log(Lines);
 
 impl Drop for Log {
     fn drop(&mut self) {
-        self.0.end(PATIENCE);
+        self.0.end(out::PATIENCE);
     }
 }
 

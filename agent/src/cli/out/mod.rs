@@ -115,14 +115,17 @@ pub fn print(text: &str) -> Result<(), WriteError> {
     })
 }
 
+/// At the end of a daemon, who reads standard error may take so long for what is left.
+pub const PATIENCE: Duration = Duration::from_secs(1);
+
 /// Writes one line for people to standard error.
 pub fn note(text: &str) {
     // Nobody is left to be told when standard error is closed.
     let _ = writeln!(io::stderr().lock(), "backlogd: {text}");
 }
 
-/// As [`note`], but it waits no longer than `patience` where nobody reads.
-pub fn note_within(text: String, patience: Duration) {
+/// As [`note`], but it waits no longer than [`PATIENCE`] where nobody reads.
+pub fn last_note(text: String) {
     let (done, is_done) = mpsc::channel();
     let writes = thread::Builder::new().spawn(move || {
         note(&text);
@@ -130,7 +133,7 @@ pub fn note_within(text: String, patience: Duration) {
     });
     if writes.is_ok() {
         // it is late, or it is written
-        let _ = is_done.recv_timeout(patience);
+        let _ = is_done.recv_timeout(PATIENCE);
     }
 }
 
