@@ -11,7 +11,7 @@ use socket2::{SockAddr, Socket};
 use tokio::{sync::mpsc, time};
 
 use crate::{
-    accept::{self, AcceptError, Backoff, Class, Spare},
+    accept::{self, AcceptError, Backoff, Class, Spare, is_without_descriptors},
     adaptive::{Codel, Controller},
     arrival::Arrival,
     close::{self, OnShed},
@@ -321,9 +321,7 @@ impl Door {
         }
         match Class::of(errno) {
             Class::Retry => self.backoff.is_stuck().then_some(Batch::Backoff),
-            Class::Backoff if [libc::EMFILE, libc::ENFILE].contains(&errno) => {
-                self.shed_head(listener)
-            }
+            Class::Backoff if is_without_descriptors(&err) => self.shed_head(listener),
             Class::Backoff => Some(Batch::Backoff),
             Class::Fatal => Some(Batch::Fatal(err)),
         }

@@ -156,10 +156,9 @@ impl Listening {
             self.door.meter.ends_turn();
             let Door { shared, post, .. } = &self.door;
             // a filter is of the socket, not of our descriptor
-            let others_go_on = || {
-                let is_shared = || self.held.as_ref().is_some_and(Held::is_shared);
-                shared.life.is_borrowed() || (!shared.life.is_lent() && is_shared())
-            };
+            let goes_on = |held: &Held| !shared.life.is_lent() && held.is_shared();
+            let others_go_on =
+                || shared.life.is_borrowed() || self.held.as_ref().is_some_and(goes_on);
             if self.is_deaf && others_go_on() {
                 leave::answer(socket.get_ref());
             }

@@ -103,9 +103,9 @@ impl Name {
         if is_last {
             lookups.last = None;
         }
-        // before the next one begins: who waits for that has seen this one, or has not
+        // what one that was late failed by is not what the last one will say. Under the lock: who
+        // comes too late for this answer finds nobody awaited, and begins the next lookup
         if is_last || answer.is_ok() {
-            // a failure of one that was late already is not what the last one will say
             self.answers.send_replace(Some(answer.map(Arc::from).map_err(Arc::new)));
         }
     }
